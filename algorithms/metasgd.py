@@ -1,0 +1,48 @@
+"""Meta-SGD: MAML that also meta-learns one rate per weight, sign and size.
+
+Li, Zhou, Chen, Li 2017 (arXiv:1707.09835), algorithm 1.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Generator
+
+from bench.core.gradients import descend, gradient
+from bench.core.types import Data, GradientName, Learner, Loss, Meta, NewParams, Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetaSGD(Learner):
+    """(θ, α) ← (θ, α) − β ∇ L_query(θ − α ∘ ∇L_support(θ)) (equations 3 and 4)."""
+
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")] = 1
+    low: Annotated[float, Field(gt=0, description="lower end of the rates' first value")] = 0.005
+    high: Annotated[float, Field(gt=0, description="upper end of the rates' first value")] = 0.1
+    gradient: Annotated[
+        GradientName, Field(description="how an inner step is differentiated")
+    ] = "reverse"
+
+    learn2learn: ClassVar[str] = "MetaSGD"
+
+    @property
+    def second_order(self) -> bool:
+        """Exact unless the inner gradient is taken for a constant."""
+        return self.gradient != "first_order"
+
+    def init(self, new_params: NewParams, generator: Generator) -> Meta:
+        """θ and one rate per scalar weight, all at one value drawn from U[low, high]."""
+        params = new_params(generator)
+        rate = self.low + (self.high - self.low) * torch.rand((), generator=generator).item()
+        return {"params": params, "rates": {n: torch.full_like(p, rate) for n, p in params.items()}}
+
+    def start(self, meta: Meta, noise: Data) -> Params:
+        """θ_0 = θ."""
+        params: Params = meta["params"]
+        return params
+
+    def step(self, meta: Meta, state: Params, loss: Loss, data: Data, k: int) -> Params:
+        """θ_{k+1} = θ_k − α ∘ ∇L(θ_k)."""
+        return descend(state, gradient(self.gradient, loss)(state, data), meta["rates"])

@@ -1,0 +1,17 @@
+"""A benchmark of meta-learners: `bench run --suite omniglot --algos maml,fomaml,metasgd`."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bench.api import load, run
+
+__all__ = ["load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported before it is used: `bench --help` must not wait for torch and pandas.
+    if name in __all__:
+        from bench import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'bench' has no attribute {name!r}")

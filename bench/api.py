@@ -1,0 +1,141 @@
+"""`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from bench.core.discovery import Catalogue, Named
+from bench.core.errors import BenchError
+from bench.core.records import Record
+from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
+from bench.runner import Deadline, Watch, run_cell
+from bench.store import Store
+from bench.train import Training
+from reports.frame import tidy
+
+
+class Results(pd.DataFrame):
+    """A tidy DataFrame, one row per task, inner step and metric, that knows the store it came from."""
+
+    _metadata = ["store"]  # noqa: RUF012  # pandas' own way to carry an attribute along
+    store: Store
+
+    @property
+    def _constructor(self) -> Callable[..., "Results"]:
+        return Results
+
+    def model(self, cell: str, plugins: Sequence[str | Path] = ()) -> nn.Module:
+        """The meta-trained module of a cell, at its last iteration; plug-in files as for `bench run`.
+
+        Raises:
+            BenchError: there is no such cell, or it has no checkpoint.
+        """
+        record = self.store.record(cell)
+        if record is None:
+            raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
+        catalogue = Catalogue(tuple(map(Path, plugins)))
+        spec = record.spec
+        suite = suite_of(catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None}))
+        named = Named(spec.algorithm.name, {k: v for k, v in spec.algorithm.parameters.items() if v is not None})
+        algorithm = algorithm_of(catalogue, named, suite)
+        seen = view(suite, algorithm.train_view, spec.algorithm.name, catalogue)
+        return trained_module(seen, algorithm, self.store, record)
+
+
+def run(
+    suite: str,
+    algos: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    seeds: int | Sequence[int] = 1,
+    time_limit: float | None = None,
+    plugins: Sequence[str | Path] = (),
+    **options: Any,
+) -> Results:
+    """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
+
+    Args:
+        suite: as on the command line, such as "omniglot[ways=20]".
+        algos: names, with parameters in brackets.
+        out: the run directory; `runs/<suite>` by default.
+        seeds: how many, or which.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        plugins: plug-in files.
+        options: preset, iterations, selection, validate_every, engine, device, threads.
+
+    Raises:
+        BenchError: as the command, which prints its message.
+    """
+    text = algos if isinstance(algos, str) else ",".join(algos)
+    request = Request(
+        suites=suite,
+        algos=text,
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        plugins=tuple(map(Path, plugins)),
+        **options,
+    )
+    store = Store.create(Path(out) if out else default_out(suite))
+    records = run_cells(plan(request), store, Silent(), time_limit, request.plugins)
+    return results(store, records)
+
+
+def load(path: str | Path) -> Results:
+    """All finished cells of a run directory as a tidy DataFrame; `.model(cell)` gives the meta-trained module."""
+    store = Store.open(Path(path))
+    return results(store, list(store.records()))
+
+
+def run_cells(
+    cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
+) -> list[Record]:
+    """The records of the cells that ended before the time limit."""
+    deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
+    return [record for record in found if record]
+
+
+def results(store: Store, records: list[Record]) -> Results:
+    """The records' scores as one tidy DataFrame."""
+    done = [record for record in records if record.outcome == "finished"]
+    frame = Results(tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done))
+    frame.store = store
+    return frame
+
+
+def trained_module(suite: Any, algorithm: Any, store: Store, record: Record) -> nn.Module:
+    """The suite's module with the parameters that the checkpoint's Meta starts from."""
+    from bench.core import seeds
+
+    path = store.folder(record.cell) / "checkpoint.safetensors"
+    like = algorithm.init(suite.new_params, seeds.generator(record.spec.seed, "init"))
+    meta = like if not algorithm.trains else Training.load(path.read_bytes(), like).meta
+    params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds.generator(0))))
+    module: nn.Module = suite.module()
+    module.load_state_dict(params, strict=False)
+    return module
+
+
+def default_out(suites: str) -> Path:
+    """runs/<suites>, without brackets and commas."""
+    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
+    return Path("runs") / name.strip("-")
+
+
+class Silent:
+    """A Watch that says nothing."""
+
+    def starts(self, cell: Cell, done: int) -> None:
+        """Nothing."""
+
+    def trains(self, cell: Cell, state: Training) -> None:
+        """Nothing."""
+
+    def scores(self, cell: Cell) -> None:
+        """Nothing."""
+
+    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
+        """Nothing."""

@@ -1,0 +1,345 @@
+"""Data sets on disk: found or downloaded once, checked by content, cached as mapped arrays.
+
+Scores compare only if everybody reads the same bytes, so what counts is the SHA-256 of the content,
+not where it lies or how it is packed: a mirror's zip, the author's zip and an unpacked folder are
+all the same data.
+"""
+
+import hashlib
+import logging
+import os
+import stat
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.errors import DataError
+
+_LITTER = {"__MACOSX", ".DS_Store"}  # macOS adds these to folders and zips; they are nobody's data
+_CRC_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One zip file, or the folder that it unpacks to."""
+
+    name: str  # of the zip without ".zip", and of the only folder inside
+    url: str
+    sha256: str  # of the content, see `content_hash`
+    max_bytes: int = 2**30  # unpacked; a zip that claims more is refused as a zip bomb
+
+
+class Verified(NamedTuple):
+    """What `Dataset.verify` found out about one archive."""
+
+    name: str
+    where: Path
+    files: int
+    sha256: str
+    ok: bool
+
+
+def data_dir() -> Path | None:
+    """The user's own data folder, from BENCH_DATA_DIR (`--data-dir`), or None if there is none."""
+    given = os.environ.get("BENCH_DATA_DIR")
+    return Path(given).expanduser().absolute() if given else None
+
+
+def cache_dir() -> Path:
+    """The folder for downloads and cached arrays: BENCH_CACHE_DIR, else the user's cache folder."""
+    from platformdirs import user_cache_dir
+
+    given = os.environ.get("BENCH_CACHE_DIR") or user_cache_dir("bench")
+    return Path(given).expanduser().absolute()
+
+
+def content_hash(files: Iterable[tuple[str, bytes]]) -> tuple[int, str]:
+    """(number of files, SHA-256 over path, NUL and the file's SHA-256 of each), sorted by path."""
+    count, total = 0, hashlib.sha256()
+    for path, content in files:
+        total.update(path.encode(errors="surrogateescape") + b"\0")
+        total.update(hashlib.sha256(content).digest())
+        count += 1
+    return count, total.hexdigest()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Archives that belong together, and where they are from."""
+
+    name: str
+    archives: tuple[Archive, ...]
+    licence: str  # and the source, for `bench data`
+
+    def fetch(self) -> tuple[Path, ...]:
+        """Where each archive lies, after downloading those that the cache lacks.
+
+        Raises:
+            DataError: if BENCH_DATA_DIR is set but lacks one (nothing is downloaded then), or a
+                download fails.
+        """
+        if data_dir() is None:
+            for archive in self.archives:
+                if self._find(archive) is None:
+                    self._download(archive)
+        return tuple(self._locate(archive) for archive in self.archives)
+
+    def verify(self) -> tuple[Verified, ...]:
+        """A row per archive, with the hash that its content has and whether it is the right one.
+
+        Raises:
+            DataError: if an archive is missing or cannot be read; nothing is downloaded.
+        """
+        rows = []
+        for archive in self.archives:
+            where = self._locate(archive)
+            count, found = content_hash(_read(where, archive))
+            rows.append(Verified(archive.name, where, count, found, found == archive.sha256))
+        return tuple(rows)
+
+    def files(self, archive: Archive) -> Iterator[tuple[str, bytes]]:
+        """(relative path, content) of each file, sorted, from zip or folder; `verify` checks it."""
+        return _read(self._locate(archive), archive)
+
+    def array(
+        self, key: str, build: Callable[[], NDArray[Any]], *, version: int = 1
+    ) -> NDArray[Any]:
+        """`build()`, memory-mapped copy-on-write from the cache; built once, from verified content.
+
+        The file is named after the content hashes, so a cached array needs no archives at all.
+
+        Args:
+            key: Name of the array among those of this data set.
+            build: Makes the array from `files`.
+            version: Raise it when `build` changes its result.
+
+        Raises:
+            DataError: if the data is missing or altered, or the cache cannot be written.
+        """
+        identity = "\0".join([*(archive.sha256 for archive in self.archives), str(version)])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        target = cache_dir() / self.name / f"{key}-{digest}.npy"
+        if (cached := _load(target)) is not None:
+            return cached
+        with _lock(target):
+            cached = _load(target)  # perhaps somebody else built it while we waited for the lock
+            if cached is None:
+                self.fetch()
+                for archive, row in zip(self.archives, self.verify(), strict=True):
+                    if not row.ok:
+                        altered = _altered(str(row.where), archive, row.sha256)
+                        raise DataError(f"{altered} Delete it. {self._remedy(archive)}")
+                logging.getLogger(__name__).info("building %s, once", target)
+                _save(target, build())
+                cached = _load(target)
+        if cached is None:
+            raise DataError(
+                f"{target} was written but reads back wrong. Set BENCH_CACHE_DIR to another disk."
+            )
+        return cached
+
+    def _places(self, archive: Archive) -> list[Path]:
+        root = data_dir()
+        folders = [cache_dir() / self.name] if root is None else [root / self.name, root]
+        names = (f"{archive.name}.zip", archive.name)
+        return [folder / name for folder in folders for name in names]
+
+    def _find(self, archive: Archive) -> Path | None:
+        try:
+            return next((place for place in self._places(archive) if place.exists()), None)
+        except OSError as error:
+            raise DataError(f"cannot look for {self.name}: {error}. Mend permissions.") from error
+
+    def _locate(self, archive: Archive) -> Path:
+        if (place := self._find(archive)) is not None:
+            return place
+        root = data_dir()
+        if root is None:
+            where = cache_dir() / self.name
+            raise DataError(f"no {archive.name}.zip in {where}. {self._remedy(archive)}")
+        lacks = "lacks" if root.is_dir() else "does not exist, so it lacks"
+        looked = ", ".join(str(place.relative_to(root)) for place in self._places(archive))
+        raise DataError(
+            f"BENCH_DATA_DIR (--data-dir) is {root}, which {lacks} {archive.name} of {self.name}; "
+            f"looked for {looked}. Put one of them there, or unset BENCH_DATA_DIR and run "
+            f"`bench data fetch {self.name}` to download it from {archive.url}."
+        )
+
+    def _download(self, archive: Archive) -> None:
+        target = self._places(archive)[0]
+        with _lock(target):
+            if self._find(archive) is None:  # nobody else fetched it while we waited for the lock
+                _fetch(archive, target, remedy=self._remedy(archive))
+
+    def _remedy(self, archive: Archive) -> str:
+        return (
+            f"Retry with `bench data fetch {self.name}`, or get {archive.url} by other means and "
+            f"point --data-dir (BENCH_DATA_DIR) at a folder with {self.name}/{archive.name}.zip."
+        )
+
+
+def _altered(what: str, archive: Archive, found: str) -> str:
+    return (
+        f"{what} is not the {archive.name} that it should be: its content hash is {found}, "
+        f"not {archive.sha256}, so files in it were changed, added or lost."
+    )
+
+
+def _fetch(archive: Archive, target: Path, *, remedy: str) -> None:
+    """Downloads to a name beside `target` and moves it there once its content is verified."""
+    import pooch  # type: ignore[import-untyped]
+    import requests
+
+    logging.getLogger(__name__).info("downloading %s", archive.url)
+    part = target.with_name(f"{target.name}.part")  # a fixed name, so leftovers are overwritten
+    responses: list[requests.Response] = []  # pooch leaves those of failed downloads open
+    get = pooch.HTTPDownloader(
+        progressbar=sys.stderr.isatty(),
+        chunk_size=2**16,
+        timeout=30,  # seconds without a byte
+        hooks={"response": lambda response, **_: responses.append(response)},
+    )
+    try:
+        with _writing(target.parent):
+            try:
+                get(archive.url, str(part), None)
+            except requests.RequestException as error:
+                reason = _reason(error)
+                raise DataError(f"cannot fetch {archive.url}: {reason}. {remedy}") from error
+            try:
+                _, found = content_hash(_read_zip(part, archive))
+            except DataError as error:
+                raise DataError(f"{archive.url} gave no intact data: {error} {remedy}") from error
+            if found != archive.sha256:
+                raise DataError(f"{_altered(archive.url, archive, found)} {remedy}")
+            part.replace(target)
+    finally:
+        for response in responses:
+            response.close()
+        part.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    import requests
+
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"the server answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "truncated, the connection broke off before the end"
+    if isinstance(error, requests.ConnectionError | requests.Timeout):
+        return f"no network, or the server does not answer ({type(error).__name__})"
+    return str(error)
+
+
+def _read(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
+    return _read_folder(where) if where.is_dir() else _read_zip(where, archive)
+
+
+def _read_folder(where: Path) -> Iterator[tuple[str, bytes]]:
+    try:
+        files = (path for path in where.rglob("*") if path.is_file())
+        paths = {path.relative_to(where.parent).as_posix(): path for path in files}
+        for name in sorted(name for name in paths if not _LITTER.intersection(name.split("/"))):
+            yield name, paths[name].read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {where}: {error}. Mend permissions.") from error
+
+
+def _read_zip(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
+    """Never extracts, so a hostile name could do no harm; it is refused all the same."""
+    try:
+        with zipfile.ZipFile(where) as file:
+            entries = sorted(file.infolist(), key=lambda entry: entry.filename)
+            entries = [e for e in entries if not _LITTER.intersection(e.filename.split("/"))]
+            for entry in entries:
+                if reason := _hostile(entry, archive):
+                    raise DataError(
+                        f"{where} is refused: its entry {entry.orig_filename!r} {reason}. "
+                        "Get an intact copy."
+                    )
+            if (claimed := sum(entry.file_size for entry in entries)) > archive.max_bytes:
+                raise DataError(
+                    f"{where} is refused: it unpacks to {claimed} bytes, of {archive.max_bytes} "
+                    "allowed. Get an intact copy."
+                )
+            for entry in entries:
+                if not entry.is_dir():
+                    with file.open(entry) as content:
+                        # Bounded, for the size that an entry claims may be a lie.
+                        yield entry.filename, content.read(entry.file_size)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
+        raise DataError(
+            f"{where} is truncated, damaged or no zip file ({error}). Get an intact copy."
+        ) from error
+
+
+def _hostile(entry: zipfile.ZipInfo, archive: Archive) -> str | None:
+    name = entry.orig_filename
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a symbolic link"
+    if "\\" in name or ":" in name or name.startswith("/"):
+        return "has a backslash, a drive letter or an absolute path"
+    if ".." in name.split("/"):
+        return "climbs out of its folder"
+    if PurePosixPath(name).parts[:1] != (archive.name,):
+        return f"is not inside {archive.name}/"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"is packed by method {entry.compress_type}, neither stored nor deflated"
+    return None
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"cannot write to the cache {folder} ({error}). "
+            "Free it up, or set BENCH_CACHE_DIR to a folder that you can write to."
+        ) from error
+
+
+def _lock(target: Path) -> AbstractContextManager[object]:
+    """The sole right, among all processes, to write `target`."""
+    from filelock import FileLock
+
+    with _writing(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{target}.lock").acquire()
+
+
+def _save(target: Path, array: NDArray[Any]) -> None:
+    part = target.with_name(f"{target.name}.part")
+    contiguous = np.ascontiguousarray(array)
+    try:
+        with _writing(target.parent):
+            with part.open("wb") as file:
+                np.save(file, contiguous, allow_pickle=False)
+                # Readers of .npy files ignore what follows the array.
+                file.write(zlib.crc32(contiguous.data).to_bytes(_CRC_BYTES, "little"))
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut could leave a file of zeros
+            part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _load(target: Path) -> NDArray[Any] | None:
+    """The cached array, or None if it is missing or damaged; 25 MB take 20 ms to check."""
+    try:
+        # Copy-on-write, because torch.from_numpy warns of read-only memory; the file stays intact.
+        array: np.memmap[Any, Any] = np.lib.format.open_memmap(target, mode="c")
+        with target.open("rb") as file:
+            file.seek(array.offset + array.nbytes)
+            intact = file.read() == zlib.crc32(array.data).to_bytes(_CRC_BYTES, "little")
+    except Exception:  # headers break in many ways, and one cure serves all: a cache is rebuilt
+        return None
+    return array if intact else None

@@ -1,0 +1,272 @@
+"""The vocabulary: what a suite of tasks and a meta-learner are to each other, written for one task.
+
+A suite never hears of an algorithm, an algorithm never of a suite; `bench` brings them together. Nothing in an algorithm
+has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, K inner steps, N examples.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+Params = dict[str, Tensor]  # names as in nn.Module.named_parameters()
+Data = Any  # pytrees of tensors: NamedTuples, tuples or dicts
+Meta = Any
+State = Any
+Tasks = Any
+Split = Literal["train", "validation", "test"]
+Role = Literal["support", "query"]
+GradientName = Literal["first_order", "reverse", "mixed"]
+NewParams = Callable[[Generator], Params]
+
+
+class Loss(Protocol):
+    """The mean loss of one task, as a function of parameters and data that closes over no tensor."""
+
+    def __call__(self, params: Params, data: Data) -> Tensor:
+        """The loss, a scalar."""
+        ...
+
+    def adaptable(self, name: str) -> bool:
+        """Whether the inner loop may change the parameter of this name."""
+        ...
+
+
+class Episode(NamedTuple):
+    """All that one task shows a learner; under vmap every leaf gains a task axis."""
+
+    support: tuple[Data, ...]  # observed at inner step 0..K-1; supervised: the same data each step
+    query: Data  # what the adapted learner is judged on
+    noise: Data = ()  # drawn outside, per task
+
+
+class Metric(NamedTuple):
+    """One way to score a prediction."""
+
+    name: str
+    unit: str
+    better: Literal["lower", "higher"]
+
+
+class Setting(NamedTuple):
+    """A protocol's value for a hyperparameter, and where it comes from."""
+
+    value: Any
+    source: str
+
+
+class Budget(NamedTuple):
+    """How long a preset meta-trains and on how many of the frozen tasks it scores."""
+
+    iterations: int
+    test_tasks: int = 600
+    validation_tasks: int = 200
+
+
+class Sheet(NamedTuple):
+    """What `bench show --sheet` draws: rows of small images, or curves; NumPy arrays."""
+
+    kind: Literal["images", "curves"]
+    values: Any  # images [rows, columns, H, W], ink 1; or curves [rows, points]
+    x: Any = None  # of curves, [points]
+
+
+class Suite:
+    """A distribution over tasks, the model that meets them, and how it is judged.
+
+    A suite is one frozen dataclass in one file; its fields are its parameters, checked by their annotations. Subclass
+    this (or `Supervised`) and define what raises NotImplementedError here.
+    """
+
+    version: ClassVar[int] = 1
+    metrics: ClassVar[tuple[Metric, ...]]  # the first is the headline
+    presets: ClassVar[dict[str, Budget]]  # smoke, quick, paper
+    validate_every: ClassVar[int] = 500  # meta-iterations between two looks at the validation tasks
+    manifests: ClassVar[dict[str, str]] = {}  # "<setting>/<split>" -> SHA-256 of the frozen tasks
+
+    norm: str = "none"  # transductive | inductive | none: whether normalisation sees the query batch
+
+    @property
+    def caveat(self) -> str:
+        """What a reader of the table must know of this suite; nothing by default."""
+        return ""
+
+    @property
+    def setting(self) -> str:
+        """What one row of a table is about, such as "5-way 1-shot"; names the frozen tasks as well."""
+        return "default"
+
+    @property
+    def report_steps(self) -> tuple[int, ...]:
+        """The inner steps that the table quotes."""
+        raise NotImplementedError
+
+    @property
+    def protocol(self) -> dict[str, Setting]:
+        """The suite's values for hyperparameters that an algorithm leaves open (inner_lr, steps, meta_batch, ...)."""
+        raise NotImplementedError
+
+    @property
+    def floor(self) -> float:
+        """The headline score of a predictor that knows nothing of the task."""
+        raise NotImplementedError
+
+    @property
+    def evaluations(self) -> tuple[Self, ...]:
+        """The variants of this suite on which one trained cell is scored; the first is the headline."""
+        return (self,)
+
+    def module(self) -> nn.Module:
+        """An ordinary module, newly initialised from torch's global generator; run by functional_call."""
+        raise NotImplementedError
+
+    def adaptable(self, name: str) -> bool:
+        """Whether a parameter is adapted; False: it is meta-learned but stays put in the inner loop."""
+        return True
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Tasks:
+        """`count` tasks of a split, leaves [T, ...]: descriptions, cheap to draw, hash and keep."""
+        raise NotImplementedError
+
+    def collect(self, tasks: Tasks, meta: Meta, role: Role, step: int, generator: Generator) -> Data:
+        """What the tasks show at an inner step, leaves [T, ...], detached; called outside vmap."""
+        raise NotImplementedError
+
+    def predict(self, params: Params, data: Data) -> Tensor:
+        """The prediction for one task's data."""
+        raise NotImplementedError
+
+    def losses(self, prediction: Tensor, data: Data) -> Tensor:
+        """One loss per example, [N]; the loss is their mean."""
+        raise NotImplementedError
+
+    def score(self, prediction: Tensor, data: Data) -> dict[str, Tensor]:
+        """One scalar per metric."""
+        raise NotImplementedError
+
+    def average(self, predictions: Tensor) -> Tensor:
+        """The prediction of an ensemble: predictions [M, ...] -> [...]."""
+        return predictions.mean(0)
+
+    def pretraining(self) -> "Suite":
+        """The suite on which a learner that does not meta-learn is pretrained: the tasks themselves, by default."""
+        return self
+
+    def replace_head(self, params: Params, generator: Generator) -> Params:
+        """Pretrained parameters made to fit this suite's module; unchanged where pretraining used the same module."""
+        return params
+
+    def sheet(self) -> Sheet:
+        """Some of what a learner sees, to be looked at."""
+        raise NotImplementedError
+
+    def new_params(self, generator: Generator) -> Params:
+        """Freshly initialised parameters; the global generator is seeded from `generator` and put back."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.module()
+        return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @cached_property
+    def skeleton(self) -> nn.Module:
+        """The module whose structure `predict` runs with other parameters; its own values are never used."""
+        with torch.random.fork_rng(devices=[]):
+            return self.module()
+
+    def call(self, params: Params, *inputs: Any) -> Tensor:
+        """The module's output with these parameters instead of its own."""
+        output: Tensor = torch.func.functional_call(self.skeleton, params, inputs)
+        return output
+
+
+class Supervised(Suite):
+    """A suite whose data do not depend on the learner: support and query are looked up."""
+
+    def look_up(self, tasks: Tasks, role: Role) -> Data:
+        """The tasks' support or query data, leaves [T, ...]."""
+        raise NotImplementedError
+
+    def collect(self, tasks: Tasks, meta: Meta, role: Role, step: int, generator: Generator) -> Data:
+        """The same look-up at every inner step, whatever the learner."""
+        return self.look_up(tasks, role)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """A meta-learner: fields are hyperparameters, methods are pure functions of ONE task.
+
+    A field without a default is filled from the suite's protocol. Subclass this as a frozen, keyword-only dataclass,
+    define `step`, and override what else differs. Its gradient with respect to `meta` of `meta_loss` IS the
+    meta-gradient; no algorithm writes an outer loop.
+    """
+
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")]
+    outer_lr: Annotated[float, Field(gt=0, description="Adam's rate in the outer loop")]
+    meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
+
+    trains: ClassVar[bool] = True  # False: the initialisation is used as it is
+    train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself
+    test_view: ClassVar[str] = ""  # likewise, what to be scored on
+    ensemble: ClassVar[bool] = False  # True: `params` has a leading axis of members
+    learn2learn: ClassVar[str] = ""  # the wrapper in learn2learn.algorithms that is this method, if there is one
+
+    @property
+    def second_order(self) -> bool:
+        """Whether the meta-gradient claims to be the exact gradient of `meta_loss`; `bench certify` holds it to that."""
+        return True
+
+    def init(self, new_params: NewParams, generator: Generator) -> Meta:
+        """All that is meta-learned, a pytree of tensors."""
+        return new_params(generator)
+
+    def noise(self, meta: Meta, count: int, generator: Generator) -> Data:
+        """Per-task randomness, leaves [T, ...]; none by default."""
+        return ()
+
+    def start(self, meta: Meta, noise: Data) -> State:
+        """The learner before the first inner step."""
+        return meta
+
+    def step(self, meta: Meta, state: State, loss: Loss, data: Data, k: int) -> State:
+        """The learner after ONE inner step: the only inner loop body."""
+        raise NotImplementedError
+
+    def params(self, meta: Meta, state: State) -> Params:
+        """The parameters that predict."""
+        params: Params = state
+        return params
+
+    def meta_loss(self, meta: Meta, loss: Loss, episode: Episode) -> Tensor:
+        """L_query(θ_K), a scalar, where θ_{k+1} = step(θ_k) on the support."""
+        state = self.start(meta, episode.noise)
+        for k, data in enumerate(episode.support):
+            state = self.step(meta, state, loss, data, k)
+        return loss(self.params(meta, state), episode.query)
+
+    def candidates(self) -> tuple[Self, ...]:
+        """The variants among which the validation tasks choose after training; itself alone by default."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class SuiteLoss:
+    """The mean loss of a suite's tasks: losses(predict(params, data), data).mean()."""
+
+    suite: Suite
+
+    def __post_init__(self) -> None:
+        """Builds the module now: its initial values are random, which vmap forbids."""
+        self.suite.skeleton  # noqa: B018
+
+    def __call__(self, params: Params, data: Data) -> Tensor:
+        """The loss, a scalar."""
+        return self.suite.losses(self.suite.predict(params, data), data).mean()
+
+    def adaptable(self, name: str) -> bool:
+        """As the suite declares."""
+        return self.suite.adaptable(name)

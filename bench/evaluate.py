@@ -1,0 +1,85 @@
+"""Scores at every inner step of every task of a frozen manifest.
+
+Letters: T tasks, K inner steps.
+"""
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bench.core import seeds
+from bench.core.errors import DataError
+from bench.core.types import Data, Learner, Meta, Split, Suite, SuiteLoss, Tasks
+
+STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
+FROZEN = {"test": 600, "validation": 200}
+CHUNK = 50  # tasks in memory at once
+
+
+def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
+    """The frozen tasks of a suite's split, and their SHA-256; the same for every algorithm and seed.
+
+    Raises:
+        DataError: the tasks are not the ones that this version of the suite was published with.
+    """
+    tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    digest = hashlib.sha256()
+    for leaf in tree_leaves(tasks):
+        digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
+        digest.update(leaf.contiguous().numpy().tobytes())
+    found = digest.hexdigest()
+    expected = suite.manifests.get(f"{suite.setting}/{split}", found)
+    if expected != found:
+        raise DataError(
+            f"the {split} tasks of {name} version {suite.version}, {suite.setting}, have SHA-256 {found[:16]}..., not "
+            f"{expected[:16]}...: scores on them would not compare. Reinstall bench with its pinned torch."
+        )
+    return tasks, found
+
+
+def steps_of(suite: Suite, algorithm: Learner) -> int:
+    """How many inner steps are taken at test."""
+    return max(STEPS, algorithm.steps, *suite.report_steps)
+
+
+def trace(
+    suite: Suite, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps."""
+    loss = SuiteLoss(suite)
+    generator = seeds.generator("evaluate", suite.setting)
+
+    def one(support: Data, query: Data, noise: Data) -> dict[str, Tensor]:
+        state = algorithm.start(meta, noise)
+        scores = [score(suite, algorithm, meta, state, query)]
+        for k in range(steps):
+            state = algorithm.step(meta, state, loss, support, k)
+            scores.append(score(suite, algorithm, meta, state, query))
+        return {name: torch.stack([s[name] for s in scores]) for name in scores[0]}
+
+    parts = []
+    count = len(tree_leaves(tasks)[0])
+    with torch.no_grad():
+        noise = to(algorithm.noise(meta, count, generator), device)
+        for i in range(0, count, CHUNK):
+            some = tree_map(lambda x, i=i: x[i : i + CHUNK], tasks)
+            support, query = (to(suite.collect(some, meta, role, 0, generator), device) for role in ("support", "query"))
+            parts.append(vmap(one)(support, query, tree_map(lambda x, i=i: x[i : i + CHUNK], noise)))
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def score(suite: Suite, algorithm: Learner, meta: Meta, state: Any, query: Data) -> dict[str, Tensor]:
+    """The scores of one learner on one task's query; an ensemble is judged by its mean prediction."""
+    params = algorithm.params(meta, state)
+    if algorithm.ensemble:
+        return suite.score(suite.average(vmap(lambda p: suite.predict(p, query))(params)), query)
+    return suite.score(suite.predict(params, query), query)
+
+
+def to(data: Data, device: str) -> Data:
+    """The pytree on a device."""
+    return data if device == "cpu" else tree_map(lambda x: x.to(device), data)

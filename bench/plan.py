@@ -1,0 +1,181 @@
+"""What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
+
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
+from bench.core.errors import BenchError, unknown
+from bench.core.records import Component, EngineName, Selection, Spec
+from bench.core.types import Learner, Suite
+from bench.evaluate import manifest
+
+COMPILE_FROM = 2_000  # meta-iterations; compiling takes as long as a few thousand eager ones on a small net
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One `bench run` as asked."""
+
+    suites: str
+    algos: str
+    seeds: tuple[int, ...] = (0,)
+    preset: str = "quick"
+    iterations: int | None = None
+    selection: Selection = "last"
+    validate_every: int | None = None
+    engine: EngineName | Literal["auto"] = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one algorithm on one suite with one seed."""
+
+    spec: Spec
+    suite: Suite
+    algorithm: Learner
+    label: str = field(default="")  # for people: sinusoid · maml · seed 0
+
+    @property
+    def id(self) -> str:
+        """The specification's hash."""
+        return self.spec.id
+
+
+def plan(request: Request) -> list[Cell]:
+    """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs."""
+    catalogue = Catalogue(request.plugins)
+    algorithms, suites = parse(request.algos), parse(request.suites)
+    for asked, what in ((suites, "--suite"), (algorithms, "--algos")):
+        if not asked:
+            raise BenchError(f"{what} names nothing. `bench list` shows what there is.")
+    check_device(request.device)
+    cells = [
+        _cell(request, catalogue, suite, algorithm, seed)
+        for suite in suites
+        for algorithm in algorithms
+        for seed in request.seeds
+    ]
+    return list({cell.id: cell for cell in cells}.values())
+
+
+def suite_of(catalogue: Catalogue, named: Named) -> Suite:
+    """The suite that was named."""
+    suite: Suite = build(catalogue.load("suite", named.name), named.name, named.given)
+    return suite
+
+
+def algorithm_of(catalogue: Catalogue, named: Named, suite: Suite) -> Learner:
+    """The algorithm that was named, with the suite's protocol where it leaves a field open."""
+    protocol = {name: setting.value for name, setting in suite.protocol.items()}
+    algorithm: Learner = build(catalogue.load("algorithm", named.name), named.name, named.given, protocol)
+    return algorithm
+
+
+def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
+    """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
+    if not method:
+        return suite
+    if not hasattr(suite, method):
+        able = [name for name in catalogue.names("suite") if hasattr(catalogue.load("suite", name), method)]
+        raise BenchError(
+            f"{algorithm} needs a suite with {method}(), which this one does not have. "
+            f"Suites that have it: {', '.join(able) or 'none'}."
+        )
+    seen: Suite = getattr(suite, method)()
+    return seen
+
+
+def threads_of(request: Request) -> int:
+    """The threads asked for, else as many as this process may use cores."""
+    return request.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that torch does not know or this machine does not have."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = re.sub(r"\s+", " ", str(error).splitlines()[0])
+        raise BenchError(f"--device {device} cannot be used: {reason}. Allowed: cpu, or cuda where torch sees one.") from None
+
+
+def _cell(request: Request, catalogue: Catalogue, named_suite: Named, named: Named, seed: int) -> Cell:
+    suite = suite_of(catalogue, named_suite)
+    algorithm = algorithm_of(catalogue, named, suite)
+    if request.preset not in suite.presets:
+        raise unknown("preset", request.preset, suite.presets)
+    budget = suite.presets[request.preset]
+    view(suite, algorithm.train_view, named.name, catalogue)
+    tested = view(suite, algorithm.test_view, named.name, catalogue)
+    iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
+    suite.sample(1, "train", torch.Generator().manual_seed(0))
+    hashes = {
+        f"{variant.setting}/{split}": manifest(variant, named_suite.name, split)[1]
+        for variant in tested.evaluations
+        for split in ("test", "validation")
+    }
+    spec = Spec(
+        suite=Component(
+            name=named_suite.name,
+            given=_typed(named_suite, suite),
+            parameters=parameters(suite),
+            source=source_hash(type(suite), type(suite.skeleton)),
+        ),
+        suite_version=suite.version,
+        norm=suite.norm,
+        manifests=hashes,
+        algorithm=Component(
+            name=named.name,
+            given=_typed(named, algorithm),
+            parameters=parameters(algorithm),
+            source=source_hash(type(algorithm)),
+        ),
+        seed=seed,
+        iterations=iterations,
+        validate_every=request.validate_every or suite.validate_every,
+        selection=request.selection if algorithm.trains else "last",
+        test_tasks=budget.test_tasks,
+        validation_tasks=budget.validation_tasks,
+        engine=_engine(request, suite, algorithm, named.name, iterations),
+        dtype="float32",
+        device=request.device,
+        threads=threads_of(request),
+    )
+    return Cell(spec, suite, algorithm, f"{_text(named_suite)} · {_text(named)} · seed {seed}")
+
+
+def _engine(request: Request, suite: Suite, algorithm: Learner, name: str, iterations: int) -> EngineName:
+    if request.engine == "learn2learn":
+        if not algorithm.learn2learn and algorithm.trains:
+            raise BenchError(
+                f"learn2learn has no {name}. Use --engine auto, or algorithms that it has, such as maml, fomaml, metasgd."
+            )
+        return "learn2learn" if algorithm.trains else "eager"
+    if request.engine != "auto":
+        return request.engine
+    convolutional = any(isinstance(m, torch.nn.Conv2d) for m in suite.skeleton.modules())
+    pays = iterations >= COMPILE_FROM and not convolutional and compiler() is not None
+    return "compiled" if pays else "eager"
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch would call, or None."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def _typed(named: Named, instance: Any) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in named.given}
+
+
+def _text(named: Named) -> str:
+    given = ",".join(f"{k}={v}" for k, v in named.given.items())
+    return f"{named.name}[{given}]" if given else named.name

@@ -1,0 +1,394 @@
+"""One cell, from its specification to its record: checkpoints, resuming, and every outcome recorded."""
+
+import contextlib
+import gc
+import hashlib
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils._pytree import tree_map
+
+from bench.core import seeds
+from bench.core.discovery import Catalogue, parameters
+from bench.core.errors import BenchError, StoreError
+from bench.core.records import Judgement, Outcome, Record
+from bench.core.types import Learner, Meta, Suite
+from bench.engines import learn2learn, vectorised
+from bench.evaluate import manifest, steps_of, to, trace
+from bench.plan import Cell, view
+from bench.store import Store
+from bench.train import Diverged, Training, episodes, named_leaves, train
+
+SAVE_EVERY = 30.0  # seconds between checkpoints
+log = logging.getLogger("bench")
+
+
+class Watch(Protocol):
+    """Whoever looks on while a cell runs."""
+
+    def starts(self, cell: Cell, done: int) -> None:
+        """A cell begins, with `done` iterations behind it."""
+
+    def trains(self, cell: Cell, state: Training) -> None:
+        """An iteration is done."""
+
+    def scores(self, cell: Cell) -> None:
+        """Meta-training is over, evaluation begins."""
+
+    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
+        """The cell has its record; not `fresh` if it had it before."""
+
+
+@dataclass
+class Deadline:
+    """The moment at which a run stops by itself."""
+
+    at: float | None = None
+
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self.at is not None and time.monotonic() >= self.at
+
+
+def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> Record | None:
+    """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept)."""
+    record = store.record(cell.id)
+    if record and record.outcome != "failed":
+        watch.ends(cell, record, False)
+        return record
+    with store.hold(cell.id):
+        store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
+        with _logging_to(store, cell):
+            _fix_threads(cell.spec.threads)
+            peak = PeakMemory()
+            try:
+                outcome = _Run(cell, store, watch, deadline, catalogue).record(peak)
+            except (BenchError, KeyboardInterrupt):
+                raise
+            except Exception as error:  # an algorithm's or a suite's mistake must not take the other cells along
+                log.error("%s", traceback.format_exc())
+                outcome = _record(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
+        if outcome:
+            store.write(cell.id, "record.json", outcome.model_dump_json(indent=1).encode())
+            watch.ends(cell, outcome, True)
+        return outcome
+
+
+class _Run:
+    def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> None:
+        self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
+        self.spec, self.algorithm = cell.spec, cell.algorithm
+        name = cell.spec.algorithm.name
+        self.training_suite = view(cell.suite, self.algorithm.train_view, name, catalogue)
+        self.tested = view(cell.suite, self.algorithm.test_view, name, catalogue)
+
+    def record(self, peak: "PeakMemory") -> Record | None:
+        state = self._state()
+        self.watch.starts(self.cell, state.iteration)
+        try:
+            if not self._train(state):
+                return None
+        except Diverged as error:
+            log.warning("%s", error)
+            return _record(self.cell, "diverged", str(error), state.iteration, peak, state)
+        self.watch.scores(self.cell)
+        began = time.perf_counter()
+        meta = state.best if self.spec.selection == "best" and state.best is not None else state.meta
+        meta = self._fit_for_test(meta)
+        chosen, selected = self._select(meta)
+        scores = self._test(chosen, meta)
+        curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
+            {"iteration": "int64", "loss": "float64", "validation": "float64"}
+        )
+        self.store.write_table(self.cell.id, "scores.parquet", scores)
+        self.store.write_table(self.cell.id, "curve.parquet", curve)
+        return _record(
+            self.cell,
+            "finished",
+            "",
+            state.iteration,
+            peak,
+            state,
+            digest=digest(state.meta, scores, curve),
+            selected=selected,
+            evaluate_seconds=time.perf_counter() - began,
+        )
+
+    def _state(self) -> Training:
+        def fresh() -> Meta:
+            return self.algorithm.init(self.training_suite.new_params, seeds.generator(self.spec.seed, "init"))
+
+        found = self._checkpoint()
+        if found is None:
+            return Training.begin(to(fresh(), self.spec.device))
+        path, content = found
+        try:
+            state = Training.load(content, fresh(), self.spec.device)
+        except Exception as error:
+            raise StoreError(
+                f"the checkpoint {path} is corrupt or foreign ({_first_line(error)}). Remove it and run again."
+            ) from None
+        state.pieces += 1
+        log.info("going on from iteration %d (%s)", state.iteration, path)
+        return state
+
+    def _checkpoint(self) -> tuple[Path, bytes] | None:
+        own = self.store.folder(self.cell.id) / "checkpoint.safetensors"
+        if own.exists():
+            return own, own.read_bytes()
+        shorter = [
+            spec
+            for spec in self.store.specs()
+            if spec.trajectory == self.spec.trajectory and spec.iterations < self.spec.iterations
+        ]
+        for spec in sorted(shorter, key=lambda spec: -spec.iterations):
+            path = self.store.folder(spec.id) / "checkpoint.safetensors"
+            if path.exists():
+                return path, path.read_bytes()
+        return None
+
+    def _train(self, state: Training) -> bool:
+        """Whether training reached its end before the deadline."""
+        if state.iteration < self.spec.iterations:
+            batches = episodes(
+                self.training_suite,
+                self.algorithm,
+                lambda: state.meta,
+                self.spec.seed,
+                state.iteration,
+                self.spec.device,
+            )
+            iterations = train(
+                state,
+                batches,
+                self._meta_gradient(),
+                self.algorithm.outer_lr,
+                self.spec.iterations,
+                self._validation(),
+                self.spec.validate_every,
+                self._better,
+            )
+            saved = time.monotonic()
+            try:
+                for _ in iterations:
+                    self.watch.trains(self.cell, state)
+                    if self.deadline.passed():
+                        break
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        self._save(state)
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                self._save(state)
+                raise
+            self._save(state)
+        return state.iteration >= self.spec.iterations and not (
+            self.deadline.passed() and state.iteration < self.spec.iterations
+        )
+
+    def _save(self, state: Training) -> None:
+        self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
+
+    def _meta_gradient(self) -> vectorised.MetaGradient:
+        if self.spec.engine == "learn2learn":
+            return learn2learn.meta_gradient(self.training_suite, self.algorithm)
+        return vectorised.meta_gradient(self.training_suite, self.algorithm, compiled=self.spec.engine == "compiled")
+
+    def _fit_for_test(self, meta: Meta) -> Meta:
+        if self.algorithm.train_view != "pretraining":
+            return meta
+        return to(
+            self.tested.replace_head(to(meta, "cpu"), seeds.generator(self.spec.seed, "head")), self.spec.device
+        )
+
+    def _better(self, a: float, b: float) -> bool:
+        return a < b if self.tested.metrics[0].better == "lower" else a > b
+
+    def _validation(self) -> Any:
+        open_rate = len(self.algorithm.candidates()) > 1
+        if open_rate and self.spec.selection == "last":
+            return None  # a curve over every candidate would cost more than the training
+
+        def validate(meta: Meta) -> float:
+            meta = self._fit_for_test(meta)
+            scores = [self._validate(candidate, meta) for candidate in self.algorithm.candidates()]
+            return min(scores) if self.tested.metrics[0].better == "lower" else max(scores)
+
+        return validate
+
+    def _validate(self, algorithm: Learner, meta: Meta) -> float:
+        suite = self.tested.evaluations[0]
+        tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
+        steps = suite.report_steps[-1]
+        scores = trace(suite, algorithm, meta, tasks, steps, self.spec.device)[suite.metrics[0].name][:, -1]
+        mean = scores.double().mean().item()
+        return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
+
+    def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
+        tasks, found = manifest(suite, self.spec.suite.name, split)
+        if found != self.spec.manifests[f"{suite.setting}/{split}"]:
+            raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
+        return tree_map(lambda x: x[:count], tasks)
+
+    def _select(self, meta: Meta) -> tuple[Learner, dict[str, Any]]:
+        candidates = self.algorithm.candidates()
+        if len(candidates) == 1:
+            return candidates[0], {}
+        scores = [self._validate(candidate, meta) for candidate in candidates]
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=self.tested.metrics[0].better == "higher")
+        chosen = candidates[order[0]]
+        given = parameters(self.algorithm)
+        selected = {name: value for name, value in parameters(chosen).items() if value != given[name]}
+        log.info("selected %s on the validation tasks", selected)
+        return chosen, selected
+
+    def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
+        frames = []
+        for suite in self.tested.evaluations:
+            tasks = self._tasks(suite, "test", self.spec.test_tasks)
+            scores = self._trace(suite, algorithm, meta, tasks)
+            for name, values in scores.items():
+                count, steps = values.shape
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "setting": suite.setting,
+                            "norm": suite.norm,
+                            "metric": name,
+                            "task": np.repeat(np.arange(count), steps),
+                            "step": np.tile(np.arange(steps), count),
+                            "value": values.double().numpy().reshape(-1),
+                        }
+                    )
+                )
+        return pd.concat(frames, ignore_index=True)
+
+    def _trace(self, suite: Suite, algorithm: Learner, meta: Meta, tasks: Any) -> dict[str, Any]:
+        steps = steps_of(suite, algorithm)
+        if self.spec.engine == "learn2learn":
+            return learn2learn.trace(suite, algorithm, meta, tasks, steps, self.spec.device)
+        return trace(suite, algorithm, meta, tasks, steps, self.spec.device)
+
+
+def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
+    """SHA-256 of the final Meta, the scores and the curve: equal means the same bits, whatever the time it took."""
+    sha = hashlib.sha256()
+    for name, leaf in named_leaves(meta):
+        sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
+    for table in (scores, curve):
+        sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return sha.hexdigest()
+
+
+class PeakMemory:
+    """The peak of resident memory since it was made, in bytes, or None where the system does not tell."""
+
+    def __init__(self) -> None:
+        """Frees what can be freed and resets the mark."""
+        gc.collect()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int | None:
+        """The high-water mark."""
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        return None
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine."""
+    packages = ("numpy", "torch", "pandas")
+    return {
+        "bench": version("meta-bench"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "torch_build": torch.__version__,
+        "cpu": _cpu(),
+        "host": platform.node(),
+        "system": platform.platform(),
+    }
+
+
+def _record(
+    cell: Cell,
+    outcome: Outcome,
+    message: str,
+    stopped_at: int,
+    peak: PeakMemory,
+    state: Training | None = None,
+    **more: Any,
+) -> Record:
+    timing = {}
+    if state:
+        timing = {
+            "seconds_per_iteration": float(np.median(state.pace)) if state.pace else None,
+            "train_seconds": state.train_seconds,
+            "compile_seconds": state.compile_seconds,
+            "pieces": state.pieces,
+        }
+    return Record(
+        cell=cell.id,
+        spec=cell.spec,
+        judgement=_judgement(cell.suite),
+        outcome=outcome,
+        message=message,
+        stopped_at=stopped_at,
+        peak_bytes=peak.bytes(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+        **timing,
+        **more,
+    )
+
+
+def _judgement(suite: Suite) -> Judgement:
+    metric = suite.metrics[0]
+    return Judgement(
+        metric=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        report_steps=suite.report_steps,
+        floor=suite.floor,
+        caveat=suite.caveat,
+    )
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _fix_threads(count: int) -> None:
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+@contextlib.contextmanager
+def _logging_to(store: Store, cell: Cell) -> Iterator[None]:
+    handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

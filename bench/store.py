@@ -1,0 +1,177 @@
+"""The run directory: one folder per cell, named by its specification's hash; every file is written whole or not at all.
+
+`runs/<experiment>/cells/<id>/`: spec.json, checkpoint.safetensors, log.txt, scores.parquet, curve.parquet and, last,
+record.json. What is reported done is on the disk.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from bench.core.errors import StoreError
+from bench.core.records import FORMAT, Record, Spec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MARK = "store.json"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A run directory."""
+
+    root: Path
+
+    @classmethod
+    def create(cls, root: Path) -> "Store":
+        """The store at `root`, made if there is none; refuses a folder that is something else."""
+        with _writing(root):
+            root.mkdir(parents=True, exist_ok=True)
+            if not (root / MARK).exists():
+                if any(root.iterdir()):
+                    raise StoreError(
+                        f"{root} is not empty and is no run directory (it has no {MARK}). "
+                        "Give another folder with --out."
+                    )
+                write(root / MARK, json.dumps({"format": FORMAT}).encode())
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path) -> "Store":
+        """The store at `root`, which must be one that this version can read."""
+        try:
+            version = json.loads((root / MARK).read_bytes())["format"]
+        except FileNotFoundError:
+            raise StoreError(f"{root} is no run directory: it has no {MARK}. `bench run` makes one.") from None
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StoreError(f"{root / MARK} cannot be read ({error}). Restore it, or give another --out.") from None
+        if version != FORMAT:
+            raise StoreError(
+                f"{root} has store format {version}; this bench reads {FORMAT}. "
+                "Use the version of bench that wrote it, or give another --out."
+            )
+        return cls(root)
+
+    def folder(self, cell: str) -> Path:
+        """Where a cell's files are."""
+        return self.root / "cells" / cell
+
+    def record(self, cell: str) -> Record | None:
+        """The record of a cell, or None if it has not ended."""
+        path = self.folder(cell) / "record.json"
+        if not path.exists():
+            return None
+        try:
+            data = json.loads(path.read_bytes())
+            if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
+                raise StoreError(f"{path} has format {data['format']}; this bench reads {FORMAT}.")
+            record = Record.model_validate(data)
+        except (ValueError, ValidationError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(
+                f"{path} is corrupt or foreign ({reason}). Move {path.parent} away and run again."
+            ) from None
+        if record.cell != cell or record.spec.id != cell:
+            raise StoreError(
+                f"{path} belongs to another cell ({record.spec.id}). Move {path.parent} away and run again."
+            )
+        return record
+
+    def records(self) -> Iterator[Record]:
+        """All records, in order of their ids."""
+        cells = self.root / "cells"
+        for folder in sorted(cells.iterdir()) if cells.is_dir() else ():
+            if folder.is_dir() and (record := self.record(folder.name)):
+                yield record
+
+    def specs(self) -> Iterator[Spec]:
+        """The specifications of all cells that were ever started."""
+        for path in sorted(self.root.glob("cells/*/spec.json")):
+            try:
+                yield Spec.model_validate_json(path.read_bytes())
+            except ValidationError:
+                continue  # another version's: nothing to go on from
+
+    def write(self, cell: str, name: str, content: bytes) -> None:
+        """Writes a file of a cell: whole, or not at all."""
+        folder = self.folder(cell)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write(folder / name, content)
+
+    def write_table(self, cell: str, name: str, table: "pd.DataFrame") -> None:
+        """Writes a table of a cell as Parquet."""
+        self.write(cell, name, table.to_parquet(index=False))
+
+    def read_table(self, cell: str, name: str) -> "pd.DataFrame":
+        """A table of a cell."""
+        import pandas as pd
+
+        path = self.folder(cell) / name
+        try:
+            return pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{path} cannot be read ({reason}). Move {path.parent} away and run again.") from None
+
+    @contextmanager
+    def hold(self, cell: str) -> Iterator[None]:
+        """Keeps everybody else from running the cell; the lock falls with the process."""
+        from filelock import FileLock, Timeout
+
+        folder = self.folder(cell)
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise StoreError(
+                    f"cell {cell} is being run by {_holder(folder)}. Wait for it, stop it, or give another --out."
+                ) from None
+        try:
+            self.write(cell, "holder.json", json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
+            yield
+        finally:
+            (folder / "holder.json").unlink(missing_ok=True)
+            lock.release()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file by renaming a finished one, synced first, so that a power cut leaves the old or the new."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder: dict[str, Any] = json.loads((folder / "holder.json").read_bytes())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "the disk is full" if full else (error.strerror or str(error))
+        todo = "Free some space and run the same command again" if full else "Give another folder with --out"
+        raise StoreError(f"cannot write to {path}: {what}. {todo}; what is finished is kept.") from error

@@ -1,0 +1,164 @@
+"""Meta-training: sample tasks, take the meta-gradient, follow the outer rule; every iteration can be resumed from.
+
+What happens in an iteration depends on its number, the seed and the parameters alone, never on where a run was cut or
+how long it will be.
+"""
+
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, tree_unflatten
+
+from bench.core import seeds
+from bench.core.types import Episode, Learner, Meta, Suite
+from bench.evaluate import to
+
+BLOCK = 64  # iterations whose tasks are drawn at once
+INTERVAL = 50  # iterations that share a row of the curve
+MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
+
+
+class Diverged(Exception):
+    """The loss is no longer a number."""
+
+
+@dataclass
+class Training:
+    """All that meta-training has come to: what a checkpoint holds."""
+
+    meta: Meta
+    moments: list[tuple[Tensor, Tensor]]  # Adam's, one pair per leaf of meta
+    iteration: int = 0
+    best: Meta = None
+    best_score: float | None = None
+    curve: list[tuple[int, float, float | None]] = field(default_factory=list)  # iteration, loss, validation
+    losses: list[float] = field(default_factory=list)  # since the last row
+    pace: list[float] = field(default_factory=list)  # median seconds per iteration, of each row
+    train_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    pieces: int = 1
+
+    @classmethod
+    def begin(cls, meta: Meta) -> "Training":
+        """Before the first iteration."""
+        leaves, _ = tree_flatten(meta)
+        return cls(meta, [(torch.zeros_like(leaf), torch.zeros_like(leaf)) for leaf in leaves])
+
+    def save(self) -> bytes:
+        """The checkpoint, as a safetensors file."""
+        from safetensors.torch import save
+
+        tensors = {f"meta{name}": leaf for name, leaf in named_leaves(self.meta)}
+        if self.best is not None:
+            tensors |= {f"best{name}": leaf for name, leaf in named_leaves(self.best)}
+        for i, (first, second) in enumerate(self.moments):
+            tensors |= {f"adam/{i}/first": first, f"adam/{i}/second": second}
+        plain = ("iteration", "best_score", "curve", "losses", "pace", "train_seconds", "compile_seconds", "pieces")
+        state = {name: getattr(self, name) for name in plain}
+        return save({k: v.contiguous().cpu() for k, v in tensors.items()}, {"state": json.dumps(state)})
+
+    @classmethod
+    def load(cls, content: bytes, like: Meta, device: str = "cpu") -> "Training":
+        """The state in a checkpoint whose meta has the structure of `like`."""
+        from safetensors.torch import load
+
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        state: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+        names, spec = [name for name, _ in named_leaves(like)], tree_flatten(like)[1]
+
+        def pick(prefix: str) -> Meta:
+            return to(tree_unflatten([tensors[f"{prefix}{name}"] for name in names], spec), device)
+
+        moments = [
+            (to(tensors[f"adam/{i}/first"], device), to(tensors[f"adam/{i}/second"], device)) for i in range(len(names))
+        ]
+        best = pick("best") if state["best_score"] is not None else None
+        curve = [(int(i), float(loss), score) for i, loss, score in state.pop("curve")]
+        return cls(meta=pick("meta"), moments=moments, best=best, curve=curve, **state)
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Tensor]]:
+    """Path -> tensor of a pytree, in its order."""
+    return [("/" + "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path), leaf)
+            for path, leaf in tree_flatten_with_path(tree)[0]]  # fmt: skip
+
+
+def episodes(
+    suite: Suite, algorithm: Learner, meta: Callable[[], Meta], seed: int, start: int, device: str = "cpu"
+) -> Iterator[Episode]:
+    """The meta-batches of iteration `start` and those that follow, leaves [T, ...]."""
+    count = algorithm.meta_batch
+    for block in itertools.count(start // BLOCK):
+        tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", block))
+        noise = algorithm.noise(meta(), count * BLOCK, seeds.generator(seed, "noise", block))
+        for iteration in range(max(start, block * BLOCK), (block + 1) * BLOCK):
+            first = (iteration - block * BLOCK) * count
+            some, its_noise = tree_map(lambda x, i=first: x[i : i + count], (tasks, noise))
+            generator = seeds.generator(seed, "collect", iteration)
+            support = suite.collect(some, meta(), "support", 0, generator) if algorithm.steps else ()
+            query = suite.collect(some, meta(), "query", algorithm.steps, generator)
+            yield to(Episode((support,) * algorithm.steps, query, its_noise), device)
+
+
+def train(
+    state: Training,
+    batches: Iterator[Episode],
+    meta_gradient: MetaGradient,
+    outer_lr: float,
+    until: int,
+    validate: Callable[[Meta], float | None] | None,
+    validate_every: int,
+    better: Callable[[float, float], bool],
+) -> Iterator[Training]:
+    """Trains up to iteration `until`, yielding the same, updated state after every iteration.
+
+    Raises:
+        Diverged: the loss is NaN or infinite; `state.iteration` is where.
+    """
+    leaves, spec = tree_flatten(state.meta)
+    adam = torch.optim.Adam(leaves, outer_lr, fused=True)
+    for leaf, (first, second) in zip(leaves, state.moments, strict=True):
+        adam.state[leaf] = {
+            "step": torch.tensor(float(state.iteration), device=leaf.device),
+            "exp_avg": first,
+            "exp_avg_sq": second,
+        }
+    recent: list[float] = []
+    warm = False
+    while state.iteration < until:
+        began = time.perf_counter()
+        loss, gradient = meta_gradient(tree_unflatten(leaves, spec), next(batches))
+        for leaf, g in zip(leaves, tree_flatten(gradient)[0], strict=True):
+            leaf.grad = g
+        adam.step()
+        value = loss.item()
+        seconds = time.perf_counter() - began
+        if not math.isfinite(value):
+            raise Diverged(f"the loss is {value} in meta-iteration {state.iteration + 1}")
+        state.iteration += 1
+        state.losses.append(value)
+        if warm:
+            state.train_seconds += seconds
+            recent.append(seconds)
+        else:  # the first iteration of a piece compiles
+            state.compile_seconds += seconds
+            warm = True
+        if state.iteration % INTERVAL == 0 or state.iteration % validate_every == 0:
+            score = validate(state.meta) if validate and state.iteration % validate_every == 0 else None
+            state.curve.append((state.iteration, math.fsum(state.losses) / len(state.losses), score))
+            state.losses.clear()
+            if recent:
+                state.pace.append(statistics.median(recent))
+                recent.clear()
+            if score is not None and (state.best_score is None or better(score, state.best_score)):
+                state.best, state.best_score = tree_map(lambda x: x.detach().clone(), state.meta), score
+        yield state

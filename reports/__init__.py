@@ -1,0 +1,1 @@
+"""Records to pandas to tables; never imports torch."""

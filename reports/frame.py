@@ -1,0 +1,39 @@
+"""Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+
+from bench.core.records import Component, Record
+
+COLUMNS = [
+    *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
+    *("iterations", "selection", "engine", "cell"),
+]
+
+
+def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
+    """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`."""
+    parts = []
+    for record, scores in results:
+        spec = record.spec
+        parts.append(
+            scores.assign(
+                suite=label(spec.suite),
+                algorithm=label(spec.algorithm),
+                seed=spec.seed,
+                iterations=spec.iterations,
+                selection=spec.selection,
+                engine=spec.engine,
+                cell=record.cell,
+            )
+        )
+    return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def label(component: Component) -> str:
+    """name[parameter=value,...] with the parameters that were set."""
+    given: dict[str, Any] = component.given
+    inside = ",".join(f"{key}={value}" for key, value in given.items())
+    return f"{component.name}[{inside}]" if inside else component.name

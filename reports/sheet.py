@@ -1,0 +1,30 @@
+"""A look at a suite's data: a contact sheet of images, or curves."""
+
+from pathlib import Path
+
+import matplotlib.figure
+import seaborn as sns
+
+from bench.core.types import Sheet
+
+
+def draw(sheet: Sheet, title: str, path: Path) -> None:
+    """Writes the sheet as a PNG."""
+    figure = matplotlib.figure.Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots()
+    if sheet.kind == "images":
+        rows, columns, height, width = sheet.values.shape
+        tiled = sheet.values.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+        axes.imshow(tiled, cmap="gray_r", vmin=0, vmax=1)
+        axes.set_xticks([width * (i + 0.5) for i in range(columns)], range(columns))
+        axes.set_yticks([height * (i + 0.5) for i in range(rows)], range(rows))
+        axes.set(xlabel="drawing", ylabel="class")
+        axes.tick_params(length=0)
+        sns.despine(ax=axes, left=True, bottom=True)
+    else:
+        for curve, colour in zip(sheet.values, sns.color_palette("viridis", len(sheet.values)), strict=True):
+            axes.plot(sheet.x, curve, color=colour)
+        axes.set(xlabel="x", ylabel="y")
+        sns.despine(ax=axes)
+    axes.set_title(title, loc="left")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,107 @@
+"""The networks of the suites: plain modules for one task, whose values come from torch's global generator.
+
+Nothing here knows of tasks, inner steps or vmap. Shapes: N examples, C channels, H height, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class MLP(nn.Module):
+    """[N, inputs] -> [N, outputs] through ReLU layers.
+
+    Finn et al. 2017, code: weights from a normal of standard deviation 0.01 cut at two of them, biases 0.
+    """
+
+    def __init__(self, inputs: int, hidden: tuple[int, ...], outputs: int) -> None:
+        """Layers of the given widths."""
+        super().__init__()
+        widths = (inputs, *hidden, outputs)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.apply(_truncated_normal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, outputs]."""
+        for layer in self.layers[:-1]:
+            x = torch.relu(layer(x))
+        output: Tensor = self.layers[-1](x)
+        return output
+
+
+class CentredNorm(nn.Module):
+    """(x − mean) / sqrt(variance + 1e-3) + shift per channel, over the batch at hand; no running averages, no scale.
+
+    As tf.contrib.layers.batch_norm in training mode, the form of Finn et al. 2017. The statistics are those of the
+    first `reference` examples where it is given, else of all.
+    """
+
+    def __init__(self, channels: int) -> None:
+        """One shift per channel, 0 at first."""
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, C, ...] -> [N, C, ...]."""
+        dims = [0, *range(2, x.dim())]
+        var, mean = torch.var_mean(x[:reference], dims, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(var + 1e-3) + self.shift.view(-1, *(1,) * (x.dim() - 2))
+
+
+class Conv4(nn.Module):
+    """[N, 1, H, W] -> [N, ways]: four 3x3 convolutions of stride 2, their mean over H and W, one linear layer.
+
+    Finn et al. 2017, code: convolution, bias, normalisation, ReLU; Xavier weights; the head from N(0, 1).
+    """
+
+    def __init__(self, ways: int, filters: int = 64) -> None:
+        """A head for `ways` classes."""
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(filters if i else 1, filters, 3, 2) for i in range(4))
+        self.norms = nn.ModuleList(CentredNorm(filters) for _ in range(4))
+        self.head = nn.Linear(filters, ways)
+        for conv in self.convs:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, 1, H, W] -> [N, ways]; see CentredNorm for `reference`."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = torch.relu(norm(conv(_pad_same(x)), reference))
+        output: Tensor = self.head(x.mean((2, 3)))
+        return output
+
+
+class FullyConnected(nn.Module):
+    """[N, 1, 28, 28] -> [N, ways] through 256-128-64-64 units, each normalised, then ReLU (Finn et al. 2017, A.1)."""
+
+    def __init__(self, ways: int) -> None:
+        """A head for `ways` classes."""
+        super().__init__()
+        widths = (784, 256, 128, 64, 64)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.norms = nn.ModuleList(CentredNorm(b) for b in widths[1:])
+        self.head = nn.Linear(64, ways)
+        self.apply(_truncated_normal)
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, 1, 28, 28] -> [N, ways]; see CentredNorm for `reference`."""
+        x = x.flatten(1)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = torch.relu(norm(layer(x), reference))
+        output: Tensor = self.head(x)
+        return output
+
+
+def _truncated_normal(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _pad_same(x: Tensor) -> Tensor:
+    # TensorFlow's SAME for a 3x3 kernel of stride 2: where the size is even, the padding is all on the far side.
+    height, width = 1 - x.shape[-2] % 2, 1 - x.shape[-1] % 2
+    return functional.pad(x, (1 - width, 1, 1 - height, 1))
