@@ -16,7 +16,7 @@ import io
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from bench.core.errors import DataError
 from bench.core.types import Split
+from suites import published
 from suites.fewshot import Images
 
 ASSET = Path(__file__).parent / "assets" / "glyphs.npz"
@@ -40,6 +41,8 @@ BEND, KNOTS = 0.075, 5  # the elastic field's deviation at its knots, in half-wi
 @dataclass(frozen=True, kw_only=True)
 class Glyphs(Images):
     """N-way K-shot classification of printed characters, 28x28, ink 1 on paper 0; scripts at test are new."""
+
+    manifests: ClassVar[dict[str, str]] = published()["glyphs"]
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

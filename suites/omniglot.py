@@ -21,6 +21,7 @@ from torch import Tensor
 from bench.core.data import Archive, Dataset
 from bench.core.errors import DataError, unknown
 from bench.core.types import Split
+from suites import published
 from suites.fewshot import Images
 
 SOURCE = "https://github.com/brendenlake/omniglot"
@@ -50,6 +51,7 @@ class Omniglot(Images):
     ] = "character"
 
     data: ClassVar[Dataset] = DATA
+    manifests: ClassVar[dict[str, str]] = published()["omniglot"]
 
     @property
     def setting(self) -> str:

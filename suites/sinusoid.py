@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from bench.core import seeds
 from bench.core.types import Budget, Metric, Params, Role, Setting, Sheet, Split, Supervised
+from suites import published
 from suites.nets import MLP
 
 FINN = "Finn et al. 2017, section 5.1"
@@ -62,11 +63,12 @@ class Sinusoid(Supervised):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower"),)
     presets: ClassVar[dict[str, Budget]] = {
-        "smoke": Budget(100, 40, 20),
+        "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
         "paper": Budget(70_000),
     }
     validate_every: ClassVar[int] = 5_000
+    manifests: ClassVar[dict[str, str]] = published()["sinusoid"]
 
     @property
     def ranges(self) -> Ranges:

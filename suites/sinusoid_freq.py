@@ -13,6 +13,7 @@ from torch import Generator
 
 from bench.core import seeds
 from bench.core.types import Budget, Setting, Split
+from suites import published
 from suites.sinusoid import Ranges, Sinusoid, Waves
 
 FAMILIES = {
@@ -33,10 +34,11 @@ class SinusoidFreq(Sinusoid):
     ] = "metasgd"
 
     presets: ClassVar[dict[str, Budget]] = {
-        "smoke": Budget(100, 40, 20),
+        "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
         "paper": Budget(60_000),
     }
+    manifests: ClassVar[dict[str, str]] = published()["sinusoid_freq"]
 
     @property
     def caveat(self) -> str:

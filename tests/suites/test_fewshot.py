@@ -1,0 +1,135 @@
+"""Few-shot image tasks: what is drawn, how it is normalised, and whose rates are whose."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from algorithms.maml import MAML
+from bench.core import seeds
+from bench.core.errors import BenchError
+from bench.core.gradients import descend
+from bench.core.types import SuiteLoss
+from bench.evaluate import FROZEN, manifest
+from suites.fewshot import Classes
+from suites.glyphs import Glyphs
+from suites.nets import CentredNorm
+from suites.omniglot import Omniglot
+
+
+def test_no_drawing_is_both_support_and_query_and_no_class_stands_twice() -> None:
+    tasks = Glyphs(ways=20, shots=5, queries=15).sample(50, "train", seeds.generator(0))
+    for t in range(50):
+        assert len(tasks.classes[t].unique()) == 20
+        assert all(len(row.unique()) == 20 for row in tasks.drawings[t])
+
+
+def test_drawings_are_permuted_within_a_class() -> None:
+    tasks = Glyphs().sample(4000, "train", seeds.generator(0))
+    share = torch.bincount(tasks.drawings[..., 0].flatten(), minlength=20) / 20_000
+    assert share.min() > 0.04
+    assert share.max() < 0.06
+
+
+def test_each_class_is_turned_by_its_own_multiple_of_90_degrees() -> None:
+    suite = Glyphs(ways=4, shots=2, queries=1)
+    tasks = Classes(torch.full((1, 4), 3), torch.tensor([[0, 1, 2, 3]]), torch.arange(3).repeat(1, 4, 1))
+    images = suite.look_up(tasks, "support").images[0, :, 0].view(4, 2, 28, 28)
+    for quarter in range(4):
+        assert torch.equal(images[quarter], torch.rot90(images[0], quarter, (-2, -1)))
+    assert torch.equal(images[0, 1], 1 - torch.from_numpy(suite.pixels[3, 1]).float() / 255)
+
+
+def test_labels_and_images_belong_together() -> None:
+    suite = Glyphs(ways=3, shots=2)
+    tasks = suite.sample(5, "test", seeds.generator(0))
+    still = tasks._replace(turns=torch.zeros_like(tasks.turns))
+    images, labels = suite.look_up(still, "query")
+    assert labels.tolist() == [[0, 0, 1, 1, 2, 2]] * 5
+    for t in range(5):
+        for n, label in enumerate(labels[t].tolist()):
+            pixels = suite.pixels[tasks.classes[t, label], tasks.drawings[t, label, 2 + n % 2]]
+            assert torch.equal(images[t, n, 0], 1 - torch.from_numpy(pixels).float() / 255)
+
+
+def test_one_inner_step_is_the_official_one() -> None:
+    # cbfinn/maml: cross-entropies divided by K, summed by tf.gradients, times 0.4; ours: the mean's gradient times 2.0.
+    suite = Glyphs(ways=5, shots=2)
+    rate = suite.protocol["inner_lr"].value
+    assert rate == 2.0
+    params = {name: p.double() for name, p in suite.new_params(seeds.generator(0)).items()}
+    data = suite.look_up(suite.sample(1, "train", seeds.generator(1)), "support")
+    one = type(data)(data.images[0].double(), data.labels[0])
+    algorithm = MAML(inner_lr=rate, steps=1, outer_lr=0.001, meta_batch=1)
+    ours = algorithm.step(params, params, SuiteLoss(suite), one, 0)
+
+    live = {name: p.clone().requires_grad_() for name, p in params.items()}
+    logits = torch.func.functional_call(suite.skeleton, live, (one.images,))
+    official = (functional.cross_entropy(logits, one.labels, reduction="none") / suite.shots).sum()
+    for name, slope in zip(live, torch.autograd.grad(official, list(live.values())), strict=True):
+        expected = params[name] if name.startswith("norms.") else params[name] - 0.4 * slope
+        torch.testing.assert_close(ours[name], expected)
+
+
+@pytest.mark.parametrize(("ways", "rate", "steps"), [(5, 2.0, 1), (20, 2.0, 5)])
+def test_the_protocol_follows_the_number_of_ways(ways: int, rate: float, steps: int) -> None:
+    protocol = Glyphs(ways=ways).protocol
+    assert (protocol["inner_lr"].value, protocol["steps"].value) == (pytest.approx(rate), steps)
+    assert "published" in protocol["inner_lr"].source
+
+
+def test_shifts_of_normalisation_are_not_adapted() -> None:
+    suite = Glyphs()
+    assert [n for n in suite.new_params(seeds.generator(0)) if not suite.adaptable(n)] == [
+        f"norms.{i}.shift" for i in range(4)
+    ]
+
+
+def test_an_inductive_query_is_normalised_by_the_support() -> None:
+    x = torch.randn(6, 3, 4, 4, generator=seeds.generator(0))
+    norm = CentredNorm(3)
+    support, query = x[:4], x[4:]
+    mean, var = support.mean((0, 2, 3), keepdim=True), support.var((0, 2, 3), correction=0, keepdim=True)
+    torch.testing.assert_close(norm(x, 4)[4:], (query - mean) / torch.sqrt(var + 1e-3))
+    suite = Glyphs(norm="inductive")
+    data = suite.look_up(suite.sample(1, "test", seeds.generator(0)), "query")
+    assert (data.images.shape[1], data.labels.shape[1]) == (10, 5)
+
+
+def test_pretraining_labels_mean_the_same_in_every_task() -> None:
+    suite = Glyphs()
+    view = suite.pretraining()
+    tasks = suite.sample(64, "train", seeds.generator(0))
+    data = view.look_up(tasks, "query")
+    ranks = {int(c): i for i, c in enumerate(suite.classes_of("train"))}
+    for t in (0, 63):
+        expected = [4 * ranks[int(c)] + int(k) for c, k in zip(tasks.classes[t], tasks.turns[t], strict=True)]
+        assert data.labels[t].tolist() == [label for label in expected for _ in range(2)]
+    assert view.new_params(seeds.generator(0))["head.weight"].shape == (4 * len(ranks), 64)
+
+
+def test_a_pretrained_body_gets_a_fresh_head() -> None:
+    suite = Glyphs()
+    wide = suite.pretraining().new_params(seeds.generator(0))
+    params = suite.replace_head(wide, seeds.generator(1))
+    assert params["head.weight"].shape == (5, 64)
+    assert torch.equal(params["convs.1.weight"], wide["convs.1.weight"])
+
+
+def test_more_drawings_than_a_class_has_are_refused() -> None:
+    with pytest.raises(BenchError, match=r"shots=11 and 11 queries.*has 20"):
+        Glyphs(shots=11)
+    assert Glyphs(shots=19, queries=1).per_class_queries == 1
+
+
+def test_more_ways_than_classes_are_refused() -> None:
+    with pytest.raises(BenchError, match=r"ways=400.*test split has 302"):
+        Glyphs(ways=400).sample(1, "test", seeds.generator(0))
+
+
+@pytest.mark.parametrize(("ways", "shots"), [(5, 1), (5, 5), (20, 1), (20, 5)])
+@pytest.mark.parametrize("suite", [Glyphs, Omniglot])
+def test_manifests_are_the_published_ones(suite: type[Glyphs], ways: int, shots: int) -> None:
+    made = suite(ways=ways, shots=shots)
+    for split in FROZEN:
+        assert f"{made.setting}/{split}" in made.manifests
+        manifest(made, suite.__name__.lower(), split)  # type: ignore[arg-type]
