@@ -4,6 +4,7 @@ import contextlib
 import gc
 import hashlib
 import logging
+import os
 import platform
 import time
 import traceback
@@ -30,7 +31,7 @@ from bench.plan import Cell, view
 from bench.store import Store
 from bench.train import Diverged, Training, episodes, named_leaves, train
 
-SAVE_EVERY = 30.0  # seconds between checkpoints
+SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
 log = logging.getLogger("bench")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import matplotlib.figure
 import seaborn as sns
 
-from bench.core.types import Sheet
+from bench.core.sheet import Sheet
 
 
 def draw(sheet: Sheet, title: str, path: Path) -> None:

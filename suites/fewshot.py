@@ -16,7 +16,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from bench.core.errors import BenchError
-from bench.core.types import Budget, Metric, Params, Role, Setting, Sheet, Split, Supervised
+from bench.core.sheet import Sheet
+from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
 from suites.nets import Conv4, FullyConnected
 
 FINN = "Finn et al. 2017, A.1"
@@ -54,8 +55,8 @@ class Images(Supervised):
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower"))
     presets: ClassVar[dict[str, Budget]] = {
-        "smoke": Budget(4, 20, 10),
-        "quick": Budget(1_500),
+        "smoke": Budget(4, 10, 5),
+        "quick": Budget(1_200),
         "paper": Budget(60_000),
     }
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from bench.core import seeds
-from bench.core.types import Budget, Metric, Params, Role, Setting, Sheet, Split, Supervised
+from bench.core.sheet import Sheet
+from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
 from suites import published
 from suites.nets import MLP
 

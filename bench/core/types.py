@@ -13,6 +13,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from bench.core.sheet import Sheet
+
 Params = dict[str, Tensor]  # names as in nn.Module.named_parameters()
 Data = Any  # pytrees of tensors: NamedTuples, tuples or dicts
 Meta = Any
@@ -65,14 +67,6 @@ class Budget(NamedTuple):
     iterations: int
     test_tasks: int = 600
     validation_tasks: int = 200
-
-
-class Sheet(NamedTuple):
-    """What `bench show --sheet` draws: rows of small images, or curves; NumPy arrays."""
-
-    kind: Literal["images", "curves"]
-    values: Any  # images [rows, columns, H, W], ink 1; or curves [rows, points]
-    x: Any = None  # of curves, [points]
 
 
 class Suite:

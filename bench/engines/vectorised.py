@@ -4,6 +4,7 @@ Compiling traces the function to a graph of plain tensor operations first, so th
 of, the compiler never sees it. Letters: T tasks.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ def meta_gradient(suite: Suite, algorithm: Learner, *, compiled: bool = False, c
     def total(meta: Meta, episodes: Episode) -> tuple[Tensor, ...]:
         leaves, spec = tree_flatten(meta)
         live = [leaf.detach().requires_grad_() for leaf in leaves]
-        with torch.enable_grad(), ConvolutionsAsProducts():
+        # Eagerly, the copies that products need cost more than a grouped convolution does.
+        with torch.enable_grad(), ConvolutionsAsProducts() if compiled else contextlib.nullcontext():
             losses = vmap(lambda episode: algorithm.meta_loss(tree_unflatten(live, spec), loss, episode))(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")

@@ -1,0 +1,34 @@
+"""The examples are sound plug-ins: certified, found by --plugin, run to a table."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.core.discovery import Catalogue
+from bench.testing import check_algorithm, check_suite
+from tests.conftest import ROOT, SMALL
+
+REPTILE, POLYNOMIAL = ROOT / "examples" / "reptile.py", ROOT / "examples" / "polynomial.py"
+
+
+def test_the_example_algorithm_is_certified() -> None:
+    check_algorithm(Catalogue((REPTILE,)).load("algorithm", "reptile"))
+
+
+def test_the_example_suite_is_sound() -> None:
+    check_suite(Catalogue((POLYNOMIAL,)).load("suite", "polynomial")())
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")) + sorted((ROOT / "algorithms").glob("*.py")))
+def test_one_file_of_moderate_length_is_enough(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= (60 if "polynomial" not in file.name else 110)
+
+
+def test_both_run_beside_what_is_built_in(tmp_path: Path) -> None:
+    arguments = ["run", "--suite", "polynomial", "--algos", "reptile,maml", "--out", str(tmp_path / "runs"), *SMALL]
+    done = CliRunner().invoke(main, [*arguments, "--plugin", str(REPTILE), "--plugin", str(POLYNOMIAL)])
+    assert done.exit_code == 0, done.output
+    assert "reptile" in done.output
+    assert "mse @10" in done.output
