@@ -21,9 +21,7 @@ class MetaSGD(Learner):
     steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")] = 1
     low: Annotated[float, Field(gt=0, description="lower end of the rates' first value")] = 0.005
     high: Annotated[float, Field(gt=0, description="upper end of the rates' first value")] = 0.1
-    gradient: Annotated[
-        GradientName, Field(description="how an inner step is differentiated")
-    ] = "reverse"
+    gradient: Annotated[GradientName, Field(description="how an inner step is differentiated")] = "reverse"
 
     learn2learn: ClassVar[str] = "MetaSGD"
 

@@ -39,7 +39,9 @@ class Results(pd.DataFrame):
             raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
         catalogue = Catalogue(tuple(map(Path, plugins)))
         spec = record.spec
-        suite = suite_of(catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None}))
+        suite = suite_of(
+            catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None})
+        )
         named = Named(spec.algorithm.name, {k: v for k, v in spec.algorithm.parameters.items() if v is not None})
         algorithm = algorithm_of(catalogue, named, suite)
         seen = view(suite, algorithm.train_view, spec.algorithm.name, catalogue)

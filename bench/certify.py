@@ -63,7 +63,9 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield _claim(make)
     yield _check("quadratic task: (I − αA)ᴷ ∇L(θ_K)", EXACT, lambda: _closed_form(make))
     yield _check("mixed = reverse", EXACT, lambda: _operators(make, Curved(), "mixed", "reverse"))
-    yield _check("no curvature: first_order = reverse", EXACT, lambda: _operators(make, Linear(), "first_order", "reverse"))
+    yield _check(
+        "no curvature: first_order = reverse", EXACT, lambda: _operators(make, Linear(), "first_order", "reverse")
+    )
     yield _check("engines agree: loss and meta-gradient", 1e-10, lambda: _engines_gradient(make))
     yield _check("engines agree: scores while adapting", 1e-10, lambda: _engines_trace(make))
     yield _check("vmap = loop over tasks", EXACT, lambda: _loop(make))

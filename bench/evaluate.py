@@ -67,7 +67,9 @@ def trace(
         noise = to(algorithm.noise(meta, count, generator), device)
         for i in range(0, count, CHUNK):
             some = tree_map(lambda x, i=i: x[i : i + CHUNK], tasks)
-            support, query = (to(suite.collect(some, meta, role, 0, generator), device) for role in ("support", "query"))
+            support, query = (
+                to(suite.collect(some, meta, role, 0, generator), device) for role in ("support", "query")
+            )
             parts.append(vmap(one)(support, query, tree_map(lambda x, i=i: x[i : i + CHUNK], noise)))
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 

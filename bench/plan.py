@@ -105,7 +105,9 @@ def check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = re.sub(r"\s+", " ", str(error).splitlines()[0])
-        raise BenchError(f"--device {device} cannot be used: {reason}. Allowed: cpu, or cuda where torch sees one.") from None
+        raise BenchError(
+            f"--device {device} cannot be used: {reason}. Allowed: cpu, or cuda where torch sees one."
+        ) from None
 
 
 def _cell(request: Request, catalogue: Catalogue, named_suite: Named, named: Named, seed: int) -> Cell:
@@ -157,7 +159,7 @@ def _engine(request: Request, suite: Suite, algorithm: Learner, name: str, itera
     if request.engine == "learn2learn":
         if not algorithm.learn2learn and algorithm.trains:
             raise BenchError(
-                f"learn2learn has no {name}. Use --engine auto, or algorithms that it has, such as maml, fomaml, metasgd."
+                f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."
             )
         return "learn2learn" if algorithm.trains else "eager"
     if request.engine != "auto":

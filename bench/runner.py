@@ -208,9 +208,7 @@ class _Run:
     def _fit_for_test(self, meta: Meta) -> Meta:
         if self.algorithm.train_view != "pretraining":
             return meta
-        return to(
-            self.tested.replace_head(to(meta, "cpu"), seeds.generator(self.spec.seed, "head")), self.spec.device
-        )
+        return to(self.tested.replace_head(to(meta, "cpu"), seeds.generator(self.spec.seed, "head")), self.spec.device)
 
     def _better(self, a: float, b: float) -> bool:
         return a < b if self.tested.metrics[0].better == "lower" else a > b

@@ -1,9 +1,9 @@
 """The contract tests, for the authors of plug-ins: one assertion each.
 
-    from bench.testing import check_algorithm, check_suite
+from bench.testing import check_algorithm, check_suite
 
-    def test_my_method() -> None:
-        check_algorithm(MyMethod)
+def test_my_method() -> None:
+    check_algorithm(MyMethod)
 """
 
 from typing import Any

@@ -51,7 +51,9 @@ def tables(frame: pd.DataFrame, records: list[Record]) -> list[Table]:
 
 def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     judged = records[0].judgement
-    columns = {step: f"{judged.metric}{f' {judged.unit}' if judged.unit else ''} @{step}" for step in judged.report_steps}
+    columns = {
+        step: f"{judged.metric}{f' {judged.unit}' if judged.unit else ''} @{step}" for step in judged.report_steps
+    }
     scores = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
     rows = []
     groups: dict[tuple[str, int, str, str], list[Record]] = {}
@@ -80,7 +82,9 @@ def _cost(cells: list[Record]) -> dict[str, str]:
     pace = [r.seconds_per_iteration for r in cells if r.seconds_per_iteration]
     peak = [r.peak_bytes for r in cells if r.peak_bytes]
     outcomes = dict.fromkeys(_outcome(r) for r in cells)
-    selected = dict.fromkeys(", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.selected.items()) for r in cells)
+    selected = dict.fromkeys(
+        ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.selected.items()) for r in cells
+    )
     return {
         "selected": "; ".join(filter(None, selected)) or "–",
         "s/iteration": f"{np.median(pace):.4f}" if pace else "–",

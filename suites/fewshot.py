@@ -6,7 +6,7 @@ augmentation of Finn et al. 2017, code). Letters: T tasks, W ways, S shots, Q qu
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -117,9 +117,7 @@ class Images(Supervised):
     @property
     def evaluations(self) -> tuple[Self, ...]:
         """Normalised as declared, then the other way."""
-        other: Literal["transductive", "inductive"] = (
-            "inductive" if self.norm == "transductive" else "transductive"
-        )
+        other: Literal["transductive", "inductive"] = "inductive" if self.norm == "transductive" else "transductive"
         return (self, replace(self, norm=other))
 
     def module(self) -> nn.Module:

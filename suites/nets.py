@@ -3,6 +3,8 @@
 Nothing here knows of tasks, inner steps or vmap. Shapes: N examples, C channels, H height, W width.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +20,7 @@ class MLP(nn.Module):
         """Layers of the given widths."""
         super().__init__()
         widths = (inputs, *hidden, outputs)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.apply(_truncated_normal)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +83,7 @@ class FullyConnected(nn.Module):
         """A head for `ways` classes."""
         super().__init__()
         widths = (784, 256, 128, 64, 64)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(CentredNorm(b) for b in widths[1:])
         self.head = nn.Linear(64, ways)
         self.apply(_truncated_normal)

@@ -128,9 +128,7 @@ class Sinusoid(Supervised):
 
         amplitude, phase, frequency = (draw(*bounds, 1, 1) for bounds in self.ranges[:3])
         support, query = draw(-5.0, 5.0, self.shots, 1), draw(-5.0, 5.0, self.queries(split), 1)
-        return Waves(
-            amplitude, phase, frequency, support, query, torch.zeros_like(support), torch.zeros_like(query)
-        )
+        return Waves(amplitude, phase, frequency, support, query, torch.zeros_like(support), torch.zeros_like(query))
 
     def look_up(self, tasks: Waves, role: Role) -> Points:
         """Inputs and labels."""

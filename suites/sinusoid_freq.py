@@ -18,9 +18,7 @@ from suites.sinusoid import Ranges, Sinusoid, Waves
 
 FAMILIES = {
     "metasgd": Ranges(frequency=(0.8, 1.2)),
-    "bmaml": Ranges(
-        phase=(0.0, 2 * math.pi), frequency=(0.5, 2.0), hidden=(40, 40, 40), noise=0.01, pool=1000
-    ),
+    "bmaml": Ranges(phase=(0.0, 2 * math.pi), frequency=(0.5, 2.0), hidden=(40, 40, 40), noise=0.01, pool=1000),
 }
 UNVERIFIED = "the ranges of family=metasgd are unverified: no primary source states them"
 
@@ -29,9 +27,9 @@ UNVERIFIED = "the ranges of family=metasgd are unverified: no primary source sta
 class SinusoidFreq(Sinusoid):
     """y = A sin(ωx − phase), ω ~ U[0.8, 1.2] (family=metasgd) or U[0.5, 2] with noisy labels (family=bmaml)."""
 
-    family: Annotated[
-        Literal["metasgd", "bmaml"], Field(description=f"whose ranges and network; {UNVERIFIED}")
-    ] = "metasgd"
+    family: Annotated[Literal["metasgd", "bmaml"], Field(description=f"whose ranges and network; {UNVERIFIED}")] = (
+        "metasgd"
+    )
 
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
@@ -83,7 +81,5 @@ class SinusoidFreq(Sinusoid):
             support, query = (
                 self.ranges.noise * torch.randn(x.shape, generator=generator) for x in (tasks.support, tasks.query)
             )
-            tasks = tasks._replace(
-                support_noise=support, query_noise=query if split == "train" else tasks.query_noise
-            )
+            tasks = tasks._replace(support_noise=support, query_noise=query if split == "train" else tasks.query_noise)
         return tasks

@@ -51,7 +51,9 @@ def test_the_whole_certificate_applies_to_maml() -> None:
     assert set(verdicts(checks).values()) == {"pass"}
 
 
-@pytest.mark.parametrize("name", ["glyphs", "sinusoid", "sinusoid_freq", "sinusoid_freq[family=bmaml]", "glyphs[net=fc]"])
+@pytest.mark.parametrize(
+    "name", ["glyphs", "sinusoid", "sinusoid_freq", "sinusoid_freq[family=bmaml]", "glyphs[net=fc]"]
+)
 def test_every_suite_that_needs_no_download_is_certified(name: str) -> None:
     stem, _, rest = name.partition("[")
     given = dict([rest.rstrip("]").split("=")]) if rest else {}

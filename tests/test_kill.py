@@ -23,7 +23,17 @@ CASES = [
 
 def command(suite: str, algos: str, engine: str, iterations: int, out: Path) -> list[str]:
     asked = ["--suite", suite, "--algos", algos, "--engine", engine, "--iterations", str(iterations)]
-    return [str(Path(sys.executable).parent / "bench"), "run", *asked, "--preset", "smoke", "--threads", "1", "--out", str(out)]
+    return [
+        str(Path(sys.executable).parent / "bench"),
+        "run",
+        *asked,
+        "--preset",
+        "smoke",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
 
 
 def digests(store: Path) -> list[str]:

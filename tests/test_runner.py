@@ -41,9 +41,7 @@ class StopAt(Silent):
 
 
 @pytest.mark.parametrize(("engine", "cut"), [("eager", 1), ("eager", 64), ("eager", 65), ("learn2learn", 49)])
-def test_an_interrupted_run_ends_with_the_digest_of_an_uninterrupted_one(
-    tmp_path: Path, engine: str, cut: int
-) -> None:
+def test_an_interrupted_run_ends_with_the_digest_of_an_uninterrupted_one(tmp_path: Path, engine: str, cut: int) -> None:
     options: dict[str, Any] = {"iterations": 70, "engine": engine}
     [whole] = run(tmp_path / "whole", "sinusoid", "metasgd[meta_batch=2]", **options)
     [cell] = cells_of("sinusoid", "metasgd[meta_batch=2]", **options)
@@ -125,7 +123,8 @@ def test_the_store_gives_back_a_tidy_frame_and_the_trained_module(tmp_path: Path
     loaded = bench.load(tmp_path)
     keys = ["algorithm", "setting", "task", "step"]
     pd.testing.assert_frame_equal(
-        pd.DataFrame(frame).sort_values(keys, ignore_index=True), pd.DataFrame(loaded).sort_values(keys, ignore_index=True)
+        pd.DataFrame(frame).sort_values(keys, ignore_index=True),
+        pd.DataFrame(loaded).sort_values(keys, ignore_index=True),
     )
     assert set(loaded["step"]) == set(range(11))
     assert loaded.groupby(["algorithm", "setting"])["task"].nunique().unique().tolist() == [20]

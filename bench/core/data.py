@@ -109,9 +109,7 @@ class Dataset:
         """(relative path, content) of each file, sorted, from zip or folder; `verify` checks it."""
         return _read(self._locate(archive), archive)
 
-    def array(
-        self, key: str, build: Callable[[], NDArray[Any]], *, version: int = 1
-    ) -> NDArray[Any]:
+    def array(self, key: str, build: Callable[[], NDArray[Any]], *, version: int = 1) -> NDArray[Any]:
         """`build()`, memory-mapped copy-on-write from the cache; built once, from verified content.
 
         The file is named after the content hashes, so a cached array needs no archives at all.
@@ -141,9 +139,7 @@ class Dataset:
                 _save(target, build())
                 cached = _load(target)
         if cached is None:
-            raise DataError(
-                f"{target} was written but reads back wrong. Set BENCH_CACHE_DIR to another disk."
-            )
+            raise DataError(f"{target} was written but reads back wrong. Set BENCH_CACHE_DIR to another disk.")
         return cached
 
     def _places(self, archive: Archive) -> list[Path]:
@@ -262,8 +258,7 @@ def _read_zip(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
             for entry in entries:
                 if reason := _hostile(entry, archive):
                     raise DataError(
-                        f"{where} is refused: its entry {entry.orig_filename!r} {reason}. "
-                        "Get an intact copy."
+                        f"{where} is refused: its entry {entry.orig_filename!r} {reason}. Get an intact copy."
                     )
             if (claimed := sum(entry.file_size for entry in entries)) > archive.max_bytes:
                 raise DataError(
@@ -276,9 +271,7 @@ def _read_zip(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
                         # Bounded, for the size that an entry claims may be a lie.
                         yield entry.filename, content.read(entry.file_size)
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
-        raise DataError(
-            f"{where} is truncated, damaged or no zip file ({error}). Get an intact copy."
-        ) from error
+        raise DataError(f"{where} is truncated, damaged or no zip file ({error}). Get an intact copy.") from error
 
 
 def _hostile(entry: zipfile.ZipInfo, archive: Archive) -> str | None:

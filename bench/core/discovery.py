@@ -67,7 +67,7 @@ class Catalogue:
         for path in self.plugins:
             if path.stem == name:
                 return _only(_import(path), kind, name)
-        advice = f"List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
+        advice = "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
         raise unknown(kind, name, self.names(kind), advice)
 
 
@@ -205,8 +205,7 @@ def _import(path: Path) -> ModuleType:
     except Exception as error:
         del sys.modules[name]
         raise BenchError(
-            f"the plug-in {path} does not import: {type(error).__name__}: {error}. "
-            f"`python {path}` shows where."
+            f"the plug-in {path} does not import: {type(error).__name__}: {error}. `python {path}` shows where."
         ) from error
     return module
 
@@ -251,13 +250,15 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
     base = getattr(types, BASES[kind])
     if not inspect.isclass(cls) or not dataclasses.is_dataclass(cls):
         raise BenchError(f"the {kind} {name!r} must be a dataclass: @dataclass(frozen=True, kw_only=True).")
-    if not getattr(cls, "__dataclass_params__").frozen:
+    if not cls.__dataclass_params__.frozen:
         raise BenchError(f"the {kind} {name!r} must be frozen: @dataclass(frozen=True, kw_only=True).")
     if not issubclass(cls, base):
         raise BenchError(f"the {kind} {name!r} must inherit bench.core.types.{BASES[kind]}, which holds the defaults.")
     abstract = [part for part in PARTS[kind] if getattr(cls, part) is getattr(base, part) and _raises(base, part)]
     if abstract:
-        raise BenchError(f"the {kind} {name!r} does not define {', '.join(abstract)}: see bench.core.types.{BASES[kind]}.")
+        raise BenchError(
+            f"the {kind} {name!r} does not define {', '.join(abstract)}: see bench.core.types.{BASES[kind]}."
+        )
     return cls
 
 

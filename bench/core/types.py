@@ -1,7 +1,7 @@
 """The vocabulary: what a suite of tasks and a meta-learner are to each other, written for one task.
 
-A suite never hears of an algorithm, an algorithm never of a suite; `bench` brings them together. Nothing in an algorithm
-has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, K inner steps, N examples.
+A suite never hears of an algorithm, an algorithm never of a suite; `bench` brings them together. Nothing in an
+algorithm has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, K inner steps, N examples.
 """
 
 from collections.abc import Callable
@@ -211,7 +211,7 @@ class Learner:
 
     @property
     def second_order(self) -> bool:
-        """Whether the meta-gradient claims to be the exact gradient of `meta_loss`; `bench certify` holds it to that."""
+        """Whether the meta-gradient claims to be exact; `bench certify` holds it to that."""
         return True
 
     def init(self, new_params: NewParams, generator: Generator) -> Meta:

@@ -36,12 +36,10 @@ def meta_gradient(suite: Suite, algorithm: Learner) -> MetaGradient:
         suite: whose loss is taken.
         algorithm: which names the wrapper and gives its rate.
     """
-    library = _learn2learn()
+    library, model = _learn2learn(), _Model(suite)
 
     def mean(meta: Meta, episodes: Episode) -> tuple[Tensor, Meta]:
-        # Wrapped anew, which costs less than a percent, so that no call can see another's values or gradients.
-        live = tree_map(lambda leaf: nn.Parameter(leaf.detach()), meta)
-        wrapper = _wrap(library, suite, algorithm, live)
+        wrapper, live = _wrap(library, model, algorithm, meta)
         tasks = list(_each((episodes.support, episodes.query)))
         losses = []
         with torch.enable_grad():
@@ -62,7 +60,7 @@ def trace(
     suite: Suite, algorithm: Learner, meta: Meta, tasks: Any, steps: int, device: str = "cpu"
 ) -> dict[str, Tensor]:
     """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps, as `bench.evaluate.trace`."""
-    wrapper = _wrap(_learn2learn(), suite, algorithm, tree_map(lambda leaf: nn.Parameter(leaf.detach()), meta))
+    wrapper, _ = _wrap(_learn2learn(), _Model(suite), algorithm, meta)
     generator = seeds.generator("evaluate", suite.setting)
 
     def score(learner: Any, query: Data) -> dict[str, Tensor]:
@@ -107,22 +105,30 @@ def shim() -> tuple[str, ...]:
 class _Model(nn.Module):
     """The suite's model as learn2learn expects one: whatever is among its parameters is adapted."""
 
-    def __init__(self, library: Any, suite: Suite, params: Params) -> None:
+    def __init__(self, suite: Suite) -> None:
         super().__init__()
         self.suite = _by_module(suite)
-        self.names = list(params)
-        self.net = library.clone_module(suite.skeleton)  # another structure, for other tensors
+        with torch.random.fork_rng(devices=[]):
+            self.net = suite.module()
         first: dict[int, str] = {}  # a tensor that two layers share has the first one's name
-        for name, shared in suite.skeleton.named_parameters(remove_duplicate=False):
-            value = params[name]
+        self.places: list[tuple[str, dict[str, Any], str]] = []
+        for name, shared in list(self.net.named_parameters(remove_duplicate=False)):
+            canonical = first.setdefault(id(shared), name)
             path, _, own = name.rpartition(".")
             module = self.net.get_submodule(path)
-            module._parameters[own] = value
-            if not suite.adaptable(first[id(shared)]):  # then an attribute like any other
-                module.__dict__[own] = module._parameters.pop(own)
+            place: dict[str, Any] = module._parameters
+            if not suite.adaptable(canonical):
+                module._parameters.pop(own, None)
+                place = module.__dict__  # an attribute like any other
+            self.places.append((canonical, place, own))
+
+    def load(self, params: Params) -> None:
+        """Runs with these tensors from here on, not with copies."""
+        for name, place, own in self.places:
+            place[own] = params[name]
 
     def params(self) -> "_Params":
-        return _Params(self.net, {name: attrgetter(name)(self.net) for name in self.names})
+        return _Params(self.net, {name: attrgetter(name)(self.net) for name, _, _ in self.places})
 
     def forward(self, data: Data) -> Tensor:
         return self.suite.predict(self.params(), data)
@@ -151,17 +157,19 @@ def _by_module(suite: Suite) -> Suite:
     return view
 
 
-def _wrap(library: Any, suite: Suite, algorithm: Any, live: Meta) -> Any:
-    """The wrapper whose backward passes leave their gradients in the leaves of `live`."""
+def _wrap(library: Any, model: _Model, algorithm: Any, meta: Meta) -> tuple[Any, Meta]:
+    """The wrapper around a model with meta's values, and the leaves that collect its gradients, of meta's structure."""
+    live = tree_map(lambda leaf: nn.Parameter(leaf.detach()), meta)
     first_order = not algorithm.second_order
     if algorithm.learn2learn == "MAML":
+        model.load(live)
         # A parameter on which the support's loss does not depend stays, as with us; by default it is an error.
-        return library.algorithms.MAML(
-            _Model(library, suite, live), lr=algorithm.inner_lr, first_order=first_order, allow_unused=True
-        )
-    model = _Model(library, suite, live["params"])
-    rates = [live["rates"][name] for name, _ in model.net.named_parameters()]
-    return library.algorithms.MetaSGD(model, first_order=first_order, lrs=rates)
+        wrapper = library.algorithms.MAML(model, algorithm.inner_lr, first_order=first_order, allow_unused=True)
+    else:
+        model.load(live["params"])
+        rates = [live["rates"][name.removeprefix("net.")] for name, _ in model.named_parameters()]
+        wrapper = library.algorithms.MetaSGD(model, first_order=first_order, lrs=rates)
+    return wrapper, live
 
 
 def _loss(suite: Suite, learner: Any, data: Data) -> Tensor:

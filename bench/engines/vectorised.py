@@ -6,7 +6,6 @@ of, the compiler never sees it. Letters: T tasks.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +21,9 @@ from bench.core.types import Episode, Learner, Meta, Suite, SuiteLoss
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 
 
-def meta_gradient(suite: Suite, algorithm: Learner, *, compiled: bool = False, chunk: int | None = None) -> MetaGradient:
+def meta_gradient(
+    suite: Suite, algorithm: Learner, *, compiled: bool = False, chunk: int | None = None
+) -> MetaGradient:
     """(meta, episodes [T, ...]) -> mean loss and its gradient, of meta's structure.
 
     Args:
@@ -89,8 +90,7 @@ class Compiled:
 class ConvolutionsAsProducts(TorchFunctionMode):
     """Inside, an ungrouped 2D convolution is a matrix product of shifted slices.
 
-    Under vmap every task has its own kernel, and what would be a grouped convolution, slow on every backend, becomes one
-    batched matrix product.
+    Under vmap every task has its own kernel; what would be a grouped convolution becomes one batched matrix product.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,7 +101,13 @@ class ConvolutionsAsProducts(TorchFunctionMode):
 
 
 def _replaceable(
-    input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor,
+    weight: Tensor,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
 ) -> bool:
     return input.dim() == 4 and groups == 1 and dilation in (1, (1, 1)) and not isinstance(padding, str)
 

@@ -170,10 +170,7 @@ def main() -> None:
     fonts = [FACES.index(face) for one in kept for face in found[one]]
     faces = [len(found[one]) for one in kept]
     scripts = [script_of(one) for one in kept]
-    splits = [
-        "validation" if script in VALIDATION else "test" if script in TEST else "train"
-        for script in scripts
-    ]
+    splits = ["validation" if script in VALIDATION else "test" if script in TEST else "train" for script in scripts]
     licences = [(FONTS / f"LICENSE_{font}").read_text("utf-8") for font in ("DEJAVU", "STIX")]
     np.savez_compressed(
         ASSET,

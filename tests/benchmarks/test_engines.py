@@ -47,7 +47,6 @@ def test_ours_against_learn2learn(benchmark: Any, work: str, gradient: Any) -> N
     benchmark.extra_info |= {"work": work, "order": gradient, "learn2learn / ours, median": statistics.median(ratios)}
     quartiles = statistics.quantiles(ratios, n=4)
     benchmark.extra_info |= {"learn2learn / ours, quartiles": [quartiles[0], quartiles[2]]}
-    print(f"\n{work}, {gradient}: learn2learn takes {statistics.median(ratios):.1f} times as long as ours")
 
 
 def seconds(function: Callable[..., Any], inputs: tuple[Any, ...]) -> float:

@@ -159,9 +159,7 @@ def test_folders_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("inside", ["toy", ""])
 @pytest.mark.parametrize("packed", [True, False])
-def test_every_layout_of_a_local_folder_gives_the_same_files(
-    own: Path, inside: str, packed: bool
-) -> None:
+def test_every_layout_of_a_local_folder_gives_the_same_files(own: Path, inside: str, packed: bool) -> None:
     if packed:
         put_zip(own / inside, pack(dict(reversed(FILES.items()))))
     else:
@@ -187,9 +185,7 @@ def test_directory_entries_are_no_files(own: Path) -> None:
     assert dataset().verify()[0].ok
 
 
-def test_local_folder_without_the_data_is_named_and_nothing_is_downloaded(
-    own: Path, server: Server
-) -> None:
+def test_local_folder_without_the_data_is_named_and_nothing_is_downloaded(own: Path, server: Server) -> None:
     with pytest.raises(DataError) as caught:
         dataset(server.url).fetch()
     message = str(caught.value)
@@ -399,9 +395,7 @@ def test_unwritable_cache_names_the_variable_to_set(
 # Cached arrays.
 
 
-def test_array_is_downloaded_built_once_and_then_needs_no_archive(
-    server: Server, cache: Path
-) -> None:
+def test_array_is_downloaded_built_once_and_then_needs_no_archive(server: Server, cache: Path) -> None:
     data = dataset(server.url)
     first = data.array("lengths", lengths(data))
     np.testing.assert_array_equal(first, [[3], [3], [0], [5000]])
@@ -416,9 +410,7 @@ def test_writing_to_an_array_leaves_the_cache_as_it_was(own: Path) -> None:
     put_zip(own, pack(FILES))
     data = dataset()
     data.array("lengths", lengths(data))[:] = -1
-    np.testing.assert_array_equal(
-        data.array("lengths", lambda: pytest.fail("built twice")), [[3], [3], [0], [5000]]
-    )
+    np.testing.assert_array_equal(data.array("lengths", lambda: pytest.fail("built twice")), [[3], [3], [0], [5000]])
 
 
 def test_torch_takes_an_array_without_a_warning(own: Path) -> None:
@@ -442,9 +434,7 @@ def test_other_content_version_or_key_is_another_array(own: Path, cache: Path) -
     assert len(left_behind(cache)) == 4
 
 
-@pytest.mark.parametrize(
-    "damage", ["empty", "cut", "longer", "header", "shape", "flipped", "zeros"]
-)
+@pytest.mark.parametrize("damage", ["empty", "cut", "longer", "header", "shape", "flipped", "zeros"])
 def test_damaged_cache_is_rebuilt(own: Path, cache: Path, damage: str) -> None:
     put_zip(own, pack(FILES))
     data = dataset()
@@ -486,10 +476,7 @@ def test_threads_that_ask_at_once_build_once(own: Path) -> None:
         time.sleep(0.2)
         return lengths(data)()
 
-    threads = [
-        threading.Thread(target=lambda: results.append(data.array("lengths", build)))
-        for _ in range(3)
-    ]
+    threads = [threading.Thread(target=lambda: results.append(data.array("lengths", build))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -136,8 +136,8 @@ def test_adapted_parameters_are_ours(suite: Suite, algorithm: Learner) -> None:
     state = algorithm.start(meta, ())
     for k, data in enumerate(support):
         state = algorithm.step(meta, state, SuiteLoss(suite), data, k)
-    live = tree_map(nn.Parameter, meta)
-    learner = learn2learn._wrap(learn2learn._learn2learn(), suite, algorithm, live).clone()
+    wrapper, _ = learn2learn._wrap(learn2learn._learn2learn(), learn2learn._Model(suite), algorithm, meta)
+    learner = wrapper.clone()
     for data in support:
         learner.adapt(learn2learn._loss(suite, learner, data))
     assert_same(state, tree_map(Tensor.detach, dict(learner.module.params())))

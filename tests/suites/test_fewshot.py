@@ -7,7 +7,6 @@ from torch.nn import functional
 from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError
-from bench.core.gradients import descend
 from bench.core.types import SuiteLoss
 from bench.evaluate import FROZEN, manifest
 from suites.fewshot import Classes

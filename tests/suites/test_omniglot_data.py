@@ -40,9 +40,7 @@ def test_shipped_file_follows_the_rule_in_its_first_line() -> None:
         assert {names[i] for i in indices} == set(expected)
 
 
-@pytest.mark.parametrize(
-    ("by", "sizes"), [("character", (1100, 100, 423)), ("alphabet", (827, 137, 659))]
-)
+@pytest.mark.parametrize(("by", "sizes"), [("character", (1100, 100, 423)), ("alphabet", (827, 137, 659))])
 def test_splits_share_nothing_and_leave_nothing_out(by: str, sizes: tuple[int, ...]) -> None:
     splits = [omniglot.split_indices(split, by) for split in SPLITS]
     assert tuple(len(split) for split in splits) == sizes
@@ -55,8 +53,7 @@ def test_splits_share_nothing_and_leave_nothing_out(by: str, sizes: tuple[int, .
 def test_splits_by_alphabet_share_no_alphabet_and_test_is_the_evaluation_set() -> None:
     names = omniglot.names()
     parts = {
-        split: {tuple(names[i].split("/")[:2]) for i in omniglot.split_indices(split, "alphabet")}
-        for split in SPLITS
+        split: {tuple(names[i].split("/")[:2]) for i in omniglot.split_indices(split, "alphabet")} for split in SPLITS
     }
     assert [len({alphabet for _, alphabet in parts[split]}) for split in SPLITS] == [25, 5, 20]
     assert len({alphabet for part in parts.values() for _, alphabet in part}) == 50
@@ -154,9 +151,7 @@ def test_second_load_takes_less_than_a_fifth_of_a_second_and_no_archives(
 
 
 @pytest.mark.parametrize("change", ["fewer", "more", "fewer drawings"])
-def test_archives_that_disagree_with_the_shipped_file_are_refused(
-    change: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archives_that_disagree_with_the_shipped_file_are_refused(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from io import BytesIO
 
     from PIL import Image
