@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def certificate(algos: str | None, plugins: tuple[Path, ...] = ()) -> Iterator[t
     catalogue = Catalogue(plugins)
     asked = parse(algos) if algos else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:
-        yield named.name, list(algorithm_checks(lambda bed, n=named: algorithm_of(catalogue, n, bed)))
+        yield named.name, list(algorithm_checks(partial(algorithm_of, catalogue, named)))
     for name in catalogue.names("suite") if not algos else ():
         yield f"{name} (suite)", list(suite_checks(suite_of(catalogue, Named(name, {})), name))
 
@@ -62,7 +63,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield _check("meta-gradient = central differences, stop-gradients frozen", DIFFERENCES, lambda: _frozen(make))
     yield _claim(make)
     yield _check("quadratic task: (I − αA)ᴷ ∇L(θ_K)", EXACT, lambda: _closed_form(make))
-    yield _check("mixed = reverse", EXACT, lambda: _operators(make, Curved(), "mixed", "reverse"))
+    yield _check("mixed = reverse", EXACT, lambda: _operators(make, Labels(), "mixed", "reverse"))
     yield _check(
         "no curvature: first_order = reverse", EXACT, lambda: _operators(make, Linear(), "first_order", "reverse")
     )
@@ -89,7 +90,7 @@ def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
         yield _check(
             f"{variant.norm}: other predictions when one query changes",
             1e-6 if seen else 0,
-            lambda v=variant: _normalisation(v),
+            partial(_normalisation, variant),
             above=seen,
         )
 

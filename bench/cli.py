@@ -3,36 +3,53 @@
 Exit codes: 0 done; 1 `certify` or `verify` found a fault; 2 bad input; 3 a cell diverged or failed; 130 interrupted.
 """
 
+import contextlib
+import errno
 import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, unknown
+
+if TYPE_CHECKING:
+    from bench.core.data import Dataset
+
+
+MOST_SEEDS, LAST_SEED = 1_000, 2**32 - 1
 
 
 class Command(click.Group):
-    """The group, which prints a user's mistakes as one short message and never as a traceback."""
+    """The group, which prints what a user or the machine did wrong as one short message and never as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; exit 2 on a BenchError, 130 on Ctrl-C."""
+        """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(error.exit_code)
+            raise _fault(str(error), error.exit_code) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # whoever read has gone: click ends quietly
+                raise
+            raise _fault(f"{error}. What is finished is kept; mend this and run the same command again.", 2) from error
+        except KeyboardInterrupt:
+            raise _fault("interrupted", 130) from None
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, or an error with the nearest name."""
         command = super().get_command(ctx, name)
         if command is None:
-            from bench.core.errors import unknown
-
             raise click.UsageError(str(unknown("command", name, self.list_commands(ctx))))
         return command
+
+
+def _fault(message: str, code: int) -> click.ClickException:
+    fault = click.ClickException(message)
+    fault.exit_code = code
+    return fault
 
 
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,10 +58,27 @@ def main() -> None:
     """Compare meta-learners on uniform suites, under one protocol, with intervals that can be trusted."""
 
 
+class Count(click.ParamType):
+    """A whole number from 1 to `most`."""
+
+    name = "number"
+
+    def __init__(self, most: int = 10**9) -> None:
+        """Numbers above `most` are refused."""
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        with contextlib.suppress(ValueError):
+            if 1 <= int(value) <= self.most:
+                return int(value)
+        self.fail(f"{value!r} is no whole number from 1 to {self.most:,}. Write it in digits, such as 8.", param, ctx)
+
+
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
     if text is None:
         return None
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s?)?", text.replace(" ", ""))
     seconds = sum(float(n or 0) * unit for n, unit in zip(match.groups(), (3600, 60, 1), strict=True)) if match else 0
     if seconds <= 0:
         raise click.BadParameter(f"{text!r} is not a duration. Write 90s, 9m or 1h30m.")
@@ -52,14 +86,22 @@ def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float 
 
 
 def _seeds(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    listed = "," in text
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         numbers = []
-    listed = "," in text
-    if not numbers or min(numbers) < (0 if listed else 1):
-        raise click.BadParameter(f"{text!r} is neither a number of seeds (3) nor a list of them (0,1,2).")
+    lowest, highest = (0, LAST_SEED) if listed else (1, MOST_SEEDS)
+    if not numbers or min(numbers) < lowest or max(numbers) > highest:
+        raise click.BadParameter(
+            f"{text!r} is neither how many seeds (3; from 1 to {MOST_SEEDS:,}) "
+            f"nor a list of them (0,1,2; each from 0 to {LAST_SEED:,}). One alone is a list with a comma (7,)."
+        )
     return tuple(dict.fromkeys(numbers)) if listed else tuple(range(numbers[0]))
+
+
+def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    return tuple(path.absolute() for path in paths)
 
 
 def _data_dir(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -69,7 +111,7 @@ def _data_dir(_: click.Context, __: click.Parameter, path: Path | None) -> Path 
 
 
 plugin_option = click.option(
-    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE", callback=_plugins,
     help="A Python file with your own algorithm or suite, named like it; may be repeated.",
 )  # fmt: skip
 data_option = click.option(
@@ -86,13 +128,13 @@ data_option = click.option(
     "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, or the paper's protocol.",
 )  # fmt: skip
-@click.option("--iterations", type=click.IntRange(min=1), help="Meta-iterations, instead of the preset's.")
+@click.option("--iterations", type=Count(), metavar="N", help="Meta-iterations, instead of the preset's.")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
 @click.option(
     "--selection", type=click.Choice(["last", "best"]), default="last", show_default=True,
     help="Score the last parameters, or the best on the validation tasks.",
 )  # fmt: skip
-@click.option("--validate-every", type=click.IntRange(min=1), help="Meta-iterations between two validations.")
+@click.option("--validate-every", type=Count(), metavar="N", help="Meta-iterations between two validations.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
 @data_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -100,13 +142,13 @@ data_option = click.option(
     "--engine", type=click.Choice(["auto", "eager", "compiled", "learn2learn"]), default="auto", show_default=True,
     help="How meta-gradients are computed; auto compiles where it pays.",
 )  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: all cores]")
+@click.option("--threads", type=Count(most=256), metavar="N", help="CPU threads.  [default: all cores]")
 @plugin_option
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(
     suites: str, out: Path | None, time_limit: float | None, dry_run: bool, plugins: tuple[Path, ...], **options: Any
 ) -> None:
-    """Meta-train and score algorithms on suites, and print the comparison.
+    """Train and score algorithms; print the comparison.
 
     Finished cells are not run again; an interrupted one goes on from its checkpoint.
     """
@@ -116,7 +158,7 @@ def run(
     from bench.store import Store
     from reports.table import tables
 
-    asked = Request(suites=suites, plugins=tuple(path.absolute() for path in plugins), **options)
+    asked = Request(suites=suites, plugins=plugins, **options)
     cells = plan(asked)
     root = out or default_out(suites)
     if dry_run:
@@ -125,17 +167,16 @@ def run(
     store = Store.create(root)
     try:
         with show.Progress() as progress:
-            records = run_cells(cells, store, progress, time_limit, asked.plugins)
+            records = run_cells(cells, store, progress, time_limit, plugins)
     except KeyboardInterrupt:
-        click.echo(f"\ninterrupted; what is done is kept in {root}. The same command goes on from there.", err=True)
-        sys.exit(130)
+        click.echo(f"What is done is kept in {root}; the same command goes on from there.", err=True)
+        raise
     for table in tables(results(store, records), records):
         show.table(table)
     if len(records) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
     if any(record.outcome != "finished" for record in records):
-        click.echo("some cells diverged or failed: see the column outcome, and log.txt in their folders", err=True)
         sys.exit(3)
 
 
@@ -143,11 +184,11 @@ def run(
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:
     """List the suites and the algorithms."""
-    from bench.core.discovery import Catalogue
+    from bench.core.discovery import FOLDERS, Catalogue
 
-    catalogue = Catalogue(tuple(path.absolute() for path in plugins))
-    for kind in ("suite", "algorithm"):
-        names = catalogue.names(kind)  # type: ignore[arg-type]  # mypy widens the literals of a loop
+    catalogue = Catalogue(plugins)
+    for kind in FOLDERS:
+        names = catalogue.names(kind)
         width = max(map(len, names), default=0)
         click.echo(f"{kind}s")
         for name, line in names.items():
@@ -160,21 +201,27 @@ def list_(plugins: tuple[Path, ...]) -> None:
 @data_option
 @plugin_option
 def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
-    """Explain a suite or an algorithm: parameters with defaults, meaning and source."""
+    """Explain a suite or an algorithm.
+
+    What it is, its parameters with defaults, meaning and source; NAME may have brackets: "omniglot[ways=20]".
+    """
     from bench import show
 
-    show.explain(name, tuple(path.absolute() for path in plugins), sheet)
+    show.explain(name, plugins, sheet)
 
 
 @main.command()
 @click.argument("algos", required=False)
 @plugin_option
 def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
-    """Prove that algorithms compute what they claim: a table of figures, exit 1 on a fault."""
+    """Prove that algorithms compute what they claim.
+
+    ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
+    """
     from bench import show
     from bench.certify import certificate
 
-    if not show.certificate(certificate(algos, tuple(path.absolute() for path in plugins))):
+    if not show.certificate(certificate(algos, plugins)):
         sys.exit(1)
 
 
@@ -183,33 +230,36 @@ def data() -> None:
     """Fetch and verify data sets."""
 
 
-def _dataset(name: str) -> Any:
+def _dataset(name: str, plugins: tuple[Path, ...]) -> "Dataset | None":
+    """What a suite downloads, if anything."""
     from bench.core.discovery import Catalogue
 
-    catalogue = Catalogue()
-    cls = catalogue.load("suite", name)
-    if not hasattr(cls, "data"):
-        raise BenchError(f"the suite {name!r} needs no data. Nothing to do.")
-    return cls.data
+    found: Dataset | None = getattr(Catalogue(plugins).load("suite", name), "data", None)
+    if found is None:
+        click.echo(f"{name} needs no data: there is nothing to fetch or to verify")
+    return found
 
 
 @data.command()
 @click.argument("name")
 @data_option
-def fetch(name: str) -> None:
-    """Download a suite's data once, or say where it already lies."""
-    for path in _dataset(name).fetch():
-        click.echo(path)
+@plugin_option
+def fetch(name: str, plugins: tuple[Path, ...]) -> None:
+    """Download a suite's data once, or say where it lies."""
+    if dataset := _dataset(name, plugins):
+        for path in dataset.fetch():
+            click.echo(path)
 
 
 @data.command()
 @click.argument("name")
 @data_option
-def verify(name: str) -> None:
-    """Check a suite's data by content; exit 1 if any differs."""
-    rows = _dataset(name).verify()
+@plugin_option
+def verify(name: str, plugins: tuple[Path, ...]) -> None:
+    """Check a suite's data by content; exit 1 on a fault."""
+    dataset = _dataset(name, plugins)
+    rows = dataset.verify() if dataset else ()
     for row in rows:
         click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.name}: {row.files} files, SHA-256 {row.sha256}, {row.where}")
     if not all(row.ok for row in rows):
         sys.exit(1)
-

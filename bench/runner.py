@@ -329,7 +329,7 @@ def _record(
     state: Training | None = None,
     **more: Any,
 ) -> Record:
-    timing = {}
+    timing: dict[str, Any] = {}
     if state:
         timing = {
             "seconds_per_iteration": float(np.median(state.pace)) if state.pace else None,

@@ -1,56 +1,65 @@
 """What the terminal shows: progress, tables, explanations; plain lines where the output is no terminal."""
 
 import dataclasses
+import inspect
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
-import click
+import pandas as pd
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from bench.core.discovery import Catalogue, Named
+from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Record
-from bench.plan import Cell, suite_of
+from bench.core.types import Suite
+from bench.evaluate import FROZEN
+from bench.plan import Cell, algorithm_of, suite_of
 from bench.train import Training
-from reports.table import SCORES, Table
+from reports.table import Table
 
-PIPED_WIDTH = 200
+PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 EVERY = 10.0  # seconds between lines of progress where the output is no terminal
 
 
 def console() -> Console:
-    """Standard output; a pipe gets wide, plain lines."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False, soft_wrap=False)
+    """Standard output; brackets in names are no markup."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
 def table(report: Table) -> None:
     """Prints one suite's comparison, in one piece where it fits and else as scores above costs."""
     out = console()
-    whole = _rich(report.rows, report.title)
+    whole = _rich(pd.concat([report.scores, report.costs], axis=1), report.title)
     if out.measure(whole).maximum <= out.width:
         out.print(whole)
     else:
-        ends = report.rows.columns.get_loc("tasks")
-        out.print(_rich(report.rows.iloc[:, :ends], report.title))
-        out.print(_rich(report.rows[["algorithm", *report.rows.columns[ends:]]].drop_duplicates(), None))
-    for note in report.notes:
-        out.print(Text(note, style="dim"))
+        costs = pd.concat([report.scores["algorithm"], report.costs], axis=1).drop_duplicates()
+        out.print(_rich(report.scores, report.title), _rich(costs, None))
+    out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
 
 
-def _rich(rows: Any, title: str | None) -> RichTable:
-    drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for name in rows.columns:
-        text = name in (*SCORES, "selected", "outcome")
-        drawn.add_column(name, justify="left" if text else "right", overflow="fold")
+def _rich(rows: pd.DataFrame, title: str | None) -> RichTable:
+    left = {"algorithm", "setting", "norm", "selected", "outcome"}
+    drawn = _frame(*((name, "left" if name in left else "right") for name in rows.columns), title=title)
     for row in rows.itertuples(index=False):
         drawn.add_row(*row)
+    return drawn
+
+
+def _frame(*columns: str | tuple[str, Any], title: str | None = None) -> RichTable:
+    """An empty table; columns are headings, or pairs of heading and side."""
+    drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        name, side = (column, "left") if isinstance(column, str) else column
+        drawn.add_column(name, justify=side, overflow="fold")
     return drawn
 
 
@@ -62,7 +71,7 @@ class Progress:
         self.console = Console(stderr=True, highlight=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if self._tty else None
         self.began = self.said = time.monotonic()
-        self.first = 0
+        self.first: int | None = None
 
     @property
     def _tty(self) -> bool:
@@ -81,16 +90,18 @@ class Progress:
 
     def starts(self, cell: Cell, done: int) -> None:
         """Says which cell begins."""
-        self.began = self.said = time.monotonic()
-        self.first = done
+        self.said, self.first = time.monotonic(), None
         going_on = f", going on from iteration {done:,}" if done else ""
         compiling = ", compiling first" if cell.spec.engine == "compiled" else ""
-        self._line(f"{cell.label}: {cell.spec.iterations:,} meta-iterations{going_on}{compiling}")
+        what = f"{cell.spec.iterations:,} meta-iterations" if cell.spec.iterations else "no meta-training"
+        self._line(f"{cell.label}: {what}{going_on}{compiling}")
 
     def trains(self, cell: Cell, state: Training) -> None:
         """Shows loss, validation score and the time left."""
         now = time.monotonic()
-        if now - self.said < (0.25 if self.live else EVERY):
+        if self.first is None:  # the first iteration may compile and foretells nothing
+            self.began, self.first = now, state.iteration
+        if now - self.said < (0.25 if self.live else EVERY) or state.iteration == self.first:
             return
         self.said = now
         left = (now - self.began) / (state.iteration - self.first) * (cell.spec.iterations - state.iteration)
@@ -127,99 +138,108 @@ def forecast(cells: list[Cell], root: Path) -> None:
     """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
     from bench.forecast import predict
 
-    rows = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("cell", "what", "engine", "iterations", "predicted"):
-        rows.add_column(name, justify="right" if name in ("iterations", "predicted") else "left", overflow="fold")
-    total = 0.0
-    for cell in cells:
-        seconds = predict(cell, root)
-        total += seconds or 0
-        predicted = "finished" if seconds == 0 else _span(seconds)
+    rows = _frame("cell", "what", "engine", ("iterations", "right"), ("predicted", "right"))
+    seconds = list(predict(cells, root))
+    for cell, time_ in zip(cells, seconds, strict=True):
+        predicted = "finished" if time_ == 0 else _span(time_)
         rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
     out = console()
     out.print(rows)
-    out.print(f"{len(cells)} cells, about {_span(total)}, in {root}; compiling, where it is, comes on top")
+    known = _span(sum(filter(None, seconds)))
+    unknown_ = f" and {seconds.count(None)} unknown for want of data" if None in seconds else ""
+    out.print(f"cells: {len(cells)}, about {known}{unknown_}, in {root}; compiling, where it is, comes on top")
 
 
-def explain(name: str, plugins: tuple[Path, ...], sheet: Path | None) -> None:
-    """Prints what a name means and what it takes; draws the contact sheet if asked."""
+def explain(text: str, plugins: tuple[Path, ...], sheet: Path | None) -> None:
+    """Prints what a name means and what it takes, with parameters in brackets or without; draws a sheet if asked."""
     catalogue = Catalogue(plugins)
-    for kind in ("suite", "algorithm"):
-        if name in catalogue.names(kind):  # type: ignore[arg-type]  # mypy widens the literals of a loop
-            break
-    else:
-        raise unknown("suite or algorithm", name, [*catalogue.names("suite"), *catalogue.names("algorithm")])
+    named, *others = parse(text)
+    if others:
+        raise BenchError(f"{text!r} is more than one name. Give one, such as {named.name}.")
+    kind = next((kind for kind in FOLDERS if named.name in catalogue.names(kind)), None)
+    if kind is None:
+        everything = [name for kind in FOLDERS for name in catalogue.names(kind)]
+        raise unknown("suite or algorithm", named.name, everything)
+    if sheet and kind != "suite":
+        raise BenchError(f"--sheet draws suites; {named.name!r} is an algorithm.")
+    cls = catalogue.load(kind, named.name)
+    facts = _suite_facts(suite_of(catalogue, named)) if kind == "suite" else _algorithm_facts(catalogue, named)
+    docs = [sys.modules[cls.__module__].__doc__, cls.__doc__]
     out = console()
-    cls = catalogue.load(kind, name)  # type: ignore[arg-type]
-    module_doc = sys.modules[cls.__module__].__doc__ or ""
-    out.print(Text(f"{name} ({kind})", style="bold"))
-    out.print(Text(module_doc.strip()), "", Text(cls.__doc__ or ""), sep="\n")
-    out.print(_parameters(cls))
-    if kind == "algorithm":
-        if sheet:
-            raise BenchError(f"--sheet draws suites; {name!r} is an algorithm.")
-        out.print(_protocols(cls, catalogue))
-        return
-    suite = suite_of(catalogue, Named(name, {}))
-    facts = RichTable(box=None, show_header=False, pad_edge=False)
-    for key, value in _facts(suite, name):
-        facts.add_row(Text(key, style="bold"), value)
-    out.print(facts)
+    out.print(Text(f"{named.name} ({kind})", style="bold"))
+    for doc in docs:
+        if doc and not doc.startswith(f"{cls.__name__}("):  # what dataclass makes up is no explanation
+            out.print(inspect.cleandoc(doc), "", sep="\n")
+    out.print(_parameters(cls), facts)
     if sheet:
-        from reports.sheet import draw
-
-        try:
-            draw(suite.sheet(), name, sheet)
-        except OSError as error:
-            raise BenchError(f"cannot write {sheet}: {error.strerror}. Give another --sheet.") from None
+        _draw(suite_of(catalogue, named), text, sheet)
         out.print(f"drawn to {sheet}")
 
 
-def _facts(suite: Any, name: str) -> list[tuple[str, str]]:
+def _draw(suite: Suite, title: str, path: Path) -> None:
+    from reports.sheet import draw
+
+    if path.suffix != ".png":
+        raise BenchError(f"--sheet {path} is no PNG. Give a name that ends in .png.")
+    try:
+        draw(suite.sheet(), title, path)
+    except NotImplementedError:
+        raise BenchError(f"{title} has nothing to draw: it does not define sheet().") from None
+    except OSError as error:
+        raise BenchError(f"cannot write {path}: {error.strerror}. Give another --sheet.") from None
+
+
+def _suite_facts(suite: Suite) -> RichTable:
     settings = ", ".join(f"{v.setting} ({v.norm})" if v.norm != "none" else v.setting for v in suite.evaluations)
-    presets = ", ".join(f"{key} {b.iterations:,}" for key, b in suite.presets.items())
-    facts = [
-        ("version", str(suite.version)),
-        ("scored on", f"600 test tasks each of {settings}; 200 validation tasks"),
-        ("metrics", ", ".join(f"{m.name} ({m.better} is better)" for m in suite.metrics)),
-        ("report steps", ", ".join(map(str, suite.report_steps))),
-        ("knowing nothing", f"{suite.floor:.4g}"),
-        ("normalisation", suite.norm),
-        ("meta-iterations", presets),
-        *((f"protocol: {key}", f"{s.value:g}  {s.source}") for key, s in suite.protocol.items()),
-        ("views", ", ".join(v for v in ("oracle_view", "pretraining") if hasattr(suite, v))),
-    ]
-    return [*facts, *([("caveat", suite.caveat)] if suite.caveat else [])]
+    presets = ", ".join(f"{key} {budget.iterations:,}" for key, budget in suite.presets.items())
+    facts = {
+        "version": str(suite.version),
+        "scored on": f"{FROZEN['test']} test tasks each of {settings}; {FROZEN['validation']} validation tasks",
+        "metrics": ", ".join(f"{m.name} ({m.better} is better)" for m in suite.metrics),
+        "report steps": ", ".join(map(str, suite.report_steps)),
+        "knowing nothing": f"{suite.floor:.4g}",
+        "normalisation": suite.norm,
+        "meta-iterations": presets,
+        "views": ", ".join(view for view in ("oracle_view", "pretraining") if hasattr(suite, view)),
+        **{key: f"{setting.value:g}: {setting.source}" for key, setting in suite.protocol.items()},
+        "caveat": suite.caveat,
+    }
+    rows = RichTable(box=None, show_header=False, pad_edge=False)
+    for key, value in facts.items():
+        if value:
+            rows.add_row(Text(key, style="bold"), value)
+    return rows
 
 
 def _parameters(cls: type[Any]) -> RichTable:
-    rows = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("parameter", "default", "allowed", "meaning"):
-        rows.add_column(heading, overflow="fold")
+    rows = _frame("parameter", "default", "allowed", "meaning")
     hints = get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        info = next((m for m in getattr(hint, "__metadata__", ()) if hasattr(m, "description")), None)
-        kind = getattr(hint, "__origin__", hint)
-        bounds = " ".join(str(m) for m in getattr(info, "metadata", ()))
-        default = "by the suite's protocol" if field.default is dataclasses.MISSING else str(field.default)
-        name = getattr(kind, "__name__", str(kind)) if isinstance(kind, type) else str(kind)
-        allowed = f"{name.replace('typing.', '')} {bounds}".strip()
-        rows.add_row(field.name, default, allowed, info.description if info and info.description else "")
+        meaning = next((m.description for m in getattr(hint, "__metadata__", ()) if hasattr(m, "description")), None)
+        default = {dataclasses.MISSING: "the suite's", None: "–"}.get(field.default, field.default)
+        rows.add_row(field.name, str(default), allowed(hint), meaning or "")
     return rows
 
 
-def _protocols(cls: type[Any], catalogue: Catalogue) -> RichTable:
-    open_fields = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-    rows = RichTable(title="what the suites' protocols fill in", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("suite", *open_fields, "source of the rate"):
-        rows.add_column(heading, overflow="fold")
+def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
+    """What each suite's protocol makes of the open fields, as they are then used, and where the values come from."""
+    cls = catalogue.load("algorithm", named.name)
+    fields = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name in named.given]
+    rows = _frame("suite", "setting", *fields, title="with the suites' protocols")
+    sources: dict[str, list[str]] = {}
     for name in catalogue.names("suite"):
-        protocol = suite_of(catalogue, Named(name, {})).protocol
-        values = (f"{protocol[f].value:g}" if f in protocol else "–" for f in open_fields)
-        rate = protocol.get("inner_lr")
-        rows.add_row(name, *values, rate.source if rate and "inner_lr" in open_fields else "")
-    return rows
+        suite = suite_of(catalogue, Named(name, {}))
+        algorithm = algorithm_of(catalogue, named, suite)
+        rows.add_row(name, suite.setting, *(_short(getattr(algorithm, field)) for field in fields))
+        for field in fields:
+            if field in suite.protocol and field not in named.given:
+                sources.setdefault(f"{field}: {suite.protocol[field].source}", []).append(name)
+    return Group(rows, *(Text(f"{source} ({', '.join(names)})") for source, names in sorted(sources.items())))
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def certificate(groups: Any) -> bool:
@@ -227,15 +247,13 @@ def certificate(groups: Any) -> bool:
     out = console()
     sound = True
     for name, checks in groups:
-        rows = RichTable(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("check", "figure", "bound", "verdict"):
-            rows.add_column(heading, overflow="fold", justify="left" if heading != "figure" else "right")
+        rows = _frame("check", ("figure", "right"), "bound", "verdict", title=name)
         for check in checks:
             sound &= check.verdict != "FAULT"
             style = {"pass": "green", "FAULT": "bold red"}.get(check.verdict, "dim")
             rows.add_row(check.name, check.figure, check.bound, Text(check.verdict, style=style))
-        out.print(Group(rows))
-    click.echo("certified" if sound else "at least one fault: do not trust its numbers")
+        out.print(rows)
+    out.print("certified" if sound else "at least one fault: do not trust its numbers")
     return sound
 
 

@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MARK = "store.json"
+TABLES = {  # and their columns
+    "scores.parquet": ("setting", "norm", "metric", "task", "step", "value"),
+    "curve.parquet": ("iteration", "loss", "validation"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Store:
         """The store at `root`, made if there is none; refuses a folder that is something else."""
         with _writing(root):
             root.mkdir(parents=True, exist_ok=True)
-            if not (root / MARK).exists():
-                if any(root.iterdir()):
+            strangers = [path for path in root.iterdir() if not path.name.startswith(".")]
+            if not (root / MARK).exists():  # looked for last: another process may make the store at this moment
+                if strangers:
                     raise StoreError(
                         f"{root} is not empty and is no run directory (it has no {MARK}). "
                         "Give another folder with --out."
@@ -48,16 +53,13 @@ class Store:
     def open(cls, root: Path) -> "Store":
         """The store at `root`, which must be one that this version can read."""
         try:
-            version = json.loads((root / MARK).read_bytes())["format"]
+            _check_format(root, json.loads((root / MARK).read_bytes())["format"])
         except FileNotFoundError:
             raise StoreError(f"{root} is no run directory: it has no {MARK}. `bench run` makes one.") from None
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise StoreError(f"{root / MARK} cannot be read ({error}). Restore it, or give another --out.") from None
-        if version != FORMAT:
             raise StoreError(
-                f"{root} has store format {version}; this bench reads {FORMAT}. "
-                "Use the version of bench that wrote it, or give another --out."
-            )
+                f"{root / MARK} is corrupt or foreign ({_reason(error)}). Restore it, or give another --out."
+            ) from None
         return cls(root)
 
     def folder(self, cell: str) -> Path:
@@ -71,13 +73,12 @@ class Store:
             return None
         try:
             data = json.loads(path.read_bytes())
-            if isinstance(data, dict) and data.get("format", FORMAT) != FORMAT:
-                raise StoreError(f"{path} has format {data['format']}; this bench reads {FORMAT}.")
+            if isinstance(data, dict):
+                _check_format(path, data.get("format", FORMAT))
             record = Record.model_validate(data)
-        except (ValueError, ValidationError, OSError) as error:
-            reason = str(error).splitlines()[0]
+        except (ValueError, OSError) as error:
             raise StoreError(
-                f"{path} is corrupt or foreign ({reason}). Move {path.parent} away and run again."
+                f"{path} is corrupt or foreign ({_reason(error)}). Move {path.parent} away and run again."
             ) from None
         if record.cell != cell or record.spec.id != cell:
             raise StoreError(
@@ -95,10 +96,8 @@ class Store:
     def specs(self) -> Iterator[Spec]:
         """The specifications of all cells that were ever started."""
         for path in sorted(self.root.glob("cells/*/spec.json")):
-            try:
+            with suppress(ValueError, OSError):  # another version's, or half a disk's: nothing to go on from
                 yield Spec.model_validate_json(path.read_bytes())
-            except ValidationError:
-                continue  # another version's: nothing to go on from
 
     def write(self, cell: str, name: str, content: bytes) -> None:
         """Writes a file of a cell: whole, or not at all."""
@@ -117,10 +116,14 @@ class Store:
 
         path = self.folder(cell) / name
         try:
-            return pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise StoreError(f"{path} cannot be read ({reason}). Move {path.parent} away and run again.") from None
+            table = pd.read_parquet(path)
+            if missing := [column for column in TABLES[name] if column not in table]:
+                raise ValueError(f"it has no column {', '.join(missing)}")
+        except Exception as error:  # broken files break readers in many ways, and one cure serves all
+            raise StoreError(
+                f"{path} is missing, corrupt or foreign ({_reason(error)}). Move {path.parent} away and run again."
+            ) from None
+        return table
 
     @contextmanager
     def hold(self, cell: str) -> Iterator[None]:
@@ -156,6 +159,21 @@ def write(path: Path, content: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_format(path: Path, found: object) -> None:
+    if found != FORMAT:
+        raise StoreError(
+            f"{path} has format {found}; this bench reads {FORMAT}. "
+            "Use the version of bench that wrote it, or give another --out."
+        )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _holder(folder: Path) -> str:

@@ -3,7 +3,10 @@
 Letters: S seeds, T tasks.
 """
 
+import math
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,9 +16,9 @@ from bench.core.records import Record
 from reports.frame import label
 
 REPLICATES = 2_000
-SCORES = ["algorithm", "setting", "norm"]
-COUNTS = ["tasks", "seeds", "iterations", "selected"]
-COST = ["s/iteration", "train s", "compile s", "peak MB", "outcome"]
+COUNTS = ("tasks", "seeds", "iterations", "selected")
+COST = ("s/iteration", "train s", "compile s", "peak MB", "outcome")
+SHARED = ("setting", "norm", *COUNTS, "outcome")  # said once, in a note, where all rows agree
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Table:
     """One suite's comparison: text cells, and what must be said with them."""
 
     title: str
-    rows: pd.DataFrame
+    scores: pd.DataFrame  # one row per algorithm, setting and normalisation
+    costs: pd.DataFrame  # what stands beside them
     notes: tuple[str, ...]
 
 
@@ -51,48 +55,61 @@ def tables(frame: pd.DataFrame, records: list[Record]) -> list[Table]:
 
 def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     judged = records[0].judgement
-    columns = {
-        step: f"{judged.metric}{f' {judged.unit}' if judged.unit else ''} @{step}" for step in judged.report_steps
-    }
-    scores = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
-    rows = []
+    unit = f" {judged.unit}" if judged.unit else ""
+    columns = {step: f"{judged.metric}{unit} @{step}" for step in judged.report_steps}
+    frame = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
     groups: dict[tuple[str, int, str, str], list[Record]] = {}
     for record in records:
         key = (label(record.spec.algorithm), record.spec.iterations, record.spec.engine, record.spec.selection)
         groups.setdefault(key, []).append(record)
+    rows = []
     for (algorithm, iterations, _, _), cells in groups.items():
-        own = scores[scores["cell"].isin([r.cell for r in cells])]
-        cost = _cost(cells)
-        settings = list(dict.fromkeys(zip(own["setting"], own["norm"], strict=True))) or [("", "")]
-        for setting, norm in settings:
+        own = frame[frame["cell"].isin([r.cell for r in cells])]
+        headline = next(iter(cells[0].spec.manifests)).rpartition("/")[0], cells[0].spec.norm  # of cells without scores
+        for setting, norm in dict.fromkeys(zip(own["setting"], own["norm"], strict=True)) or [headline]:
             here = own[(own["setting"] == setting) & (own["norm"] == norm)]
-            row = {"algorithm": algorithm, "setting": setting, "norm": norm}
-            counts = (0, 0)
-            for step, name in columns.items():
-                matrix = here[here["step"] == step].pivot(index="cell", columns="task", values="value").to_numpy()
-                counts = matrix.shape
-                row[name] = "{:.2f} ± {:.2f}".format(*interval(matrix)) if matrix.size else "–"
-            row |= {"tasks": str(counts[1]), "seeds": str(counts[0]), "iterations": f"{iterations:,}", **cost}
-            rows.append(row)
-    order = [*SCORES, *columns.values(), *COUNTS, *COST]
-    return Table(suite, pd.DataFrame(rows)[order], _notes(records))
+            matrices = {
+                name: here[here["step"] == step].pivot(index="cell", columns="task", values="value").to_numpy()
+                for step, name in columns.items()
+            }
+            seeds, tasks = next(iter(matrices.values())).shape
+            rows.append(
+                {"algorithm": algorithm, "setting": setting, "norm": norm}
+                | {name: _plus_minus(*interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
+                | {"tasks": str(tasks), "seeds": str(seeds), "iterations": f"{iterations:,}", **_cost(cells)}
+            )
+    table = pd.DataFrame(rows)
+    shared = {name: table[name].iloc[0] for name in SHARED if table[name].nunique() == 1}
+    said = ", ".join(f"{name} {value}" for name, value in shared.items() if value != "–")
+    table = table.drop(columns=list(shared))
+    costs = [name for name in (*COUNTS, *COST) if name in table]
+    notes = (*([f"in every row: {said}"] if said else []), *_notes(records))
+    return Table(suite, table.drop(columns=costs), table[costs], notes)
+
+
+def _plus_minus(mean: float, half: float) -> str:
+    """With two digits of the interval, and no fewer than two decimals."""
+    decimals = min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
+    return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
 
 def _cost(cells: list[Record]) -> dict[str, str]:
     pace = [r.seconds_per_iteration for r in cells if r.seconds_per_iteration]
     peak = [r.peak_bytes for r in cells if r.peak_bytes]
-    outcomes = dict.fromkeys(_outcome(r) for r in cells)
-    selected = dict.fromkeys(
-        ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in r.selected.items()) for r in cells
-    )
+    selected = dict.fromkeys(", ".join(f"{k}={_short(v)}" for k, v in r.selected.items()) for r in cells)
+    outcomes = Counter(_outcome(r) for r in cells)
     return {
         "selected": "; ".join(filter(None, selected)) or "–",
         "s/iteration": f"{np.median(pace):.4f}" if pace else "–",
         "train s": f"{sum(r.train_seconds for r in cells):.0f}",
         "compile s": f"{sum(r.compile_seconds for r in cells):.0f}",
         "peak MB": f"{max(peak) / 1e6:.0f}" if peak else "–",
-        "outcome": "; ".join(outcomes),
+        "outcome": ", ".join(outcomes) if len(outcomes) == 1 else ", ".join(f"{n} {o}" for o, n in outcomes.items()),
     }
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _outcome(record: Record) -> str:
@@ -103,15 +120,20 @@ def _outcome(record: Record) -> str:
 
 def _notes(records: list[Record]) -> tuple[str, ...]:
     judged = records[0].judgement
-    seeds = {r.spec.seed for r in records}
-    over = "tasks (one seed)" if len(seeds) == 1 else "seeds and tasks"
     best = "lower is better" if judged.better == "lower" else "higher is better"
-    selection = ", ".join(sorted({r.spec.selection for r in records}))
-    engines = ", ".join(sorted({r.spec.engine for r in records}))
-    threads = ", ".join(sorted({str(r.spec.threads) for r in records}))
-    notes = [
+    several = len({r.spec.seed for r in records if r.outcome == "finished"}) > 1
+    over = "seeds and tasks" if several else "tasks (one seed)"
+    checkpoints, engines, devices, threads = (
+        ", ".join(sorted({str(getattr(r.spec, name)) for r in records}))
+        for name in ("selection", "engine", "device", "threads")
+    )
+    return (
         f"{judged.metric} after @k inner steps ± 95 % interval over {over}; {best}; knowing nothing: {judged.floor:.3g}",
-        f"checkpoint: {selection}; engine: {engines}; device: {records[0].spec.device}, {threads} threads",
-    ]
-    notes += [f"{label(r.spec.algorithm)}, seed {r.spec.seed}: {r.outcome}: {r.message}" for r in records if r.message]
-    return (*notes, *([judged.caveat] if judged.caveat else []))
+        f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}",
+        *(
+            f"{label(r.spec.algorithm)}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"
+            for r in records
+            if r.outcome != "finished"
+        ),
+        *([judged.caveat] if judged.caveat else []),
+    )

@@ -46,8 +46,10 @@ class CentredNorm(nn.Module):
     def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
         """[N, C, ...] -> [N, C, ...]."""
         dims = [0, *range(2, x.dim())]
-        var, mean = torch.var_mean(x[:reference], dims, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(var + 1e-3) + self.shift.view(-1, *(1,) * (x.dim() - 2))
+        # Written out: torch.var_mean is several times slower on a CPU, and so is its derivative.
+        centred = x - x[:reference].mean(dims, keepdim=True)
+        variance = centred[:reference].square().mean(dims, keepdim=True)
+        return centred * torch.rsqrt(variance + 1e-3) + self.shift.view(-1, *(1,) * (x.dim() - 2))
 
 
 class Conv4(nn.Module):
@@ -62,9 +64,7 @@ class Conv4(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(filters if i else 1, filters, 3, 2) for i in range(4))
         self.norms = nn.ModuleList(CentredNorm(filters) for _ in range(4))
         self.head = nn.Linear(filters, ways)
-        for conv in self.convs:
-            nn.init.xavier_uniform_(conv.weight)
-            nn.init.zeros_(conv.bias)
+        self.convs.apply(_xavier)
         nn.init.normal_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -100,6 +100,12 @@ class FullyConnected(nn.Module):
 def _truncated_normal(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d) and module.bias is not None:
+        nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 

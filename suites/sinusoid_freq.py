@@ -76,7 +76,8 @@ class SinusoidFreq(Sinusoid):
         if self.ranges.pool and split == "train":
             picked = torch.randint(self.ranges.pool, (count,), generator=generator)
             pool = super().sample(self.ranges.pool, split, seeds.generator("pool", self.family))
-            tasks = Waves(*(leaf[picked] for leaf in pool[:3]), *tasks[3:])
+            amplitude, phase, frequency = (leaf[picked] for leaf in pool[:3])
+            tasks = tasks._replace(amplitude=amplitude, phase=phase, frequency=frequency)
         if self.ranges.noise:
             support, query = (
                 self.ranges.noise * torch.randn(x.shape, generator=generator) for x in (tasks.support, tasks.query)

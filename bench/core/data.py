@@ -191,7 +191,7 @@ def _altered(what: str, archive: Archive, found: str) -> str:
 
 def _fetch(archive: Archive, target: Path, *, remedy: str) -> None:
     """Downloads to a name beside `target` and moves it there once its content is verified."""
-    import pooch  # type: ignore[import-untyped]
+    import pooch
     import requests
 
     logging.getLogger(__name__).info("downloading %s", archive.url)

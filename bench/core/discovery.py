@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,18 +18,17 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from bench.core.errors import BenchError, unknown
 
 Kind = Literal["algorithm", "suite"]
 FOLDERS: dict[Kind, str] = {"algorithm": "algorithms", "suite": "suites"}
 BASES: dict[Kind, str] = {"algorithm": "Learner", "suite": "Suite"}
-# What somebody else's class must have if it does not inherit the base, which has the rest.
-PARTS: dict[Kind, tuple[str, ...]] = {
-    "algorithm": ("step", "meta_loss", "init"),
-    "suite": ("sample", "collect", "predict", "losses", "score"),
-}
+HALLMARKS: dict[Kind, str] = {"algorithm": "step", "suite": "sample"}  # of a class that fails to inherit the base
+OPTIONAL = {"sheet"}  # what the base leaves undefined and a class need not define
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+FORM = "Write name[parameter=value,...], in quotes."
 
 
 @dataclass(frozen=True)
@@ -47,72 +47,87 @@ class Catalogue:
 
     def names(self, kind: Kind) -> dict[str, str]:
         """Name -> first line of its docstring, without importing torch."""
-        found = dict(_built_in(kind))
-        for name, entry in _installed(kind).items():
-            found.setdefault(name, f"from {entry.dist.name if entry.dist else entry.value}")
-        for path in self.plugins:
-            if _find(_import(path), kind):
-                found.setdefault(path.stem, _first_line(path))
-        return dict(sorted(found.items()))
+        return {name: _first_line(sources[0]) for name, sources in sorted(self._sources(kind).items())}
 
     def load(self, kind: Kind, name: str) -> type[Any]:
-        """The class of a name; errors where it is unknown, does not import, or is not what it should be."""
-        for path in self.plugins:
-            if path.stem == name and name in _built_in(kind):
-                raise BenchError(f"{path} has the name of the built-in {kind} {name!r}: rename the file.")
-        if name in _built_in(kind):
-            return _only(importlib.import_module(f"{FOLDERS[kind]}.{name}"), kind, name)
-        if name in (installed := _installed(kind)):
-            return _entry(installed[name], kind)
-        for path in self.plugins:
-            if path.stem == name:
-                return _only(_import(path), kind, name)
-        advice = "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
-        raise unknown(kind, name, self.names(kind), advice)
+        """The class of a name; errors where it is unknown or ambiguous, does not import, or is not what it should be."""
+        sources = self._sources(kind)
+        if name not in sources:
+            elsewhere = [other for other in FOLDERS if other != kind and name in self._sources(other)]
+            advice = f"It is the name of a {elsewhere[0]}. " if elsewhere else ""
+            advice += "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
+            raise unknown(kind, name, sources, advice)
+        source, *rivals = sources[name]
+        if rivals:
+            raise BenchError(f"the {kind} name {name!r} is that of {source} and of {rivals[0]}: rename one of them.")
+        if isinstance(source, EntryPoint):
+            return _entry(source, kind)
+        module = _plugin(source) if source in self.plugins else importlib.import_module(f"{FOLDERS[kind]}.{name}")
+        return _only(module, kind, name)
+
+    def _sources(self, kind: Kind) -> dict[str, list[Path | EntryPoint]]:
+        """Name -> all that lay claim to it: files and entry points."""
+        found: dict[str, list[Path | EntryPoint]] = {path.stem: [path] for path in _built_in(kind)}
+        for entry in _installed(kind):
+            found.setdefault(entry.name, []).append(entry)
+        for path in dict.fromkeys(self.plugins):
+            module = _plugin(path)
+            if not any(_find(module, some) for some in FOLDERS):
+                raise BenchError(
+                    f"the plug-in {path} defines no algorithm and no suite: a frozen dataclass that inherits "
+                    "bench.core.types.Learner or .Suite, as in examples/."
+                )
+            if _find(module, kind):
+                found.setdefault(path.stem, []).append(path)
+        return found
 
 
 def parse(text: str) -> list[Named]:
-    """The names in `a,b[x=1,y=2],c`."""
+    """The names in `a,b[x=1,y=2],c`; at least one."""
     parts: list[str] = [""]
     depth = 0
     for character in text:
         depth += (character == "[") - (character == "]")
         if depth not in (0, 1):
-            raise BenchError(f"brackets do not match in {text!r}. Write name[parameter=value,...].")
+            raise BenchError(f"brackets do not match in {text!r}. {FORM}")
         if character == "," and depth == 0:
             parts.append("")
         else:
             parts[-1] += character
     if depth:
-        raise BenchError(f"a bracket is not closed in {text!r}. Write name[parameter=value,...], in quotes.")
-    return [_named(part.strip()) for part in parts if part.strip()]
+        raise BenchError(f"a bracket is not closed in {text!r}. {FORM}")
+    named = [_named(part.strip()) for part in parts if part.strip()]
+    if not named:
+        raise BenchError(f"{text!r} names nothing. `bench list` shows what there is.")
+    return named
 
 
 def _named(text: str) -> Named:
     name, bracket, rest = text.partition("[")
-    if not bracket:
-        return Named(name, {})
-    if not rest.endswith("]"):
-        raise BenchError(f"something follows the bracket in {text!r}. Write name[parameter=value,...].")
+    if not name.strip():
+        raise BenchError(f"{text!r} lacks a name before the bracket. {FORM}")
+    if bracket and not rest.endswith("]"):
+        raise BenchError(f"something follows the bracket in {text!r}. {FORM}")
     given: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in rest[:-1].split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key or not value:
-            raise BenchError(f"{item!r} in {text!r} is not parameter=value.")
+            raise BenchError(f"{item!r} in {text!r} is not parameter=value. {FORM}")
         if key in given:
-            raise BenchError(f"{key!r} is given twice in {text!r}.")
+            raise BenchError(f"{key!r} is given twice in {text!r}. Give it once.")
         given[key] = value
     return Named(name.strip(), given)
 
 
 def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, Any] | None = None) -> Any:
     """An instance from what was typed, checked by the fields' annotations; the protocol fills what has no default."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     fields = {f.name: f for f in dataclasses.fields(cls)}
+    advice = f"`bench show {name}` explains them."
     for key in given:
         if key not in fields:
-            raise unknown(f"parameter of {name}", key, fields, f"`bench show {name}` explains them.")
+            raise unknown(f"parameter of {name}", key, fields, advice)
     values = dict(given)
     for key, field in fields.items():
         if key in values or _has_default(field):
@@ -123,12 +138,28 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
             )
         values[key] = protocol[key]
     try:
-        return TypeAdapter(cls).validate_python(values)
+        instance = _adapter(cls).validate_python(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or name}={e['input']!r}: {_lower_first(e['msg'])}" for e in error.errors()
-        )
-        raise BenchError(f"{name}: {problems}. `bench show {name}` lists what is allowed.") from None
+        refused = [_refusal(cls, name, e["loc"], e["input"], e["msg"]) for e in error.errors()]
+        raise BenchError(f"{' '.join(refused)} {advice}") from None
+    for key, value in parameters(instance).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise BenchError(f"{name} does not take {key}={value}. Allowed: finite numbers. {advice}")
+    return instance
+
+
+def allowed(hint: Any) -> str:
+    """What a field's annotation takes, for people: "float > 0", "reverse | mixed"."""
+    kind, *metadata = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    kinds = [k for k in get_args(kind) if k is not type(None)] if type(None) in get_args(kind) else [kind]
+    bounds = [
+        f"{sign} {getattr(bound, name)}"
+        for info in metadata
+        for bound in getattr(info, "metadata", ())
+        for name, sign in SIGNS.items()
+        if hasattr(bound, name)
+    ]
+    return " ".join([" | ".join(map(_kind, kinds)), " and ".join(bounds)]).strip()
 
 
 def parameters(instance: Any) -> dict[str, Any]:
@@ -154,55 +185,81 @@ def _has_default(field: Any) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]
+@cache
+def _adapter(cls: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(cls)
+
+
+def _refusal(cls: type[Any], name: str, where: tuple[int | str, ...], value: Any, reason: str) -> str:
+    if not where:  # of the fields together, by the class itself
+        return f"{name}: {reason}."
+    hint = get_type_hints(cls, include_extras=True)[str(where[0])]
+    options = get_args(get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
+    if options and all(isinstance(option, str) for option in options):
+        return str(unknown(f"{where[0]} of {name}", str(value), options))
+    return f"{name} does not take {where[0]}={value}. Allowed: {allowed(hint)}."
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if kind is bool:
+        return "true | false"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind).replace("typing.", "")
 
 
 @cache
-def _built_in(kind: Kind) -> dict[str, str]:
+def _built_in(kind: Kind) -> tuple[Path, ...]:
     spec = importlib.util.find_spec(FOLDERS[kind])
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     paths = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
-    return {path.stem: _first_line(path) for path in paths if path.stem in map(_plain, _class_names(path))}
+    return tuple(path for path in paths if any(_bears(name, path.stem) for name in _class_names(path)))
 
 
 @cache
-def _installed(kind: Kind) -> dict[str, EntryPoint]:
-    return {entry.name: entry for entry in entry_points(group=f"bench.{FOLDERS[kind]}")}
+def _installed(kind: Kind) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"bench.{FOLDERS[kind]}"))
 
 
-def _plain(class_name: str) -> str:
-    return class_name.lower()
+def _bears(class_name: str, name: str) -> bool:
+    """Whether a class is called like a file: sinusoid_freq.py has SinusoidFreq."""
+    return class_name.lower() == name.replace("_", "").lower()
 
 
 def _class_names(path: Path) -> Iterator[str]:
-    # sinusoid_freq.py: SinusoidFreq. Compared without underscores, so yield what the stem would be.
-    stem = path.stem
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name.lower() == stem.replace("_", ""):
-            yield stem
+    return (n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef))
 
 
-def _first_line(path: Path) -> str:
-    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def _first_line(source: Path | EntryPoint) -> str:
+    if isinstance(source, EntryPoint):
+        return f"from {source.dist.name if source.dist else source.value}"
+    doc = ast.get_docstring(ast.parse(source.read_bytes()))
     return doc.partition("\n")[0] if doc else ""
 
 
-@cache
-def _import(path: Path) -> ModuleType:
+def _plugin(path: Path) -> ModuleType:
     if not path.is_file():
         raise BenchError(f"the plug-in {path} is not a file. --plugin takes the path of one Python file.")
     if not path.stem.isidentifier() or path.suffix != ".py":
         raise BenchError(f"the plug-in {path} must be named like a Python module, such as my_method.py.")
-    name = f"bench_plugin_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise BenchError(f"the plug-in {path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        return _executed(path, path.read_bytes())
+    except OSError as error:
+        raise BenchError(f"the plug-in {path} cannot be read: {error.strerror}.") from None
+
+
+@cache
+def _executed(path: Path, content: bytes) -> ModuleType:
+    # Not by the import system, whose caches go by name and time: what runs must be what `source_hash` hashes.
+    name = f"bench_plugin_{path.stem}_{hashlib.sha256(bytes(path) + content).hexdigest()[:8]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    sys.modules[name] = module  # dataclasses look there
+    try:
+        exec(compile(content, path, "exec", dont_inherit=True), vars(module))
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise BenchError(
             f"the plug-in {path} does not import: {type(error).__name__}: {error}. `python {path}` shows where."
@@ -213,13 +270,12 @@ def _import(path: Path) -> ModuleType:
 def _entry(entry: EntryPoint, kind: Kind) -> type[Any]:
     try:
         loaded = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BenchError(
-            f"the installed {kind} {entry.name!r} ({entry.value}) does not import: {type(error).__name__}: {error}."
+            f"the installed {kind} {entry.name!r} ({entry.value}) does not import: {type(error).__name__}: {error}. "
+            "Mend or uninstall it."
         ) from error
-    if isinstance(loaded, ModuleType):
-        return _only(loaded, kind, entry.name)
-    return _checked(loaded, kind, entry.name)
+    return _only(loaded, kind, entry.name) if isinstance(loaded, ModuleType) else _checked(loaded, kind, entry.name)
 
 
 def _find(module: ModuleType, kind: Kind) -> list[type[Any]]:
@@ -228,39 +284,52 @@ def _find(module: ModuleType, kind: Kind) -> list[type[Any]]:
 
 
 def _looks_like(cls: type[Any], kind: Kind) -> bool:
-    inherits = BASES[kind] in {base.__name__ for base in cls.__mro__}
-    return inherits or any(hasattr(cls, part) for part in PARTS[kind][:1])
+    return BASES[kind] in {base.__name__ for base in cls.__mro__} or hasattr(cls, HALLMARKS[kind])
 
 
 def _only(module: ModuleType, kind: Kind, name: str) -> type[Any]:
     found = _find(module, kind)
-    named = [c for c in found if c.__name__.lower() == name.replace("_", "")] or found
+    named = [c for c in found if _bears(c.__name__, name)] or found
     if len(named) != 1:
         have = ", ".join(c.__name__ for c in named) or "none"
         raise BenchError(
-            f"{module.__file__} must define one {kind} class (a frozen dataclass that inherits "
-            f"bench.core.types.{BASES[kind]}), best named like the file; it has: {have}."
+            f"{module.__file__} must define one {kind} class, or one that is named like the file; it has: {have}."
         )
     return _checked(named[0], kind, name)
 
 
 def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
+    """The class, if it keeps the protocol of its kind."""
     from bench.core import types
 
-    base = getattr(types, BASES[kind])
-    if not inspect.isclass(cls) or not dataclasses.is_dataclass(cls):
-        raise BenchError(f"the {kind} {name!r} must be a dataclass: @dataclass(frozen=True, kw_only=True).")
-    if not cls.__dataclass_params__.frozen:
-        raise BenchError(f"the {kind} {name!r} must be frozen: @dataclass(frozen=True, kw_only=True).")
-    if not issubclass(cls, base):
-        raise BenchError(f"the {kind} {name!r} must inherit bench.core.types.{BASES[kind]}, which holds the defaults.")
-    abstract = [part for part in PARTS[kind] if getattr(cls, part) is getattr(base, part) and _raises(base, part)]
-    if abstract:
+    dataclass_ = "@dataclass(frozen=True, kw_only=True)"
+    base = f"bench.core.types.{BASES[kind]}"
+    if not inspect.isclass(cls) or "__dataclass_params__" not in vars(cls):
+        raise BenchError(f"the {kind} {name!r} must be a dataclass: write {dataclass_} above it.")
+    if not vars(cls)["__dataclass_params__"].frozen:
+        raise BenchError(f"the {kind} {name!r} must be frozen: write {dataclass_} above it.")
+    if not issubclass(cls, getattr(types, BASES[kind])):
+        raise BenchError(f"the {kind} {name!r} must inherit {base}, which holds the defaults.")
+    if undefined := sorted(_undefined(cls, types.__file__) - OPTIONAL):
+        raise BenchError(f"the {kind} {name!r} does not define {', '.join(undefined)}: see {base}.")
+    try:
+        get_type_hints(cls), _adapter(cls)
+    except Exception as error:  # annotations are a stranger's code as well
         raise BenchError(
-            f"the {kind} {name!r} does not define {', '.join(abstract)}: see bench.core.types.{BASES[kind]}."
-        )
+            f"the {kind} {name!r} has a field whose annotation cannot be checked: {str(error).splitlines()[0]}. "
+            "Use int, float, bool, str, Literal[...] and Annotated[..., Field(...)]."
+        ) from error
     return cls
 
 
-def _raises(base: type[Any], part: str) -> bool:
-    return "raise NotImplementedError" in inspect.getsource(getattr(base, part))
+def _undefined(cls: type[Any], protocol: str) -> set[str]:
+    """What the file `protocol` only declares: functions that raise NotImplementedError, class variables unset."""
+
+    def abstract(part: Any) -> bool:
+        code = getattr(getattr(part, "fget", part), "__code__", None)
+        return code is not None and code.co_filename == protocol and "NotImplementedError" in code.co_names
+
+    declared = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
+    fields = {field.name for field in dataclasses.fields(cls)}
+    unset = {name for name in declared - fields if not hasattr(cls, name)}
+    return unset | {name for name in dir(cls) if abstract(inspect.getattr_static(cls, name))}

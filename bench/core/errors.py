@@ -21,7 +21,8 @@ class StoreError(BenchError):
 def unknown(kind: str, given: str, allowed: Iterable[str], advice: str = "") -> BenchError:
     """The error for a name that does not exist, with the nearest match and the list of those that do."""
     names = sorted(allowed)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    nearest = f" Did you mean {close[0]!r}?" if close else ""
+    folded = {name.casefold(): name for name in names}
+    close = difflib.get_close_matches(given.casefold(), folded, n=1, cutoff=0.5)
+    nearest = f" Did you mean {folded[close[0]]!r}?" if close else ""
     listing = ", ".join(names) if names else "none"
     return BenchError(f"unknown {kind} {given!r}.{nearest} Allowed: {listing}.{' ' + advice if advice else ''}")

@@ -64,7 +64,7 @@ def _mixed(loss: Loss) -> Gradient:
             result = grad(lambda v: loss(dict(zip(names, v, strict=True)), inputs))(values)
             return tuple(result)
 
-        results = _ForwardOverReverse.apply(full, moving, len(names), *params.values(), *leaves)
+        results = _differentiable(full, moving, len(names), *params.values(), *leaves)
         return {names[i]: g for i, g in zip(moving, results, strict=True)}
 
     return evaluate
@@ -93,7 +93,7 @@ class _ForwardOverReverse(torch.autograd.Function):
         tangents = [torch.zeros_like(v) for v in values]
         for i, v in zip(ctx.moving, cotangents, strict=True):
             tangents[i] = v
-        _, products = jvp(lambda *v: ctx.full(v, *data), tuple(values), tuple(tangents))
+        products = jvp(lambda *v: ctx.full(v, *data), tuple(values), tuple(tangents))[1]
         return None, None, None, *products, *(None for _ in data)
 
     @staticmethod
@@ -101,12 +101,17 @@ class _ForwardOverReverse(torch.autograd.Function):
         # Written out, since jvp(vmap(grad)) compiles where vmap(jvp(grad)) does not, and only on contiguous stacks.
         dims = in_dims[3:]
         if all(d is None for d in dims):
-            result = _ForwardOverReverse.apply(full, moving, count, *leaves)
+            result = _differentiable(full, moving, count, *leaves)
             return result, (None,) * len(result)
         stacks = tuple(
             x.expand(info.batch_size, *x.shape).contiguous() if d is None else x.movedim(d, 0).contiguous()
             for x, d in zip(leaves, dims, strict=True)
         )
         in_dims_ = ((0,) * count, *(0 for _ in leaves[count:]))
-        result = _ForwardOverReverse.apply(vmap(full, in_dims=in_dims_), moving, count, *stacks)
+        result = _differentiable(vmap(full, in_dims=in_dims_), moving, count, *stacks)
         return result, (0,) * len(result)
+
+
+def _differentiable(*arguments: Any) -> tuple[Tensor, ...]:
+    result: tuple[Tensor, ...] = _ForwardOverReverse.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result

@@ -83,7 +83,7 @@ class Compiled:
         graph = make_fx(lambda *x: self.function(*tree_unflatten(list(x), spec)))(*leaves)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, leaves)
+        compiled: Callable[..., Any] = torch._inductor.compile(graph, list(leaves))
         return compiled
 
 

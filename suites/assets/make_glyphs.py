@@ -22,8 +22,8 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from fontTools import unicodedata as unicode_scripts  # type: ignore[import-untyped]
-from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
+from fontTools import unicodedata as unicode_scripts
+from fontTools.ttLib import TTFont
 from numpy.typing import NDArray
 from PIL import Image, ImageFont
 from torch import Tensor
