@@ -3,11 +3,11 @@
 Exit codes: 0 done; 1 `certify` or `verify` found a fault; 2 bad input; 3 a cell diverged or failed; 130 interrupted.
 """
 
-import contextlib
 import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +30,15 @@ class Command(click.Group):
         try:
             return super().invoke(ctx)
         except BenchError as error:
-            raise _fault(str(error), error.exit_code) from error
+            message, code = str(error), error.exit_code
         except OSError as error:
             if error.errno == errno.EPIPE:  # whoever read has gone: click ends quietly
                 raise
-            raise _fault(f"{error}. What is finished is kept; mend this and run the same command again.", 2) from error
+            message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
         except KeyboardInterrupt:
-            raise _fault("interrupted", 130) from None
+            message, code = "interrupted", 130
+        click.echo(f"Error: {message}", err=True)
+        ctx.exit(code)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, or an error with the nearest name."""
@@ -46,33 +48,24 @@ class Command(click.Group):
         return command
 
 
-def _fault(message: str, code: int) -> click.ClickException:
-    fault = click.ClickException(message)
-    fault.exit_code = code
-    return fault
-
-
 @click.group(cls=Command, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="meta-bench", prog_name="bench")
 def main() -> None:
     """Compare meta-learners on uniform suites, under one protocol, with intervals that can be trusted."""
 
 
-class Count(click.ParamType):
-    """A whole number from 1 to `most`."""
+Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
 
-    name = "number"
 
-    def __init__(self, most: int = 10**9) -> None:
-        """Numbers above `most` are refused."""
-        self.most = most
+def _count(most: int = 10**9) -> Callback:
+    """A callback that takes whole numbers from 1 to `most`."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number."""
-        with contextlib.suppress(ValueError):
-            if 1 <= int(value) <= self.most:
-                return int(value)
-        self.fail(f"{value!r} is no whole number from 1 to {self.most:,}. Write it in digits, such as 8.", param, ctx)
+    def convert(_: click.Context, __: click.Parameter, text: str | None) -> int | None:
+        if text is None or (text.strip().isdecimal() and 1 <= int(text) <= most):
+            return None if text is None else int(text)
+        raise click.BadParameter(f"{text!r} is no whole number from 1 to {most:,}. Write it in digits, such as 8.")
+
+    return convert
 
 
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -128,13 +121,13 @@ data_option = click.option(
     "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, or the paper's protocol.",
 )  # fmt: skip
-@click.option("--iterations", type=Count(), metavar="N", help="Meta-iterations, instead of the preset's.")
+@click.option("--iterations", callback=_count(), metavar="N", help="Meta-iterations, instead of the preset's.")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
 @click.option(
     "--selection", type=click.Choice(["last", "best"]), default="last", show_default=True,
     help="Score the last parameters, or the best on the validation tasks.",
 )  # fmt: skip
-@click.option("--validate-every", type=Count(), metavar="N", help="Meta-iterations between two validations.")
+@click.option("--validate-every", callback=_count(), metavar="N", help="Meta-iterations between two validations.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
 @data_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -142,7 +135,7 @@ data_option = click.option(
     "--engine", type=click.Choice(["auto", "eager", "compiled", "learn2learn"]), default="auto", show_default=True,
     help="How meta-gradients are computed; auto compiles where it pays.",
 )  # fmt: skip
-@click.option("--threads", type=Count(most=256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
 @plugin_option
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -71,7 +72,7 @@ def _try(cell: Cell) -> Pace:
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
         batches = islice(episodes(suite, algorithm, lambda: meta, cell.spec.seed, 0, device), 1 + TRIAL)
-        seconds = [_timed(lambda batch=batch: gradient(meta, batch)) for batch in batches][1:]
+        seconds = [_timed(partial(gradient, meta, batch)) for batch in batches][1:]
     tested = view(cell.suite, algorithm.test_view, name, Catalogue())
     if suite is not tested and algorithm.train_view == "pretraining":
         meta = to(tested.new_params(seeds.generator("forecast")), device)

@@ -6,7 +6,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import Any, Literal, Self, get_type_hints
 
 import pandas as pd
 from rich import box
@@ -54,12 +54,13 @@ def _rich(rows: pd.DataFrame, title: str | None) -> RichTable:
     return drawn
 
 
-def _frame(*columns: str | tuple[str, Any], title: str | None = None) -> RichTable:
+def _frame(*columns: str | tuple[str, Literal["left", "right"]], title: str | None = None) -> RichTable:
     """An empty table; columns are headings, or pairs of heading and side."""
     drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for column in columns:
-        name, side = (column, "left") if isinstance(column, str) else column
-        drawn.add_column(name, justify=side, overflow="fold")
+        if isinstance(column, str):
+            column = (column, "left")
+        drawn.add_column(column[0], justify=column[1], overflow="fold")
     return drawn
 
 

@@ -120,7 +120,6 @@ def _outcome(record: Record) -> str:
 
 def _notes(records: list[Record]) -> tuple[str, ...]:
     judged = records[0].judgement
-    best = "lower is better" if judged.better == "lower" else "higher is better"
     several = len({r.spec.seed for r in records if r.outcome == "finished"}) > 1
     over = "seeds and tasks" if several else "tasks (one seed)"
     checkpoints, engines, devices, threads = (
@@ -128,7 +127,7 @@ def _notes(records: list[Record]) -> tuple[str, ...]:
         for name in ("selection", "engine", "device", "threads")
     )
     return (
-        f"{judged.metric} after @k inner steps ± 95 % interval over {over}; {best}; knowing nothing: {judged.floor:.3g}",
+        f"{judged.metric} after @k inner steps ± 95 % interval over {over}; {judged.better} is better; knowing nothing: {judged.floor:.3g}",
         f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}",
         *(
             f"{label(r.spec.algorithm)}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"

@@ -25,9 +25,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs] -> [N, outputs]."""
-        for layer in self.layers[:-1]:
+        *hidden, last = self.layers
+        for layer in hidden:
             x = torch.relu(layer(x))
-        output: Tensor = self.layers[-1](x)
+        output: Tensor = last(x)
         return output
 
 

@@ -50,7 +50,7 @@ class Catalogue:
         return {name: _first_line(sources[0]) for name, sources in sorted(self._sources(kind).items())}
 
     def load(self, kind: Kind, name: str) -> type[Any]:
-        """The class of a name; errors where it is unknown or ambiguous, does not import, or is not what it should be."""
+        """The class of a name; an error where it is unknown or ambiguous, does not import or breaks the protocol."""
         sources = self._sources(kind)
         if name not in sources:
             elsewhere = [other for other in FOLDERS if other != kind and name in self._sources(other)]
@@ -186,7 +186,7 @@ def _has_default(field: Any) -> bool:
 
 
 @cache
-def _adapter(cls: type[Any]) -> Any:
+def _adapter(cls: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)
