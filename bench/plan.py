@@ -13,6 +13,7 @@ from bench.core.discovery import Catalogue, Named, build, parameters, parse, sou
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec
 from bench.core.types import Learner, Suite
+from bench.engines import learn2learn
 from bench.evaluate import manifest
 
 COMPILE_FROM = 2_000  # meta-iterations; compiling takes as long as a few thousand eager ones on a small net
@@ -157,16 +158,26 @@ def _cell(request: Request, catalogue: Catalogue, named_suite: Named, named: Nam
 
 def _engine(request: Request, suite: Suite, algorithm: Learner, name: str, iterations: int) -> EngineName:
     if request.engine == "learn2learn":
-        if not algorithm.learn2learn and algorithm.trains:
+        if not algorithm.trains:
+            return "eager"
+        if not _is_wrapped(algorithm):
             raise BenchError(
                 f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."
             )
-        return "learn2learn" if algorithm.trains else "eager"
+        learn2learn.load()
+        return "learn2learn"
     if request.engine != "auto":
         return request.engine
     convolutional = any(isinstance(m, torch.nn.Conv2d) for m in suite.skeleton.modules())
     pays = iterations >= COMPILE_FROM and not convolutional and compiler() is not None
     return "compiled" if pays else "eager"
+
+
+def _is_wrapped(algorithm: Learner) -> bool:
+    """Whether a wrapper of learn2learn computes what the algorithm does: not if a subclass has changed a method."""
+    owner = next(cls for cls in type(algorithm).__mro__ if "learn2learn" in vars(cls))
+    methods = ("init", "start", "step", "params", "meta_loss")
+    return bool(owner.learn2learn) and all(getattr(type(algorithm), m) is getattr(owner, m) for m in methods)
 
 
 def compiler() -> str | None:

@@ -150,3 +150,18 @@ def test_training_states_survive_a_round_trip() -> None:
     loaded = Training.load(state.save(), meta)
     assert dataclasses.replace(loaded, meta=None, moments=[]) == dataclasses.replace(state, meta=None, moments=[])
     assert torch.equal(loaded.meta["rates"]["a.b"], meta["rates"]["a.b"])
+
+
+def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from algorithms.maml import MAML\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(MAML):\n"
+        "    def start(self, meta, noise):\n"
+        "        return {name: 2 * p for name, p in meta.items()}\n"
+    )
+    with pytest.raises(BenchError, match="learn2learn has no mine"):
+        cells_of("sinusoid", "mine", engine="learn2learn", plugins=(plugin,))
+    assert cells_of("sinusoid", "fomaml", engine="learn2learn")[0].spec.engine == "learn2learn"

@@ -36,7 +36,7 @@ def meta_gradient(suite: Suite, algorithm: Learner) -> MetaGradient:
         suite: whose loss is taken.
         algorithm: which names the wrapper and gives its rate.
     """
-    library, model = _learn2learn(), _Model(suite)
+    library, model = load(), _Model(suite)
 
     def mean(meta: Meta, episodes: Episode) -> tuple[Tensor, Meta]:
         wrapper, live = _wrap(library, model, algorithm, meta)
@@ -60,7 +60,7 @@ def trace(
     suite: Suite, algorithm: Learner, meta: Meta, tasks: Any, steps: int, device: str = "cpu"
 ) -> dict[str, Tensor]:
     """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps, as `bench.evaluate.trace`."""
-    wrapper, _ = _wrap(_learn2learn(), _Model(suite), algorithm, meta)
+    wrapper, _ = _wrap(load(), _Model(suite), algorithm, meta)
     generator = seeds.generator("evaluate", suite.setting)
 
     def score(learner: Any, query: Data) -> dict[str, Tensor]:
@@ -182,7 +182,7 @@ def _each(batch: Data) -> Iterator[Data]:
     return (tree_unflatten(row, spec) for row in zip(*(leaf.unbind() for leaf in leaves), strict=True))
 
 
-def _learn2learn() -> Any:
+def load() -> Any:
     """The library, imported when it is first needed, since not everybody has it.
 
     Raises:
