@@ -29,7 +29,7 @@ class Results(pd.DataFrame):
         return Results
 
     def model(self, cell: str, plugins: Sequence[str | Path] = ()) -> nn.Module:
-        """The meta-trained module of a cell, at its last iteration; plug-in files as for `bench run`.
+        """The meta-trained module of a cell, before adaptation; plug-in files as for `bench run`.
 
         Raises:
             BenchError: there is no such cell, or it has no checkpoint.
@@ -109,12 +109,13 @@ def results(store: Store, records: list[Record]) -> Results:
 
 
 def trained_module(suite: Any, algorithm: Any, store: Store, record: Record) -> nn.Module:
-    """The suite's module with the parameters that the checkpoint's Meta starts from."""
+    """The suite's module with the parameters that the selected Meta starts from."""
     from bench.core import seeds
 
     path = store.folder(record.cell) / "checkpoint.safetensors"
     like = algorithm.init(suite.new_params, seeds.generator(record.spec.seed, "init"))
-    meta = like if not algorithm.trains else Training.load(path.read_bytes(), like).meta
+    state = Training.load(path.read_bytes(), like) if algorithm.trains else Training.begin(like)
+    meta = state.best if record.spec.selection == "best" and state.best is not None else state.meta
     params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds.generator(0))))
     module: nn.Module = suite.module()
     module.load_state_dict(params, strict=False)

@@ -68,6 +68,8 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
     if record and record.outcome != "failed":
         watch.ends(cell, record, False)
         return record
+    if deadline.passed():
+        return None
     with store.hold(cell.id):
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
         with _logging_to(store, cell):
@@ -193,9 +195,7 @@ class _Run:
                 self._save(state)
                 raise
             self._save(state)
-        return state.iteration >= self.spec.iterations and not (
-            self.deadline.passed() and state.iteration < self.spec.iterations
-        )
+        return state.iteration >= self.spec.iterations
 
     def _save(self, state: Training) -> None:
         self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
