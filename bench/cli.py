@@ -35,10 +35,10 @@ class Command(click.Group):
             if error.errno == errno.EPIPE:  # whoever read has gone: click ends quietly
                 raise
             message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
-        except KeyboardInterrupt:
-            message, code = "interrupted", 130
+        except KeyboardInterrupt as interrupt:
+            message, code = f"interrupted. {interrupt}".rstrip(), 130
         click.echo(f"Error: {message}", err=True)
-        ctx.exit(code)
+        raise click.exceptions.Exit(code)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """The command, or an error with the nearest name."""
@@ -162,8 +162,7 @@ def run(
         with show.Progress() as progress:
             records = run_cells(cells, store, progress, time_limit, plugins)
     except KeyboardInterrupt:
-        click.echo(f"What is done is kept in {root}; the same command goes on from there.", err=True)
-        raise
+        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for table in tables(results(store, records), records):
         show.table(table)
     if len(records) < len(cells):
@@ -216,6 +215,17 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 
     if not show.certificate(certificate(algos, plugins)):
         sys.exit(1)
+
+
+@main.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--curves", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where to draw them.")
+@click.option("--suite", help="Which suite, if the run directory holds several.")
+def draw(store: Path, curves: Path, suite: str | None) -> None:
+    """Draw what a run directory holds: the score against the inner steps."""
+    from bench import show
+
+    show.draw_curves(store, suite, curves)
 
 
 @main.group()

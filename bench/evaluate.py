@@ -4,6 +4,7 @@ Letters: T tasks, K inner steps.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -50,28 +51,39 @@ def trace(
     suite: Suite, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
 ) -> dict[str, Tensor]:
     """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps."""
-    loss = SuiteLoss(suite)
-    generator = seeds.generator("evaluate", suite.setting)
+    return traces((suite,), algorithm, meta, tasks, steps, device)[0]
 
-    def one(support: Data, query: Data, noise: Data) -> dict[str, Tensor]:
+
+def traces(
+    variants: Sequence[Suite], algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+) -> list[dict[str, Tensor]]:
+    """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them."""
+    loss = SuiteLoss(variants[0])
+    for variant in variants:
+        SuiteLoss(variant)
+    generator = seeds.generator("evaluate", variants[0].setting)
+
+    def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:
         state = algorithm.start(meta, noise)
-        scores = [score(suite, algorithm, meta, state, query)]
-        for k in range(steps):
-            state = algorithm.step(meta, state, loss, support, k)
-            scores.append(score(suite, algorithm, meta, state, query))
-        return {name: torch.stack([s[name] for s in scores]) for name in scores[0]}
+        scores = []
+        for k in range(steps + 1):
+            scores.append([score(v, algorithm, meta, state, q) for v, q in zip(variants, queries, strict=True)])
+            if k < steps:
+                state = algorithm.step(meta, state, loss, support, k)
+        return [{name: torch.stack([s[i][name] for s in scores]) for name in scores[0][i]} for i in range(len(queries))]
 
     parts = []
     count = len(tree_leaves(tasks)[0])
     with torch.no_grad():
         noise = to(algorithm.noise(meta, count, generator), device)
         for i in range(0, count, CHUNK):
-            some = tree_map(lambda x, i=i: x[i : i + CHUNK], tasks)
-            support, query = (
-                to(suite.collect(some, meta, role, 0, generator), device) for role in ("support", "query")
-            )
-            parts.append(vmap(one)(support, query, tree_map(lambda x, i=i: x[i : i + CHUNK], noise)))
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+            some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+            support = to(variants[0].collect(some, meta, "support", 0, generator), device)
+            queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
+            parts.append(vmap(one)(support, queries, its_noise))
+    return [
+        {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
+    ]
 
 
 def score(suite: Suite, algorithm: Learner, meta: Meta, state: Any, query: Data) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from bench.core.errors import BenchError, StoreError
 from bench.core.records import Judgement, Outcome, Record
 from bench.core.types import Learner, Meta, Suite
 from bench.engines import learn2learn, vectorised
-from bench.evaluate import manifest, steps_of, to, trace
+from bench.evaluate import manifest, steps_of, to, trace, traces
 from bench.plan import Cell, view
 from bench.store import Store
 from bench.train import Diverged, Training, episodes, named_leaves, train
@@ -253,9 +253,7 @@ class _Run:
 
     def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
         frames = []
-        for suite in self.tested.evaluations:
-            tasks = self._tasks(suite, "test", self.spec.test_tasks)
-            scores = self._trace(suite, algorithm, meta, tasks)
+        for suite, scores in self._traces(algorithm, meta):
             for name, values in scores.items():
                 count, steps = values.shape
                 frames.append(
@@ -272,11 +270,16 @@ class _Run:
                 )
         return pd.concat(frames, ignore_index=True)
 
-    def _trace(self, suite: Suite, algorithm: Learner, meta: Meta, tasks: Any) -> dict[str, Any]:
-        steps = steps_of(suite, algorithm)
-        if self.spec.engine == "learn2learn":
-            return learn2learn.trace(suite, algorithm, meta, tasks, steps, self.spec.device)
-        return trace(suite, algorithm, meta, tasks, steps, self.spec.device)
+    def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
+        variants = self.tested.evaluations
+        for setting in dict.fromkeys(variant.setting for variant in variants):
+            alike = [variant for variant in variants if variant.setting == setting]
+            tasks = self._tasks(alike[0], "test", self.spec.test_tasks)
+            rest = (algorithm, meta, tasks, steps_of(alike[0], algorithm), self.spec.device)
+            if self.spec.engine == "learn2learn":
+                yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
+            else:
+                yield from zip(alike, traces(alike, *rest), strict=True)
 
 
 def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:

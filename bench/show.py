@@ -5,8 +5,9 @@ import inspect
 import statistics
 import sys
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal, Self, get_type_hints
+from typing import Any, Self, get_type_hints
 
 import pandas as pd
 from rich import box
@@ -37,30 +38,47 @@ def console() -> Console:
 def table(report: Table) -> None:
     """Prints one suite's comparison, in one piece where it fits and else as scores above costs."""
     out = console()
-    whole = _rich(pd.concat([report.scores, report.costs], axis=1), report.title)
-    if out.measure(whole).maximum <= out.width:
-        out.print(whole)
+    whole = pd.concat([report.scores, report.costs], axis=1)
+    if _width(whole, out) <= out.width:
+        out.print(_rich(whole, report.title))
     else:
         costs = pd.concat([report.scores["algorithm"], report.costs], axis=1).drop_duplicates()
-        out.print(_rich(report.scores, report.title), _rich(costs, None))
+        out.print(Text(report.title, style="bold"))
+        for part in (report.scores, costs):
+            out.print(*(_rich(piece) for piece in _pieces(part, out)), sep="")
     out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
 
 
-def _rich(rows: pd.DataFrame, title: str | None) -> RichTable:
+def _pieces(rows: pd.DataFrame, out: Console) -> Iterator[pd.DataFrame]:
+    """The columns in as many tables as it takes to fit, each with those that say what a row is."""
+    keys = [name for name in rows.columns if name in ("algorithm", "setting", "norm")]
+    shown = keys
+    for name in rows.columns.drop(keys):
+        if len(shown) > len(keys) and _width(rows[[*shown, name]], out) > out.width:
+            yield rows[shown]
+            shown = keys
+        shown = [*shown, name]
+    yield rows[shown]
+
+
+def _width(rows: pd.DataFrame, out: Console) -> int:
+    return out.measure(_rich(rows), options=out.options.update(width=PIPED_WIDTH)).maximum
+
+
+def _rich(rows: pd.DataFrame, title: str | None = None) -> RichTable:
     left = {"algorithm", "setting", "norm", "selected", "outcome"}
-    drawn = _frame(*((name, "left" if name in left else "right") for name in rows.columns), title=title)
+    drawn = _frame(*rows.columns, right=set(rows.columns) - left, title=title)
     for row in rows.itertuples(index=False):
         drawn.add_row(*row)
     return drawn
 
 
-def _frame(*columns: str | tuple[str, Literal["left", "right"]], title: str | None = None) -> RichTable:
-    """An empty table; columns are headings, or pairs of heading and side."""
+def _frame(*columns: str, right: Collection[str] = (), title: str | None = None) -> RichTable:
+    """An empty table; the columns in `right` hold numbers."""
     drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        if isinstance(column, str):
-            column = (column, "left")
-        drawn.add_column(column[0], justify=column[1], overflow="fold")
+    for name in columns:
+        number = name in right
+        drawn.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return drawn
 
 
@@ -139,7 +157,7 @@ def forecast(cells: list[Cell], root: Path) -> None:
     """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
     from bench.forecast import predict
 
-    rows = _frame("cell", "what", "engine", ("iterations", "right"), ("predicted", "right"))
+    rows = _frame("cell", "what", "engine", "iterations", "predicted", right=("iterations", "predicted"))
     seconds = list(predict(cells, root))
     for cell, time_ in zip(cells, seconds, strict=True):
         predicted = "finished" if time_ == 0 else _span(time_)
@@ -165,15 +183,17 @@ def explain(text: str, plugins: tuple[Path, ...], sheet: Path | None) -> None:
         raise BenchError(f"--sheet draws suites; {named.name!r} is an algorithm.")
     cls = catalogue.load(kind, named.name)
     facts = _suite_facts(suite_of(catalogue, named)) if kind == "suite" else _algorithm_facts(catalogue, named)
+    if sheet:
+        _draw(suite_of(catalogue, named), text, sheet)
     docs = [sys.modules[cls.__module__].__doc__, cls.__doc__]
     out = console()
     out.print(Text(f"{named.name} ({kind})", style="bold"))
     for doc in docs:
         if doc and not doc.startswith(f"{cls.__name__}("):  # what dataclass makes up is no explanation
-            out.print(inspect.cleandoc(doc), "", sep="\n")
+            for paragraph in inspect.cleandoc(doc).split("\n\n"):
+                out.print(paragraph.replace("\n", " "), "", sep="\n")
     out.print(_parameters(cls), facts)
     if sheet:
-        _draw(suite_of(catalogue, named), text, sheet)
         out.print(f"drawn to {sheet}")
 
 
@@ -228,19 +248,44 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
     cls = catalogue.load("algorithm", named.name)
     fields = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name in named.given]
     rows = _frame("suite", "setting", *fields, title="with the suites' protocols")
-    sources: dict[str, list[str]] = {}
+    sources: dict[tuple[str, str], list[str]] = {}
     for name in catalogue.names("suite"):
         suite = suite_of(catalogue, Named(name, {}))
         algorithm = algorithm_of(catalogue, named, suite)
         rows.add_row(name, suite.setting, *(_short(getattr(algorithm, field)) for field in fields))
         for field in fields:
             if field in suite.protocol and field not in named.given:
-                sources.setdefault(f"{field}: {suite.protocol[field].source}", []).append(name)
-    return Group(rows, *(Text(f"{source} ({', '.join(names)})") for source, names in sorted(sources.items())))
+                sources.setdefault((field, suite.protocol[field].source), []).append(name)
+    notes = (f"{field} of {', '.join(names)}: {source}" for (field, source), names in sorted(sources.items()))
+    return Group(rows, *map(Text, notes))
 
 
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def draw_curves(root: Path, suite: str | None, path: Path) -> None:
+    """Draws the adaptation curves of a suite's finished cells to a picture."""
+    from bench.api import load
+    from reports.curves import adaptation
+    from reports.frame import label
+
+    frame = load(root)
+    known = {label(r.spec.suite): r.judgement for r in frame.store.records() if r.outcome == "finished"}
+    if not known:
+        raise BenchError(f"{root} holds no finished cell. `bench run --out {root} ...` makes some.")
+    if suite is None and len(known) > 1:
+        raise BenchError(f"{root} holds several suites. Name one with --suite: {', '.join(known)}.")
+    name = suite or next(iter(known))
+    if name not in known:
+        raise unknown("suite in this run directory", name, known)
+    judged = known[name]
+    figure = adaptation(frame[frame["suite"] == name], judged.metric, judged.floor, judged.better)
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise BenchError(f"cannot write {path}: {error}. Give another file, such as curves.png.") from None
+    console().print(f"drawn to {path}")
 
 
 def certificate(groups: Any) -> bool:
@@ -248,7 +293,7 @@ def certificate(groups: Any) -> bool:
     out = console()
     sound = True
     for name, checks in groups:
-        rows = _frame("check", ("figure", "right"), "bound", "verdict", title=name)
+        rows = _frame("check", "figure", "bound", "verdict", right=("figure",), title=name)
         for check in checks:
             sound &= check.verdict != "FAULT"
             style = {"pass": "green", "FAULT": "bold red"}.get(check.verdict, "dim")

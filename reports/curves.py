@@ -40,12 +40,12 @@ def adaptation(frame: pd.DataFrame, metric: str, floor: float, better: str) -> m
                 low, high = middle - half, middle + half
             ax.plot(steps, middle, color=colours[algorithm], label=algorithm, marker="o", markersize=3)
             ax.fill_between(steps, low, high, color=colours[algorithm], alpha=0.15, linewidth=0)
-        ax.axhline(floor, color="0.5", linestyle=":", linewidth=1)
+        ax.axhline(floor, color="0.5", linestyle=":", linewidth=1, label="knowing nothing")
         ax.set_title(f"{setting}{f', {norm}' if norm != 'none' else ''}", loc="left", fontsize=10)
         ax.set(xlabel="inner steps")
         if heavy:
             ax.set_yscale("log")
         sns.despine(ax=ax)
     axes[0].set_ylabel(f"{metric}, median and quartiles of tasks" if heavy else f"{metric}, mean and 95 % interval")
-    axes[-1].legend(frameon=False, fontsize=9)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure

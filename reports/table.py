@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.core.records import Record
+from bench.core.records import Judgement, Record
 from reports.frame import label
 
 REPLICATES = 2_000
@@ -35,9 +35,12 @@ def interval(scores: NDArray[np.float64]) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of scores [S, T].
 
     Over tasks, 1.96 sd / sqrt(T) as published, where there is one seed; else from a crossed bootstrap, whose every
-    replicate draws seeds and, once for all of them, tasks: every seed met the same tasks.
+    replicate draws seeds and, once for all of them, tasks: every seed met the same tasks. Infinite where a single
+    score is not finite.
     """
     seeds, tasks = scores.shape
+    if not np.isfinite(scores).all():
+        return math.inf, math.nan
     if seeds == 1:
         return float(scores.mean()), float(1.96 * scores.std() / np.sqrt(tasks))
     rng = np.random.default_rng(0)
@@ -62,7 +65,7 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     for record in records:
         key = (label(record.spec.algorithm), record.spec.iterations, record.spec.engine, record.spec.selection)
         groups.setdefault(key, []).append(record)
-    rows = []
+    rows, tails = [], list[str]()
     for (algorithm, iterations, _, _), cells in groups.items():
         own = frame[frame["cell"].isin([r.cell for r in cells])]
         headline = next(iter(cells[0].spec.manifests)).rpartition("/")[0], cells[0].spec.norm  # of cells without scores
@@ -73,6 +76,11 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
                 for step, name in columns.items()
             }
             seeds, tasks = next(iter(matrices.values())).shape
+            tails += [
+                f"heavy tail: {algorithm} {setting} {name}: {tail}"
+                for name, matrix in matrices.items()
+                if matrix.size and (tail := _tail(matrix, judged))
+            ]
             rows.append(
                 {"algorithm": algorithm, "setting": setting, "norm": norm}
                 | {name: _plus_minus(*interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
@@ -83,12 +91,25 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     said = ", ".join(f"{name} {value}" for name, value in shared.items() if value != "–")
     table = table.drop(columns=list(shared))
     costs = [name for name in (*COUNTS, *COST) if name in table]
-    notes = (*([f"in every row: {said}"] if said else []), *_notes(records))
+    notes = (*([f"in every row: {said}"] if said else []), *_notes(records), *tails)
     return Table(suite, table.drop(columns=costs), table[costs], notes)
+
+
+def _tail(scores: NDArray[np.float64], judged: Judgement) -> str:
+    """What to say where single tasks make a mean of errors meaningless: it is over ten times the median."""
+    median = np.median(np.where(np.isnan(scores), np.inf, scores))
+    if judged.better == "higher" or np.mean(scores) <= 10 * median:
+        return ""
+    lost = np.count_nonzero(~(scores <= judged.floor))
+    return f"median {median:.2f}; {lost:,} of {scores.size:,} scores worse than knowing nothing"
 
 
 def _plus_minus(mean: float, half: float) -> str:
     """With two digits of the interval, and no fewer than two decimals."""
+    if not math.isfinite(mean):
+        return "∞"
+    if mean >= 1e6:
+        return f"{mean:.1e} ± {half:.1e}"
     decimals = min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
 
@@ -96,10 +117,12 @@ def _plus_minus(mean: float, half: float) -> str:
 def _cost(cells: list[Record]) -> dict[str, str]:
     pace = [r.seconds_per_iteration for r in cells if r.seconds_per_iteration]
     peak = [r.peak_bytes for r in cells if r.peak_bytes]
-    selected = dict.fromkeys(", ".join(f"{k}={_short(v)}" for k, v in r.selected.items()) for r in cells)
+    selected: dict[str, dict[str, None]] = {}  # name -> the distinct values, in the seeds' order
+    for name, value in (pair for r in cells for pair in r.selected.items()):
+        selected.setdefault(name, {})[_short(value)] = None
     outcomes = Counter(_outcome(r) for r in cells)
     return {
-        "selected": "; ".join(filter(None, selected)) or "–",
+        "selected": ", ".join(f"{name}={'/'.join(values)}" for name, values in selected.items()) or "–",
         "s/iteration": f"{np.median(pace):.4f}" if pace else "–",
         "train s": f"{sum(r.train_seconds for r in cells):.0f}",
         "compile s": f"{sum(r.compile_seconds for r in cells):.0f}",
@@ -121,13 +144,13 @@ def _outcome(record: Record) -> str:
 def _notes(records: list[Record]) -> tuple[str, ...]:
     judged = records[0].judgement
     several = len({r.spec.seed for r in records if r.outcome == "finished"}) > 1
-    over = "seeds and tasks" if several else "tasks (one seed)"
+    over = f"{'seeds and tasks' if several else 'tasks (one seed)'}; {judged.better} is better"
     checkpoints, engines, devices, threads = (
         ", ".join(sorted({str(getattr(r.spec, name)) for r in records}))
         for name in ("selection", "engine", "device", "threads")
     )
     return (
-        f"{judged.metric} after @k inner steps ± 95 % interval over {over}; {judged.better} is better; knowing nothing: {judged.floor:.3g}",
+        f"{judged.metric} after @k inner steps ± 95 % interval over {over}; knowing nothing: {judged.floor:.3g}",
         f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}",
         *(
             f"{label(r.spec.algorithm)}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"

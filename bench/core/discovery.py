@@ -54,7 +54,7 @@ class Catalogue:
         sources = self._sources(kind)
         if name not in sources:
             elsewhere = [other for other in FOLDERS if other != kind and name in self._sources(other)]
-            advice = f"It is the name of a {elsewhere[0]}. " if elsewhere else ""
+            advice = f"Its kind is {elsewhere[0]}. " if elsewhere else ""
             advice += "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
             raise unknown(kind, name, sources, advice)
         source, *rivals = sources[name]
@@ -185,8 +185,7 @@ def _has_default(field: Any) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
-@cache
-def _adapter(cls: Any) -> Any:
+def _adapter(cls: type[Any]) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(cls)

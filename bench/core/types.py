@@ -111,7 +111,7 @@ class Suite:
 
     @property
     def evaluations(self) -> tuple[Self, ...]:
-        """The variants of this suite on which one trained cell is scored; the first is the headline."""
+        """What a trained cell is scored on, the headline first; variants of one setting differ in the query alone."""
         return (self,)
 
     def module(self) -> nn.Module:

@@ -43,7 +43,7 @@ def test_second_order_is_the_derivative_by_hand(
     fixed = torch.ones(3, dtype=torch.float64, requires_grad=True)
     slopes = torch.autograd.grad(adapted_sum(operator, t, fixed, x, rate), [t, fixed])
     torch.testing.assert_close(slopes[0], 1 - rate * 6 * x * t.detach())  # I − α ∇²L
-    torch.testing.assert_close(slopes[1], torch.full((3,), -rate, dtype=torch.float64))  # what does not adapt is learned
+    torch.testing.assert_close(slopes[1], torch.full((3,), -rate, dtype=torch.float64))  # it is learned
 
 
 def test_first_order_takes_the_inner_gradient_for_a_constant() -> None:
