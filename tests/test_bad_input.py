@@ -1,0 +1,177 @@
+"""Bad input gets a short message, with the nearest match and what is allowed; exit 2, no traceback, nothing written."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from bench.cli import main
+
+GOOD = {"--suite": "sinusoid", "--algos": "maml", "--preset": "smoke", "--iterations": "3", "--threads": "1"}
+ALGORITHM = """
+from dataclasses import dataclass
+from algorithms.maml import MAML
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(MAML):
+    def meta_loss(self, meta, loss, episode):
+        value = super().meta_loss(meta, loss, episode)
+        {body}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("BENCH_DATA_DIR", raising=False)
+
+
+def bench(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def run(*more: str, **changed: str) -> Result:
+    options = GOOD | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+    return bench("run", *(word for option in options.items() for word in option), *more)
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit 2 by intention, a short message that holds the words, and nothing written."""
+    assert (result.exit_code, type(result.exception)) == (2, SystemExit), result.output
+    assert [word for word in words if word not in result.output] == [], result.output
+    assert "Traceback" not in result.output
+    assert len(result.output) < 1_000
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        (
+            "suite",
+            "sinusiod",
+            ["unknown suite 'sinusiod'", "Did you mean 'sinusoid'?", "glyphs, omniglot", "bench list"],
+        ),
+        ("algos", "maml,MMAL", ["unknown algorithm 'MMAL'", "Did you mean 'maml'?", "finetune, fomaml"]),
+        ("algos", "sinusoid", ["unknown algorithm 'sinusoid'", "Its kind is suite"]),
+        ("algos", "maml[inner_rl=1]", ["'inner_rl'", "Did you mean 'inner_lr'?", "steps", "bench show maml"]),
+        ("suite", "sinusoid[shot=1]", ["parameter of sinusoid 'shot'", "Did you mean 'shots'?"]),
+        ("algos", "maml[inner_lr=-1]", ["inner_lr=-1", "Allowed: float > 0"]),
+        ("algos", "maml[inner_lr=nan]", ["inner_lr=nan", "Allowed: float > 0"]),
+        ("algos", "maml[inner_lr=inf]", ["inner_lr=inf", "Allowed: finite numbers"]),
+        ("algos", "maml[outer_lr=fast]", ["outer_lr=fast", "Allowed: float > 0"]),
+        ("algos", "maml[steps=0]", ["steps=0", "Allowed: int >= 1"]),
+        ("algos", "maml[steps=1.5]", ["steps=1.5", "Allowed: int >= 1"]),
+        ("algos", "maml[meta_batch=0]", ["meta_batch=0", "Allowed: int >= 1"]),
+        ("algos", "maml[gradient=revers]", ["Did you mean 'reverse'?", "first_order, mixed, reverse"]),
+        ("algos", "finetune[steps=3]", ["'steps'", "Allowed: inner_lr, meta_batch, outer_lr"]),
+        ("algos", "maml[steps=1", ["not closed", "name[parameter=value,...]"]),
+        ("algos", "maml[steps=1,steps=2]", ["'steps' is given twice"]),
+        ("algos", "", ["'' names nothing", "bench list"]),
+        ("suite", " , ", ["names nothing"]),
+        ("suite", "glyphs[ways=1]", ["ways=1", "Allowed: int >= 2"]),
+        ("suite", "glyphs[ways=2000]", ["ways=2000", "870 classes", "ways <= 870"]),
+        ("suite", "glyphs[shots=15,queries=10]", ["need 25 drawings", "which has 20", "shots + queries <= 20"]),
+        ("suite", "glyphs[norm=both]", ["unknown norm of glyphs 'both'", "inductive, transductive"]),
+        ("preset", "smok", ["'smok'", "'smoke', 'quick', 'paper'"]),
+        ("engine", "eagre", ["'eagre'", "'eager'"]),
+        ("selection", "bets", ["'bets'", "'last', 'best'"]),
+        ("seeds", "0", ["'0'", "how many seeds (3; from 1 to 1,000)"]),
+        ("seeds", "1.5", ["'1.5'", "a list of them (0,1,2"]),
+        ("seeds", "0,-1", ["'0,-1'"]),
+        ("seeds", "999999999", ["from 1 to 1,000"]),
+        ("time_limit", "soon", ["'soon' is not a duration. Write 90s, 9m or 1h30m"]),
+        ("time_limit", "0s", ["'0s' is not a duration"]),
+        ("iterations", "0", ["'0' is no whole number from 1"]),
+        ("iterations", "1e3", ["'1e3'", "in digits"]),
+        ("threads", "10000", ["'10000'", "from 1 to 256"]),
+        ("validate_every", "-1", ["'-1'"]),
+        ("device", "gpu", ["--device gpu", "cpu"]),
+        ("data_dir", "nowhere", ["'nowhere' does not exist"]),
+        ("plugin", "nowhere.py", ["nowhere.py is not a file"]),
+    ],
+)
+def test_a_bad_value_is_said_with_what_is_allowed(option: str, value: str, words: list[str]) -> None:
+    refused(run(**{option: value}), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], ["unknown command 'rnu'", "Did you mean 'run'?", "certify, data, list, run, show"]),
+        (["run", "--suite", "sinusoid"], ["Missing option '--algos'"]),
+        (["run", "--prest", "smoke"], ["--prest", "--preset"]),
+        (["show", "omnigolt"], ["Did you mean 'omniglot'?"]),
+        (["show", "omniglot[way=20]"], ["Did you mean 'ways'?"]),
+        (["show", "maml,fomaml"], ["more than one name"]),
+        (["show", "maml[inner_lr=-1]"], ["Allowed: float > 0"]),
+        (["show", "maml", "--sheet", "x.png"], ["'maml' is an algorithm"]),
+        (["show", "sinusoid", "--sheet", "x.jpg"], ["no PNG"]),
+        (["show", "sinusoid", "--sheet", "no/such/x.png"], ["cannot write no/such/x.png", "another --sheet"]),
+        (["certify", "mmal"], ["Did you mean 'maml'?"]),
+        (["certify", ","], ["names nothing"]),
+        (["data", "fetch", "omniglott"], ["Did you mean 'omniglot'?"]),
+        (["data", "verify", "omniglot"], ["images_background.zip", "bench data fetch omniglot", "--data-dir"]),
+    ],
+)
+def test_every_command_refuses_what_it_does_not_know(arguments: list[str], words: list[str]) -> None:
+    refused(bench(*arguments), *words)
+
+
+def test_an_algorithm_that_a_suite_cannot_show_names_the_suites_that_can() -> None:
+    refused(run(suite="glyphs", algos="oracle"), "oracle_view", "sinusoid, sinusoid_freq")
+
+
+def test_missing_data_is_said_with_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "nothing"))
+    result = run(suite="omniglot", out=str(tmp_path / "store"))
+    refused(result, str(tmp_path / "nothing"), "omniglot/images_background.zip", "bench data fetch omniglot")
+    assert not list(tmp_path.glob("store/cells/*/record.json"))
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [("file", ["cannot write to file"]), ("file/below", ["Not a directory"]), ("thesis", ["is no run directory"])],
+)
+def test_a_place_that_cannot_hold_the_store_is_refused(tmp_path: Path, out: str, words: list[str]) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("years of work")
+    refused(run(out=out), *words, "another folder with --out")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["file", "thesis.tex"]
+
+
+def test_a_full_disk_under_the_output_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bench.core.discovery.Catalogue.names", full)
+    refused(bench("list"), "No space left on device", "What is finished is kept")
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "maml"], ["certify", "maml"]])
+def test_a_plug_in_that_does_not_import_stops_every_command(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "mine.py").write_text("import no_such_module")
+    refused(bench(*command, "--plugin", "mine.py"), "mine.py does not import", "no_such_module")
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ("raise RuntimeError('boom')", "failed: RuntimeError: boom"),
+        ("return value.expand(3)", "failed: ValueError: meta_loss must return a scalar"),
+        ("return value * float('nan')", "diverged: the loss is nan in meta-iteration 1"),
+    ],
+)
+def test_what_goes_wrong_in_a_cell_is_recorded_and_the_others_go_on(tmp_path: Path, body: str, outcome: str) -> None:
+    (tmp_path / "mine.py").write_text(ALGORITHM.format(body=body))
+    result = run("--plugin", "mine.py", algos="mine,maml", out="store")
+    assert result.exit_code == 3, result.output
+    assert outcome in result.output
+    assert "sinusoid · maml · seed 0: finished" in result.output
+    [log] = [path.read_text() for path in tmp_path.glob("store/cells/*/log.txt") if path.stat().st_size]
+    assert ("Traceback" in log) == outcome.startswith("failed")
+    assert "Traceback" not in result.output

@@ -1,0 +1,239 @@
+"""The command: quick where it can be, resumable, explaining; what it prints is what it did."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from bench import show
+from bench.cli import main
+from bench.store import Store
+
+RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
+HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "rich")
+CALL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from bench.cli import main; main()"
+
+
+@pytest.fixture(autouse=True)
+def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("BENCH_DATA_DIR", "")  # so that what --data-dir sets is undone
+    monkeypatch.delenv("BENCH_DATA_DIR")
+
+
+def bench(*arguments: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, (result.output, result.exc_info)
+    return result
+
+
+def records() -> list[dict[str, Any]]:
+    return [json.loads(path.read_bytes()) for path in sorted(Path("store/cells").glob("*/record.json"))]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--help"], ["--version"]])
+def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
+    code = f"import sys; from bench.cli import main; main({arguments}, standalone_mode=False); "
+    code += f"print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"]])
+def test_help_and_list_are_quick(arguments: list[str]) -> None:
+    def seconds() -> float:
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", CALL, *arguments], capture_output=True, check=True)
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 0.3
+
+
+def test_help_lists_every_command_in_full() -> None:
+    lines = bench("--help").output.splitlines()
+    for command in ("certify", "data", "list", "run", "show"):
+        [line] = [line for line in lines if line.startswith(f"  {command} ")]
+        assert line.endswith(".")
+        assert not line.endswith("...")
+
+
+def test_list_names_suites_and_algorithms_with_their_first_line() -> None:
+    output = bench("list").output
+    suites, algorithms = output.split("algorithms")
+    assert re.search(r"omniglot +Omniglot: 1623 characters", suites)
+    assert re.search(r"fomaml +FOMAML: MAML whose inner gradient", algorithms)
+
+
+def test_the_same_command_again_recomputes_nothing() -> None:
+    first = bench(*RUN, "--algos", "maml,scratch", "--iterations", "3").output
+    [kept] = [{path: path.stat().st_mtime_ns for path in Path("store").rglob("*.json")}]
+    again = bench(*RUN, "--algos", "maml,scratch", "--iterations", "3").output
+    assert {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.json")} == kept
+    assert again.count("finished before") == 2
+    assert first.partition("sinusoid\n")[2] == again.partition("sinusoid\n")[2]
+    assert "stored in store" in again
+
+
+def test_the_table_says_all_that_was_asked_of_it() -> None:
+    output = bench(*RUN, "--algos", "maml[inner_lr=0.1],finetune", "--iterations", "60", "--seeds", "2").output
+    for heading in ("mse @1", "mse @5", "mse @10", "selected", "s/iteration", "compile s", "peak MB"):
+        assert heading in output
+    assert re.search(r"maml\[inner_lr=0\.1\] +K=5 +\d+\.\d\d ± \d+\.\d\d ", output)
+    assert re.search(r"finetune .* inner_lr=[\d./]+ ", output)
+    assert re.search(r"in every row: norm none, tasks \d+, seeds 2, iterations 60, outcome finished", output)
+    assert "± 95 % interval over seeds and tasks" in output
+    assert "checkpoint: last; engine: eager; device: cpu, threads: 1" in output
+
+
+def test_a_dry_run_predicts_and_creates_nothing() -> None:
+    output = bench(*RUN, "--algos", "maml,finetune", "--seeds", "0,7", "--dry-run").output
+    assert len(re.findall(r"sinusoid · (?:maml|finetune) · seed [07] +eager +100 +\d+s", output)) == 4
+    assert "cells: 4" in output
+    assert not Path("store").exists()
+
+
+def test_a_dry_run_knows_what_is_finished() -> None:
+    bench(*RUN, "--algos", "maml", "--iterations", "3")
+    output = bench(*RUN, "--algos", "maml,fomaml", "--iterations", "3", "--dry-run").output
+    assert re.search(r"maml · seed 0 .* finished", output)
+    assert re.search(r"fomaml · seed 0 .* \d+s", output)
+
+
+def test_a_dry_run_without_the_data_says_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "nothing"))
+    monkeypatch.setattr("suites.omniglot.drawings", __import__("suites.omniglot").omniglot.drawings.__wrapped__)
+    output = bench("run", "--suite", "omniglot", "--algos", "maml", "--dry-run").output
+    assert "1 unknown for want of data" in output
+
+
+def test_the_time_limit_stops_cleanly_and_the_same_command_goes_on() -> None:
+    command = (*RUN, "--algos", "maml[meta_batch=2]", "--iterations", "30")
+    output = bench(*command, "--time-limit", "0.001s").output
+    assert "the time limit came first: 0 of 1 cells done. The same command goes on." in output
+    assert records() == []
+    output = bench(*command).output
+    assert "going on from iteration 1" in output
+    assert [(record["outcome"], record["pieces"]) for record in records()] == [("finished", 2)]
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(show.Progress, "trains", interrupt)
+        output = bench(*RUN, "--algos", "maml", "--iterations", "20", code=130).output
+    assert "interrupted. What is done is kept in store; the same command goes on from there." in output
+    assert "Traceback" not in output
+    assert "going on from iteration 1" in bench(*RUN, "--algos", "maml", "--iterations", "20").output
+
+
+def test_ctrl_c_while_planning_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.plan.plan", interrupt)
+    assert bench(*RUN, "--algos", "maml", code=130).output == "Error: interrupted.\n"
+
+
+def test_the_second_of_two_runs_on_a_cell_says_who_holds_it() -> None:
+    command = (*RUN, "--algos", "maml", "--iterations", "3")
+    dry = bench(*command, "--dry-run").output
+    [cell] = re.findall(r"^ ([0-9a-f]{16}) ", dry, re.MULTILINE)
+    with Store.create(Path("store")).hold(cell):
+        output = bench(*command, code=2).output
+    assert f"cell {cell} is being run by process {os.getpid()} on {os.uname().nodename}" in output
+
+
+@pytest.mark.parametrize("name", ["sinusoid", "sinusoid_freq", "omniglot[ways=20]", "glyphs"])
+def test_show_explains_a_suite_within_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "PIPED_WIDTH", 80)
+    output = bench("show", name).output
+    assert max(map(len, output.splitlines())) <= 80
+    assert output.startswith(f"{name.partition('[')[0]} (suite)")
+    for fact in ("shots", "int >= 1", "report steps", "knowing nothing", "normalisation", "inner_lr", "600 test tasks"):
+        assert fact in output
+    assert not re.search(r"typing\.|Literal|Annotated|G[te]\(|FieldInfo", output)
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "metasgd", "finetune", "scratch", "oracle"])
+def test_show_explains_an_algorithm_within_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(show, "PIPED_WIDTH", 80)
+    output = bench("show", name).output
+    assert max(map(len, output.splitlines())) <= 80
+    assert "arXiv" in output or name == "scratch"
+    assert "float > 0" in output
+    assert not re.search(r"typing\.|Literal|Annotated|G[te]\(|FieldInfo", output)
+
+
+def test_show_keeps_what_stands_in_brackets() -> None:
+    assert "oracle: the input is [x, A, phase]" in bench("show", "sinusoid").output
+
+
+def test_show_maml_prints_the_published_and_the_effective_rate() -> None:
+    output = bench("show", "maml").output
+    assert re.search(r"omniglot +5-way 1-shot +1 +0\.001 +32 +2 ", output)
+    assert re.search(r"inner_lr of glyphs, omniglot: published 0\.4, .* N = 5 times the mean loss", output)
+
+
+def test_show_takes_parameters() -> None:
+    twenty = bench("show", "omniglot[ways=20]").output
+    assert "20-way 1-shot (transductive)" in twenty
+    assert re.search(r"knowing nothing +5\b", twenty)
+    assert "published 0.1" in twenty
+    assert re.search(r"omniglot +5-way 1-shot +1 +0\.001 +32 +0\.4 ", bench("show", "maml[inner_lr=0.4]").output)
+
+
+@pytest.mark.parametrize("name", ["sinusoid", "glyphs"])
+def test_a_sheet_is_a_picture_with_ink_on_it(name: str) -> None:
+    assert "drawn to sheet.png" in bench("show", name, "--sheet", "sheet.png").output
+    with Image.open("sheet.png") as image:
+        assert min(image.size) > 500
+        dark = sum(image.convert("L").histogram()[:128]) / (image.width * image.height)
+    assert 0.005 < dark < 0.5
+
+
+@pytest.mark.parametrize("command", ["fetch", "verify"])
+def test_a_suite_without_data_has_nothing_to_fetch(command: str) -> None:
+    assert "glyphs needs no data" in bench("data", command, "glyphs").output
+
+
+def test_verify_finds_altered_data(tmp_path: Path) -> None:
+    for name in ("images_background", "images_evaluation"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "other.txt").write_text("not a drawing")
+    output = bench("data", "verify", "omniglot", "--data-dir", str(tmp_path), code=1).output
+    assert output.count("WRONG") == 2
+
+
+def test_certify_prints_figures_and_what_does_not_apply() -> None:
+    output = bench("certify", "scratch").output
+    assert "n/a: it does not meta-train" in output
+    assert output.endswith("certified\n")
+
+
+@pytest.mark.slow
+def test_a_real_ctrl_c_loses_nothing() -> None:
+    command = [sys.executable, "-c", CALL, *RUN, "--algos", "maml", "--iterations", "3000"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "3,000 meta-iterations" in process.stderr.readline()
+        time.sleep(3)
+        process.send_signal(signal.SIGINT)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert "the same command goes on from there" in told
+    assert "Traceback" not in told
+    assert re.search(r"going on from iteration \d+", bench(*RUN, "--algos", "maml", "--iterations", "3000").output)
+    assert [(record["outcome"], record["pieces"]) for record in records()] == [("finished", 2)]
