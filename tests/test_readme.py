@@ -12,13 +12,10 @@ from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.M | re.S)
-SETUP = re.compile(r"venv|tox|git clone|pip install")  # what this very environment has done already
-LINES = [
-    line
-    for block in BLOCKS
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.strip() and not SETUP.search(line) and not line.startswith("#")
-]
+INSTALLED = re.compile(r"^python3 -m venv .*&& \.venv/bin/")  # what this very environment has done already
+# Blocks of `sh` run here as printed; those of `console` gave README's results, in hours.
+LINES = [INSTALLED.sub("", line) for block in BLOCKS for line in block.splitlines()]
+LINES = [line for line in LINES if line != "tox"]
 
 
 def test_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
