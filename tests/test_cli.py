@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -52,46 +53,50 @@ def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", [["--help"], ["list"]])
 def test_help_and_list_are_quick(arguments: list[str]) -> None:
     def seconds() -> float:
-        began = time.perf_counter()
+        """Of the processor: what else runs on this machine must not count."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", CALL, *arguments], capture_output=True, check=True)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert min(seconds() for _ in range(3)) < 0.3
 
 
 def test_help_lists_every_command_in_full() -> None:
     lines = bench("--help").output.splitlines()
-    for command in ("certify", "data", "list", "run", "show"):
+    for command in main.commands:
         [line] = [line for line in lines if line.startswith(f"  {command} ")]
-        assert line.endswith(".")
-        assert not line.endswith("...")
+        assert re.search(r"\w\.$", line)  # a whole sentence, not one that was cut
 
 
 def test_list_names_suites_and_algorithms_with_their_first_line() -> None:
     output = bench("list").output
-    suites, algorithms = output.split("algorithms")
-    assert re.search(r"omniglot +Omniglot: 1623 characters", suites)
-    assert re.search(r"fomaml +FOMAML: MAML whose inner gradient", algorithms)
+    assert re.search(r"^suites$(?:\n  .*)*\n  omniglot +Omniglot: 1623 characters", output, re.MULTILINE)
+    assert re.search(r"^algorithms$(?:\n  .*)*\n  fomaml +FOMAML: MAML whose inner", output, re.MULTILINE)
 
 
 def test_the_same_command_again_recomputes_nothing() -> None:
-    first = bench(*RUN, "--algos", "maml,scratch", "--iterations", "3").output
-    [kept] = [{path: path.stat().st_mtime_ns for path in Path("store").rglob("*.json")}]
-    again = bench(*RUN, "--algos", "maml,scratch", "--iterations", "3").output
-    assert {path: path.stat().st_mtime_ns for path in Path("store").rglob("*.json")} == kept
+    def written() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in Path("store").rglob("*") if path.suffix != ".txt"}
+
+    command = (*RUN, "--algos", "maml[meta_batch=1],oracle[meta_batch=1]", "--iterations", "3")
+    first = bench(*command).output
+    before = written()
+    again = bench(*command).output
+    assert written() == before
     assert again.count("finished before") == 2
     assert first.partition("sinusoid\n")[2] == again.partition("sinusoid\n")[2]
     assert "stored in store" in again
 
 
 def test_the_table_says_all_that_was_asked_of_it() -> None:
-    output = bench(*RUN, "--algos", "maml[inner_lr=0.1],finetune", "--iterations", "60", "--seeds", "2").output
+    output = bench(*RUN, "--algos", "maml[inner_lr=0.1,meta_batch=1],scratch", "--iterations", "50").output
     for heading in ("mse @1", "mse @5", "mse @10", "selected", "s/iteration", "compile s", "peak MB"):
         assert heading in output
-    assert re.search(r"maml\[inner_lr=0\.1\] +K=5 +\d+\.\d\d ± \d+\.\d\d ", output)
-    assert re.search(r"finetune .* inner_lr=[\d./]+ ", output)
-    assert re.search(r"in every row: norm none, tasks \d+, seeds 2, iterations 60, outcome finished", output)
-    assert "± 95 % interval over seeds and tasks" in output
+    assert re.search(r"maml\[inner_lr=0\.1,meta_batch=1\] +K=5 +\d+\.\d\d ± \d+\.\d\d ", output)
+    assert re.search(r"scratch .* inner_lr=[\d./]+ ", output)
+    assert re.search(r"in every row: norm none, tasks \d+, seeds 1, outcome finished", output)
+    assert "± 95 % interval over tasks (one seed)" in output
     assert "checkpoint: last; engine: eager; device: cpu, threads: 1" in output
 
 
@@ -195,7 +200,7 @@ def test_show_takes_parameters() -> None:
     assert re.search(r"omniglot +5-way 1-shot +1 +0\.001 +32 +0\.4 ", bench("show", "maml[inner_lr=0.4]").output)
 
 
-@pytest.mark.parametrize("name", ["sinusoid", "glyphs"])
+@pytest.mark.parametrize("name", ["sinusoid", pytest.param("glyphs", marks=pytest.mark.slow)])
 def test_a_sheet_is_a_picture_with_ink_on_it(name: str) -> None:
     assert "drawn to sheet.png" in bench("show", name, "--sheet", "sheet.png").output
     with Image.open("sheet.png") as image:
@@ -225,15 +230,15 @@ def test_certify_prints_figures_and_what_does_not_apply() -> None:
 
 @pytest.mark.slow
 def test_a_real_ctrl_c_loses_nothing() -> None:
-    command = [sys.executable, "-c", CALL, *RUN, "--algos", "maml", "--iterations", "3000"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    command = (*RUN, "--algos", "maml[meta_batch=2]", "--iterations", "2000")
+    with subprocess.Popen([sys.executable, "-c", CALL, *command], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert "3,000 meta-iterations" in process.stderr.readline()
-        time.sleep(3)
+        assert "2,000 meta-iterations" in process.stderr.readline()
+        time.sleep(2)
         process.send_signal(signal.SIGINT)
         told = process.stderr.read()
     assert process.returncode == 130
     assert "the same command goes on from there" in told
     assert "Traceback" not in told
-    assert re.search(r"going on from iteration \d+", bench(*RUN, "--algos", "maml", "--iterations", "3000").output)
+    assert re.search(r"going on from iteration \d+", bench(*command).output)
     assert [(record["outcome"], record["pieces"]) for record in records()] == [("finished", 2)]

@@ -125,7 +125,7 @@ def test_what_a_killed_writer_left_does_not_block_a_new_store(tmp_path: Path) ->
 
 def test_a_path_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="Not a directory. Give another folder with --out"):
+    with pytest.raises(StoreError, match=r"Not a directory\. Give another folder with --out"):
         Store.create(tmp_path / "file" / "store")
 
 
@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_file_whole(store: Store, cell: str, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StoreError, match="the disk is full. Free some space and run the same command again"):
+    with pytest.raises(StoreError, match=r"the disk is full\. Free some space and run the same command again"):
         store.write(cell, "spec.json", b"new")
     assert path.read_bytes() == before
     assert not [left for left in path.parent.iterdir() if left.name.startswith(".")]
