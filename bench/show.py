@@ -268,7 +268,7 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     """Draws the adaptation curves of a suite's finished cells to a picture."""
     from bench.api import load
     from reports.curves import adaptation
-    from reports.frame import label
+    from reports.frame import label, told_apart
 
     frame = load(root)
     known = {label(r.spec.suite): r.judgement for r in frame.store.records() if r.outcome == "finished"}
@@ -280,7 +280,7 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     if name not in known:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
-    figure = adaptation(frame[frame["suite"] == name], judged.metric, judged.floor, judged.better)
+    figure = adaptation(told_apart(frame[frame["suite"] == name]), judged.metric, judged.floor, judged.better)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

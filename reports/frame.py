@@ -32,6 +32,15 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with as much added to an algorithm's label as it takes to be that of one cell per seed."""
+    for column in ("iterations", "selection", "engine", "cell"):  # in a store that has grown, several may differ
+        several = frame.groupby(["suite", "algorithm", "seed"])[column].transform("nunique") > 1
+        longer = frame["algorithm"] + f", {column} " + frame[column].astype(str)
+        frame = frame.assign(algorithm=frame["algorithm"].where(~several, longer))
+    return frame
+
+
 def label(component: Component) -> str:
     """name[parameter=value,...] with the parameters that were set."""
     given: dict[str, Any] = component.given

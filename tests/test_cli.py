@@ -209,6 +209,18 @@ def test_a_sheet_is_a_picture_with_ink_on_it(name: str) -> None:
     assert 0.005 < dark < 0.5
 
 
+@pytest.mark.slow
+def test_draw_tells_a_longer_run_from_a_shorter_one() -> None:
+    for iterations in ("2", "4"):
+        bench(*RUN, "--algos", "maml[meta_batch=1]", "--iterations", iterations)
+    assert "drawn to curves.png" in bench("draw", "store", "--curves", "curves.png").output
+    with Image.open("curves.png") as image:
+        assert min(image.size) > 300
+    for arguments in (["nowhere"], ["store", "--suite", "sinusiod"]):
+        assert "Error" in bench("draw", *arguments, "--curves", "curves.png", code=2).output
+    assert "such as curves.png" in bench("draw", "store", "--curves", "curves.xyz", code=2).output
+
+
 @pytest.mark.parametrize("command", ["fetch", "verify"])
 def test_a_suite_without_data_has_nothing_to_fetch(command: str) -> None:
     assert "glyphs needs no data" in bench("data", command, "glyphs").output

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench import show
 from bench.core.records import Component, Judgement, Record, Spec
-from reports.frame import tidy
+from reports.frame import tidy, told_apart
 from reports.table import Table, interval, tables
 
 
@@ -139,6 +139,18 @@ def test_a_suite_whose_cells_all_failed_still_has_its_table() -> None:
     made = one_table(unfinished=(record(spec(), outcome="failed", message="boom"),))
     assert list(made.scores.iloc[0]) == ["maml", "–", "–"]
     assert "outcome failed" in made.notes[0]
+
+
+def test_cells_that_share_a_label_are_told_apart_by_what_differs() -> None:
+    longer, edited = spec(iterations=3_000), spec(suite_version=2)
+    other = spec(given={"steps": 5}, iterations=3_000)
+    frame = tidy((record(of), ONE) for of in (spec(), spec(seed=1), longer, other, edited))
+    labels = told_apart(frame).drop_duplicates("cell").set_index("cell")["algorithm"]
+    assert labels[longer.id] == "maml, iterations 3000"
+    assert labels[other.id] == "maml[steps=5]"
+    assert labels[spec(seed=1).id] == "maml"
+    assert labels[edited.id] == f"maml, iterations 1500, cell {edited.id}"
+    assert labels.drop(spec(seed=1).id).is_unique
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 1000])
