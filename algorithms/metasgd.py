@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Generator
 
+from bench.core.errors import BenchError
 from bench.core.gradients import descend, gradient
 from bench.core.types import Data, GradientName, Learner, Loss, Meta, NewParams, Params
 
@@ -22,6 +23,11 @@ class MetaSGD(Learner):
     low: Annotated[float, Field(gt=0, description="lower end of the rates' first value")] = 0.005
     high: Annotated[float, Field(gt=0, description="upper end of the rates' first value")] = 0.1
     gradient: Annotated[GradientName, Field(description="how an inner step is differentiated")] = "reverse"
+
+    def __post_init__(self) -> None:
+        """Refuses an empty range."""
+        if self.low > self.high:
+            raise BenchError(f"metasgd draws its rates from [low, high], but low={self.low} > high={self.high}.")
 
     learn2learn: ClassVar[str] = "MetaSGD"
 

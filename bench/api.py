@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
@@ -95,6 +96,9 @@ def run_cells(
     cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
 ) -> list[Record]:
     """The records of the cells that ended before the time limit."""
+    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+        some = cell.suite.sample(1, "test", seeds_.generator("data"))  # missing data shows before anything is trained
+        cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
     return [record for record in found if record]
@@ -110,13 +114,11 @@ def results(store: Store, records: list[Record]) -> Results:
 
 def trained_module(suite: Any, algorithm: Any, store: Store, record: Record) -> nn.Module:
     """The suite's module with the parameters that the selected Meta starts from."""
-    from bench.core import seeds
-
     path = store.folder(record.cell) / "checkpoint.safetensors"
-    like = algorithm.init(suite.new_params, seeds.generator(record.spec.seed, "init"))
+    like = algorithm.init(suite.new_params, seeds_.generator(record.spec.seed, "init"))
     state = Training.load(path.read_bytes(), like) if algorithm.trains else Training.begin(like)
     meta = state.best if record.spec.selection == "best" and state.best is not None else state.meta
-    params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds.generator(0))))
+    params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds_.generator(0))))
     module: nn.Module = suite.module()
     module.load_state_dict(params, strict=False)
     return module

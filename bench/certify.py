@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_wi
 from bench.beds import Bed, Curved, Labels, Linear, Quadratic
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
+from bench.core.errors import DataError
 from bench.core.types import Episode, Learner, Meta, Suite, SuiteLoss, Tasks
 from bench.engines import learn2learn
 from bench.engines.vectorised import meta_gradient
@@ -48,10 +49,10 @@ class NotApplicable(Exception):
 def certificate(algos: str | None, plugins: tuple[Path, ...] = ()) -> Iterator[tuple[str, list[Check]]]:
     """Name -> checks, of the algorithms named (all by default) and, where none is named, of the suites."""
     catalogue = Catalogue(plugins)
-    asked = parse(algos) if algos else [Named(name, {}) for name in catalogue.names("algorithm")]
+    asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:
         yield named.name, list(algorithm_checks(partial(algorithm_of, catalogue, named)))
-    for name in catalogue.names("suite") if not algos else ():
+    for name in catalogue.names("suite") if algos is None else ():
         yield f"{name} (suite)", list(suite_checks(suite_of(catalogue, Named(name, {})), name))
 
 
@@ -101,6 +102,8 @@ def _check(name: str, bound: float, measure: Callable[[], float], above: bool = 
         figure = measure()
     except NotApplicable as reason:
         return Check(name, "", "", f"n/a: {reason}")
+    except DataError as missing:
+        return Check(name, "", "", f"n/a: {missing}")
     except Exception as error:  # whatever a stranger's code does, the certificate goes on
         return Check(name, type(error).__name__, str(error).splitlines()[0][:100] if str(error) else "", "FAULT")
     right = figure > bound if above else figure <= bound

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.core import seeds
-from bench.core.errors import DataError
+from bench.core.errors import ManifestError
 from bench.core.types import Data, Learner, Meta, Split, Suite, SuiteLoss, Tasks
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
@@ -25,7 +25,7 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     """The frozen tasks of a suite's split, and their SHA-256; the same for every algorithm and seed.
 
     Raises:
-        DataError: the tasks are not the ones that this version of the suite was published with.
+        ManifestError: the tasks are not the ones that this version of the suite was published with.
     """
     tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
     digest = hashlib.sha256()
@@ -35,7 +35,7 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     found = digest.hexdigest()
     expected = suite.manifests.get(f"{suite.setting}/{split}", found)
     if expected != found:
-        raise DataError(
+        raise ManifestError(
             f"the {split} tasks of {name} version {suite.version}, {suite.setting}, have SHA-256 {found[:16]}..., not "
             f"{expected[:16]}...: scores on them would not compare. Reinstall bench with its pinned torch."
         )

@@ -79,7 +79,7 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
                 outcome = _Run(cell, store, watch, deadline, catalogue).record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
-            except Exception as error:  # an algorithm's or a suite's mistake must not take the other cells along
+            except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc())
                 outcome = _record(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
         if outcome:
@@ -192,7 +192,8 @@ class _Run:
                         self._save(state)
                         saved = time.monotonic()
             except KeyboardInterrupt:
-                self._save(state)
+                if state.whole:  # else the last checkpoint stands
+                    self._save(state)
                 raise
             self._save(state)
         return state.iteration >= self.spec.iterations
@@ -374,7 +375,7 @@ def _cpu() -> str:
     return platform.processor()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 

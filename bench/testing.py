@@ -34,7 +34,11 @@ def check_suite(suite: Suite) -> list[Check]:
     Raises:
         AssertionError: at least one check failed; the message lists them.
     """
-    return _sound(list(suite_checks(suite, type(suite).__name__.lower())))
+    return _sound(list(suite_checks(suite, _file_name(type(suite)))))
+
+
+def _file_name(suite: type[Suite]) -> str:
+    return suite.__module__.rpartition(".")[2].removeprefix("bench_plugin_")
 
 
 def _sound(checks: list[Check]) -> list[Check]:

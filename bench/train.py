@@ -45,6 +45,7 @@ class Training:
     train_seconds: float = 0.0
     compile_seconds: float = 0.0
     pieces: int = 1
+    whole: bool = True  # False while an iteration is applied: not to be saved
 
     @classmethod
     def begin(cls, meta: Meta) -> "Training":
@@ -71,6 +72,9 @@ class Training:
         from safetensors.torch import load
 
         tensors = load(content)
+        for name, leaf in named_leaves(like):
+            if tensors[f"meta{name}"].shape != leaf.shape:
+                raise ValueError(f"{name} has shape {tuple(tensors[f'meta{name}'].shape)}, not {tuple(leaf.shape)}")
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         state: dict[str, Any] = json.loads(header["__metadata__"]["state"])
         names, spec = [name for name, _ in named_leaves(like)], tree_flatten(like)[1]
@@ -137,6 +141,7 @@ def train(
     while state.iteration < until:
         began = time.perf_counter()
         loss, gradient = meta_gradient(tree_unflatten(leaves, spec), next(batches))
+        state.whole = False
         for leaf, g in zip(leaves, tree_flatten(gradient)[0], strict=True):
             leaf.grad = g
         adam.step()
@@ -161,4 +166,7 @@ def train(
                 recent.clear()
             if score is not None and (state.best_score is None or better(score, state.best_score)):
                 state.best, state.best_score = tree_map(lambda x: x.detach().clone(), state.meta), score
+        if state.iteration == until and recent:
+            state.pace.append(statistics.median(recent))
+        state.whole = True
         yield state

@@ -124,7 +124,7 @@ class Images(Supervised):
         """The paper's convolutional or fully connected network."""
         return self.network(self.ways)
 
-    def network(self, outputs: int) -> nn.Module:
+    def network(self, outputs: int) -> Conv4 | FullyConnected:
         """Likewise, with another number of outputs."""
         return Conv4(outputs) if self.net == "conv" else FullyConnected(outputs)
 
@@ -224,18 +224,21 @@ class Pretraining(Supervised):
         return self.suite.protocol
 
     def module(self) -> nn.Module:
-        """The suite's network with one output per class and orientation."""
-        return self.suite.network(4 * len(self.classes))
+        """The suite's network with one output per class and orientation; its head starts small, since it is wide."""
+        network = self.suite.network(4 * len(self.classes))
+        nn.init.xavier_uniform_(network.head.weight)
+        return network
 
     def sample(self, count: int, split: Split, generator: Generator) -> Classes:
         """The suite's tasks."""
         return self.suite.sample(count, split, generator)
 
     def look_up(self, tasks: Classes, role: Role) -> Labelled:
-        """All the images of a task, with labels that mean the same in every task."""
+        """All the images of all tasks in one batch [1, T N, ...], with labels that mean the same in every task."""
         labels = 4 * torch.searchsorted(self.classes, tasks.classes) + tasks.turns
         each = tasks.drawings.shape[-1]
-        return Labelled(self.suite.images(tasks, tasks.drawings), labels.repeat_interleave(each, 1))
+        images = self.suite.images(tasks, tasks.drawings).flatten(0, 1)
+        return Labelled(images.unsqueeze(0), labels.flatten().repeat_interleave(each).unsqueeze(0))
 
     def predict(self, params: Params, data: Labelled) -> Tensor:
         """Log-probabilities [N, 4 C]."""

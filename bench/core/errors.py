@@ -14,6 +14,10 @@ class DataError(BenchError):
     """Data that is missing, cannot be fetched, or is not what its hash says."""
 
 
+class ManifestError(BenchError):
+    """Frozen tasks that are not the ones a suite was published with."""
+
+
 class StoreError(BenchError):
     """A run directory that cannot be read or written, or that somebody else holds."""
 
