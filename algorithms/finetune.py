@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.core.gradients import descend, gradient
 from bench.core.types import Data, Episode, Learner, Loss, Params
 
-GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)
