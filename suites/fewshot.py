@@ -179,9 +179,10 @@ class Images(Supervised):
         return Pretraining(self)
 
     def replace_head(self, params: Params, generator: Generator) -> Params:
-        """The pretrained body under a fresh head for `ways` classes."""
-        fresh = self.new_params(generator)
-        return {name: fresh[name] if name.startswith("head.") else value for name, value in params.items()}
+        """The pretrained body under a fresh head for `ways` classes, drawn as pretraining's was."""
+        weight = params["head.weight"].new_empty(self.ways, params["head.weight"].shape[1])
+        nn.init.xavier_uniform_(weight, generator=generator)
+        return {**params, "head.weight": weight, "head.bias": weight.new_zeros(self.ways)}
 
     def sheet(self) -> Sheet:
         """Twelve test classes, all their drawings."""
