@@ -6,6 +6,8 @@ import hashlib
 import logging
 import os
 import platform
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -184,7 +186,7 @@ class _Run:
             )
             saved = time.monotonic()
             try:
-                for _ in iterations:
+                for _ in _between_interrupts(iterations):
                     self.watch.trains(self.cell, state)
                     if self.deadline.passed():
                         break
@@ -373,6 +375,30 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     return platform.processor()
+
+
+def _between_interrupts(iterations: Iterator[Training]) -> Iterator[Training]:
+    """The iterations, with a first Ctrl-C raised between two of them, where all that is done can be saved."""
+    caught: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, usual)  # a second one does not wait
+
+    ours = threading.current_thread() is threading.main_thread() and usual is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        for state in iterations:
+            if caught:
+                raise KeyboardInterrupt
+            yield state
+        if caught:
+            raise KeyboardInterrupt
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, usual)
 
 
 def _first_line(error: BaseException) -> str:
