@@ -54,9 +54,6 @@ def plan(request: Request) -> list[Cell]:
     """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs."""
     catalogue = Catalogue(request.plugins)
     algorithms, suites = parse(request.algos), parse(request.suites)
-    for asked, what in ((suites, "--suite"), (algorithms, "--algos")):
-        if not asked:
-            raise BenchError(f"{what} names nothing. `bench list` shows what there is.")
     check_device(request.device)
     cells = [
         _cell(request, catalogue, suite, algorithm, seed)
