@@ -14,7 +14,7 @@ from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
-from bench.store import Store
+from bench.store import MARK, Store
 from bench.train import Training
 from reports.frame import tidy
 
@@ -81,8 +81,10 @@ def run(
         plugins=tuple(map(Path, plugins)),
         **options,
     )
-    store = Store.create(Path(out) if out else default_out(suite))
-    records = run_cells(plan(request), store, Silent(), time_limit, request.plugins)
+    root = Path(out) if out else default_out(suite)
+    cells = plan(request, Store.open(root).specs() if (root / MARK).exists() else ())
+    store = Store.create(root)
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins)
     return results(store, records)
 
 

@@ -147,16 +147,19 @@ def run(
     """
     from bench import show
     from bench.api import default_out, results, run_cells
+    from bench.choose import remembered
     from bench.plan import Request, plan
-    from bench.store import Store
+    from bench.store import MARK, Store
     from reports.table import tables
 
     asked = Request(suites=suites, plugins=plugins, **options)
-    cells = plan(asked)
     root = out or default_out(suites)
+    known = Store.open(root).specs() if (root / MARK).exists() else ()
     if dry_run:
-        show.forecast(cells, root)
+        show.forecast(plan(asked, known, remembered), root)
         return
+    with show.remarks():
+        cells = plan(asked, known)
     store = Store.create(root)
     try:
         with show.Progress() as progress:

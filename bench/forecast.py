@@ -1,7 +1,6 @@
 """How long cells will take, before they are run."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.utils._pytree import tree_map
 
+from bench.choose import inputs, timed
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import DataError
@@ -18,7 +18,6 @@ from bench.engines import learn2learn, vectorised
 from bench.evaluate import manifest, steps_of, to, trace
 from bench.plan import Cell, view
 from bench.store import MARK, Store
-from bench.train import episodes
 
 TRIAL = 3  # meta-iterations that are timed after one to warm up
 TASKS = 10  # that are scored on trial
@@ -71,8 +70,8 @@ def _try(cell: Cell) -> Pace:
     seconds = [0.0]
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
-        batches = islice(episodes(suite, algorithm, lambda: meta, cell.spec.seed, 0, device), 1 + TRIAL)
-        seconds = [_timed(partial(gradient, meta, batch)) for batch in batches][1:]
+        cases = islice(inputs(cell.spec, suite, algorithm), 1 + TRIAL)
+        seconds = [timed(partial(gradient, *case)) for case in cases][1:]
     tested = view(cell.suite, algorithm.test_view, name, Catalogue())
     if suite is not tested and algorithm.train_view == "pretraining":
         meta = to(tested.new_params(seeds.generator("forecast")), device)
@@ -81,11 +80,5 @@ def _try(cell: Cell) -> Pace:
     scored = len(tested.evaluations) * cell.spec.test_tasks
     scored += len(candidates) * cell.spec.validation_tasks if len(candidates) > 1 else 0
     tracer, steps = learn2learn.trace if peer else trace, steps_of(variant, candidates[0])
-    scoring = _timed(lambda: tracer(variant, candidates[0], meta, tasks, steps, device))
+    scoring = timed(lambda: tracer(variant, candidates[0], meta, tasks, steps, device))
     return Pace(min(seconds), scoring / TASKS * scored)
-
-
-def _timed(call: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began

@@ -1,21 +1,20 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import os
-import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from bench import choose
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec
 from bench.core.types import Learner, Suite
 from bench.engines import learn2learn
 from bench.evaluate import manifest
-
-COMPILE_FROM = 2_000  # meta-iterations; compiling takes as long as a few thousand eager ones on a small net
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +42,7 @@ class Cell:
     suite: Suite
     algorithm: Learner
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
+    reason: str = field(default="", compare=False)  # why this engine
 
     @property
     def id(self) -> str:
@@ -50,13 +50,23 @@ class Cell:
         return self.spec.id
 
 
-def plan(request: Request) -> list[Cell]:
-    """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs."""
+Choice = Callable[[Spec, Suite, Learner], tuple[EngineName, str]]
+
+
+def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
+    """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs.
+
+    Args:
+        request: what was asked.
+        known: the store's specifications; an engine left open is the one that a cell was started with.
+        choice: of the engine of the others.
+    """
+    known = list(known)
     catalogue = Catalogue(request.plugins)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
     cells = [
-        _cell(request, catalogue, suite, algorithm, seed)
+        _cell(request, catalogue, suite, algorithm, seed, known, choice)
         for suite in suites
         for algorithm in algorithms
         for seed in request.seeds
@@ -108,13 +118,21 @@ def check_device(device: str) -> None:
         raise unknown("device", device, seen)
 
 
-def _cell(request: Request, catalogue: Catalogue, named_suite: Named, named: Named, seed: int) -> Cell:
+def _cell(
+    request: Request,
+    catalogue: Catalogue,
+    named_suite: Named,
+    named: Named,
+    seed: int,
+    known: list[Spec],
+    choice: Choice,
+) -> Cell:
     suite = suite_of(catalogue, named_suite)
     algorithm = algorithm_of(catalogue, named, suite)
     if request.preset not in suite.presets:
         raise unknown("preset", request.preset, suite.presets)
     budget = suite.presets[request.preset]
-    view(suite, algorithm.train_view, named.name, catalogue)
+    trained = view(suite, algorithm.train_view, named.name, catalogue)
     tested = view(suite, algorithm.test_view, named.name, catalogue)
     iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
     suite.sample(1, "train", torch.Generator().manual_seed(0))
@@ -145,29 +163,38 @@ def _cell(request: Request, catalogue: Catalogue, named_suite: Named, named: Nam
         selection=request.selection if algorithm.trains else "last",
         test_tasks=budget.test_tasks,
         validation_tasks=budget.validation_tasks,
-        engine=_engine(request, suite, algorithm, named.name, iterations),
+        engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
         dtype="float32",
         device=request.device,
         threads=threads_of(request),
     )
-    return Cell(spec, suite, algorithm, f"{_text(named_suite)} · {_text(named)} · seed {seed}")
+    reason = "asked for"
+    if request.engine == "auto":
+        engine, reason = _open_engine(spec, known) or choice(spec, trained, algorithm)
+        spec = spec.model_copy(update={"engine": engine})
+    return Cell(spec, suite, algorithm, f"{_text(named_suite)} · {_text(named)} · seed {seed}", reason)
 
 
-def _engine(request: Request, suite: Suite, algorithm: Learner, name: str, iterations: int) -> EngineName:
-    if request.engine == "learn2learn":
-        if not algorithm.trains:
-            return "eager"
-        if not _is_wrapped(algorithm):
-            raise BenchError(
-                f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."
-            )
-        learn2learn.load()
-        return "learn2learn"
-    if request.engine != "auto":
-        return request.engine
-    convolutional = any(isinstance(m, torch.nn.Conv2d) for m in suite.skeleton.modules())
-    pays = iterations >= COMPILE_FROM and not convolutional and compiler() is not None
-    return "compiled" if pays else "eager"
+def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None:
+    """The engine with which the cell, or a shorter run that it goes on from, was started; eager if nothing trains."""
+    either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
+    ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
+    for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):
+        return found.engine, "as the run in the store, which goes on"
+    return ("eager", "nothing is trained") if not spec.iterations else None
+
+
+def _engine(engine: EngineName, algorithm: Learner, name: str) -> EngineName:
+    if engine != "learn2learn":
+        return engine
+    if not algorithm.trains:
+        return "eager"
+    if not _is_wrapped(algorithm):
+        raise BenchError(
+            f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."
+        )
+    learn2learn.load()
+    return "learn2learn"
 
 
 def _is_wrapped(algorithm: Learner) -> bool:
@@ -175,11 +202,6 @@ def _is_wrapped(algorithm: Learner) -> bool:
     owner: Any = next(cls for cls in type(algorithm).__mro__ if "learn2learn" in vars(cls))
     methods = ("init", "start", "step", "params", "meta_loss")
     return bool(owner.learn2learn) and all(getattr(type(algorithm), m) is getattr(owner, m) for m in methods)
-
-
-def compiler() -> str | None:
-    """The C++ compiler that torch would call, or None."""
-    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
 def _typed(named: Named, instance: Any) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
     with store.hold(cell.id):
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
         with _logging_to(store, cell):
+            log.info("engine %s: %s", cell.spec.engine, cell.reason)
             _fix_threads(cell.spec.threads)
+            vectorised.keep_memory()
             peak = PeakMemory()
             try:
                 outcome = _Run(cell, store, watch, deadline, catalogue).record(peak)

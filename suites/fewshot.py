@@ -56,7 +56,7 @@ class Images(Supervised):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower"))
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
-        "quick": Budget(1_000),
+        "quick": Budget(1_200),
         "paper": Budget(60_000),
     }
 

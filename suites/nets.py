@@ -48,8 +48,9 @@ class CentredNorm(nn.Module):
         """[N, C, ...] -> [N, C, ...]."""
         dims = [0, *range(2, x.dim())]
         # Written out: torch.var_mean is several times slower on a CPU, and so is its derivative.
-        centred = x - x[:reference].mean(dims, keepdim=True)
-        variance = centred[:reference].square().mean(dims, keepdim=True)
+        # So is slicing: the derivative of x[:None] fills a tensor with zeros and copies into it.
+        centred = x - _first(x, reference).mean(dims, keepdim=True)
+        variance = _first(centred, reference).square().mean(dims, keepdim=True)
         return centred * torch.rsqrt(variance + 1e-3) + self.shift.view(-1, *(1,) * (x.dim() - 2))
 
 
@@ -96,6 +97,10 @@ class FullyConnected(nn.Module):
             x = torch.relu(norm(layer(x), reference))
         output: Tensor = self.head(x)
         return output
+
+
+def _first(x: Tensor, count: int | None) -> Tensor:
+    return x if count is None else x[:count]
 
 
 def _truncated_normal(module: nn.Module) -> None:

@@ -56,6 +56,12 @@ class Spec(BaseModel):
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other."""
         return self._hash({"iterations"})
 
+    @property
+    def work(self) -> str:
+        """Likewise of what one meta-iteration computes, whichever engine does it: equal work takes equal time."""
+        kept = {"suite", "suite_version", "algorithm", "dtype", "device", "threads"}
+        return self._hash(set(type(self).model_fields) - kept)
+
     def _hash(self, exclude: set[str]) -> str:
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)

@@ -5,19 +5,22 @@ of, the compiler never sees it. Letters: T tasks.
 """
 
 import contextlib
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from bench.core.types import Episode, Learner, Meta, Suite, SuiteLoss
+from bench.engines.convolutions import ConvolutionsAsProducts, channels_last
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 
 
@@ -36,9 +39,8 @@ def meta_gradient(
 
     def total(meta: Meta, episodes: Episode) -> tuple[Tensor, ...]:
         leaves, spec = tree_flatten(meta)
-        live = [leaf.detach().requires_grad_() for leaf in leaves]
-        # Eagerly, the copies that products need cost more than a grouped convolution does.
-        with torch.enable_grad(), ConvolutionsAsProducts() if compiled else contextlib.nullcontext():
+        live = [channels_last(leaf.detach()).requires_grad_() for leaf in leaves]
+        with torch.enable_grad(), ConvolutionsAsProducts():
             losses = vmap(lambda episode: algorithm.meta_loss(tree_unflatten(live, spec), loss, episode))(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
@@ -56,10 +58,18 @@ def meta_gradient(
             run(meta, tree_map(lambda x, i=i: x[i : i + size], episodes)) if size < tasks else run(meta, episodes)
             for i in range(0, tasks, size)
         ]
-        value, *gradients = (torch.stack(parts).sum(0) / tasks for parts in zip(*sums, strict=True))
+        value, *gradients = (torch.stack(parts).sum(0).contiguous() / tasks for parts in zip(*sums, strict=True))
         return value, tree_unflatten(gradients, tree_flatten(meta)[1])
 
     return mean
+
+
+def keep_memory() -> None:
+    """Lets the process keep freed memory, where glibc would hand every large tensor's back and fetch it anew."""
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 class Compiled:
@@ -83,53 +93,9 @@ class Compiled:
         graph = make_fx(lambda *x: self.function(*tree_unflatten(list(x), spec)))(*leaves)
         graph.graph.eliminate_dead_code()
         graph.recompile()
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, list(leaves))
+        # On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing.
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        compiled: Callable[..., Any] = torch._inductor.compile(
+            graph, [mode.from_tensor(x, static_shapes=True) for x in leaves]
+        )
         return compiled
-
-
-class ConvolutionsAsProducts(TorchFunctionMode):
-    """Inside, an ungrouped 2D convolution is a matrix product of shifted slices.
-
-    Under vmap every task has its own kernel; what would be a grouped convolution becomes one batched matrix product.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The product where it computes the same, else the convolution."""
-        if func is functional.conv2d and _replaceable(*args, **(kwargs or {})):
-            return _conv2d(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _replaceable(
-    input: Tensor,
-    weight: Tensor,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> bool:
-    return input.dim() == 4 and groups == 1 and dilation in (1, (1, 1)) and not isinstance(padding, str)
-
-
-def _conv2d(
-    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, *_: Any, **__: Any
-) -> Tensor:
-    (down, across), (vertical, horizontal) = _pair(stride), _pair(padding)
-    x = functional.pad(input.permute(0, 2, 3, 1), (0, 0, horizontal, horizontal, vertical, vertical))
-    outputs, channels, height, width = weight.shape
-    rows, columns = (x.shape[1] - height) // down + 1, (x.shape[2] - width) // across + 1
-    slices = [
-        x[:, i : i + down * (rows - 1) + 1 : down, j : j + across * (columns - 1) + 1 : across]
-        for i in range(height)
-        for j in range(width)
-    ]
-    patches = torch.cat(slices, -1).reshape(-1, height * width * channels)
-    product = patches @ weight.permute(2, 3, 1, 0).reshape(-1, outputs)
-    if bias is not None:
-        product = product + bias
-    return product.view(x.shape[0], rows, columns, outputs).permute(0, 3, 1, 2)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value)

@@ -13,7 +13,8 @@ from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core import seeds
 from bench.core.types import Episode, Learner, Suite
-from bench.engines.vectorised import Compiled, ConvolutionsAsProducts, meta_gradient
+from bench.engines.convolutions import ConvolutionsAsProducts
+from bench.engines.vectorised import Compiled, meta_gradient
 from suites.glyphs import Glyphs
 from suites.sinusoid import Sinusoid
 
