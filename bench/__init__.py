@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import load, run
+    from bench.costing import cost
 
-__all__ = ["load", "run"]
+__all__ = ["cost", "load", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Not imported before it is used: `bench --help` must not wait for torch and pandas.
     if name in __all__:
-        from bench import api
+        from bench import api, costing
 
-        return getattr(api, name)
+        return getattr(costing if name == "cost" else api, name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

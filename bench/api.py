@@ -68,7 +68,7 @@ def run(
         seeds: how many, or which.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
-        options: preset, iterations, selection, validate_every, engine, device, threads.
+        options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
         BenchError: as the command, which prints its message.

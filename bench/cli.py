@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 MOST_SEEDS, LAST_SEED = 1_000, 2**32 - 1
+MOST_COUNTED = 10_000  # inner steps or tasks
 
 
 class Command(click.Group):
@@ -66,6 +67,10 @@ def _count(most: int = 10**9) -> Callback:
         raise click.BadParameter(f"{text!r} is no whole number from 1 to {most:,}. Write it in digits, such as 8.")
 
     return convert
+
+
+def _chunk(ctx: click.Context, parameter: click.Parameter, text: str) -> int | None:
+    return None if text == "auto" else _count()(ctx, parameter, text)
 
 
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -136,6 +141,10 @@ data_option = click.option(
     help="How meta-gradients are computed; auto compiles where it pays.",
 )  # fmt: skip
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option(
+    "--chunk-tasks", default="auto", show_default=True, callback=_chunk, metavar="N",
+    help="Tasks in memory at once; auto takes all, and half as many each time memory runs out.",
+)  # fmt: skip
 @plugin_option
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(
@@ -173,6 +182,60 @@ def run(
     click.echo(f"stored in {root}")
     if any(record.outcome != "finished" for record in records):
         sys.exit(3)
+
+
+def _counts(_: click.Context, parameter: click.Parameter, text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= MOST_COUNTED for part in parts):
+        raise click.BadParameter(f"{text!r} is no list of whole numbers from 1 to {MOST_COUNTED:,}. Write 1,5,10.")
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
+@main.command("cost")
+@click.option("--suite", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot,omniglot[ways=20]".')
+@click.option("--algos", required=True, metavar="A[,A]", help="Algorithms, each with every operator that it can take.")
+@click.option("--steps", default="1,5,10", show_default=True, callback=_counts, help="Inner steps.")
+@click.option("--tasks", default="4,16,32", show_default=True, callback=_counts, help="Tasks in a meta-batch.")
+@click.option(
+    "--engines", default="eager", show_default=True, callback=_names, metavar="E[,E]",
+    help="Of eager, compiled (up to a minute more for each row) and learn2learn.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Where the pictures go.  [default: cost/<suites>]")
+@click.option("--json", "json_", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    help="Draw this run directory's scores.  [default: runs/<suites>, if any]",
+)
+@data_option
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@plugin_option
+def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Path | None, **options: Any) -> None:
+    """Measure what a meta-iteration costs.
+
+    Seconds, memory and FLOPs over inner steps and tasks, second order against first.
+
+    Images that are not at hand are replaced by random ones: their content does not change the time.
+    """
+    from bench import show
+    from bench.api import default_out
+    from bench.costing import cost as measure
+    from bench.store import MARK
+
+    default = default_out(suite)
+    stored = runs or (default if (default / MARK).exists() else None)
+    if runs and not (runs / MARK).exists():
+        raise BenchError(f"{runs} is no run directory. Give one that `bench run` made, such as {default}.")
+    frame = measure(suite, algos, watch=lambda text: click.echo(text, err=True), **options)
+    if json_:
+        json_.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_json(json_, orient="records", indent=1)
+    show.costs(frame, out or Path("cost") / default.name, stored)
 
 
 @main.command("list")

@@ -31,6 +31,7 @@ class Request:
     engine: EngineName | Literal["auto"] = "auto"
     device: str = "cpu"
     threads: int | None = None
+    chunk_tasks: int | None = None
     plugins: tuple[Path, ...] = ()
 
 
@@ -167,12 +168,13 @@ def _cell(
         dtype="float32",
         device=request.device,
         threads=threads_of(request),
+        chunk_tasks=request.chunk_tasks if algorithm.trains else None,
     )
     reason = "asked for"
     if request.engine == "auto":
         engine, reason = _open_engine(spec, known) or choice(spec, trained, algorithm)
         spec = spec.model_copy(update={"engine": engine})
-    return Cell(spec, suite, algorithm, f"{_text(named_suite)} · {_text(named)} · seed {seed}", reason)
+    return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", reason)
 
 
 def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None:
@@ -206,8 +208,3 @@ def _is_wrapped(algorithm: Learner) -> bool:
 
 def _typed(named: Named, instance: Any) -> dict[str, Any]:
     return {name: getattr(instance, name) for name in named.given}
-
-
-def _text(named: Named) -> str:
-    given = ",".join(f"{k}={v}" for k, v in named.given.items())
-    return f"{named.name}[{given}]" if given else named.name

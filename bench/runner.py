@@ -96,6 +96,7 @@ class _Run:
     def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> None:
         self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
         self.spec, self.algorithm = cell.spec, cell.algorithm
+        self.chunk = cell.spec.chunk_tasks
         name = cell.spec.algorithm.name
         self.training_suite = view(cell.suite, self.algorithm.train_view, name, catalogue)
         self.tested = view(cell.suite, self.algorithm.test_view, name, catalogue)
@@ -130,6 +131,7 @@ class _Run:
             digest=digest(state.meta, scores, curve),
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
+            chunk_tasks=self.chunk,
         )
 
     def _state(self) -> Training:
@@ -185,6 +187,7 @@ class _Run:
                 self._validation(),
                 self.spec.validate_every,
                 self._better,
+                self.cell.suite.clip,
             )
             saved = time.monotonic()
             try:
@@ -208,7 +211,17 @@ class _Run:
     def _meta_gradient(self) -> vectorised.MetaGradient:
         if self.spec.engine == "learn2learn":
             return learn2learn.meta_gradient(self.training_suite, self.algorithm)
-        return vectorised.meta_gradient(self.training_suite, self.algorithm, compiled=self.spec.engine == "compiled")
+        return vectorised.meta_gradient(
+            self.training_suite,
+            self.algorithm,
+            compiled=self.spec.engine == "compiled",
+            chunk=self.chunk,
+            halved=self._halved,
+        )
+
+    def _halved(self, chunk: int) -> None:
+        log.warning("out of memory: going on with %d tasks in memory at once", chunk)
+        self.chunk = chunk
 
     def _fit_for_test(self, meta: Meta) -> Meta:
         if self.algorithm.train_view != "pretraining":

@@ -24,10 +24,16 @@ from bench.core.records import Record
 from bench.core.types import Suite
 from bench.evaluate import FROZEN
 from bench.plan import Cell, algorithm_of, suite_of
+from bench.store import Store
 from bench.train import Training
 from reports.table import Table
 
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
+COST_NOTE = (
+    "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
+    "to the same algorithm in first order. MB: growth of resident memory at its highest; live MB: of tensors. GFLOP: "
+    "counted on the plain algorithm, task by task. % of peak: of a float32 matrix product's rate in the same rounds."
+)
 EVERY = 10.0  # seconds between lines of progress where the output is no terminal
 
 
@@ -165,6 +171,35 @@ class Progress:
         if self.live:
             self.live.update("")
         self.console.print(Text(text), soft_wrap=True)
+
+
+def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
+    """Prints what was measured and how it grows, and draws it; also the scores of stored runs against their seconds."""
+    from reports import cost
+    from reports.frame import progress
+
+    out = console()
+    left = {*cost.KEYS}
+    for title, rows in (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame))):
+        if len(rows):
+            drawn = _frame(*rows.columns, right=set(rows.columns) - left, title=title)
+            for row in rows.astype(str).itertuples(index=False):
+                drawn.add_row(*row)
+            out.print(drawn)
+    out.print(Text(COST_NOTE, style="dim"))
+    pictures.mkdir(parents=True, exist_ok=True)
+    figures = {"steps.png": cost.against_steps(frame)}
+    if runs:
+        store = Store.open(runs)
+        done = [record for record in store.records() if record.outcome == "finished"]
+        reached = progress((record, store.read_table(record.cell, "curve.parquet")) for record in done)
+        if len(reached):
+            figures["seconds.png"] = cost.against_seconds(reached)
+        else:
+            out.print(f"{runs} holds no validation scores to draw against seconds")
+    for name, figure in figures.items():
+        figure.savefig(pictures / name, dpi=150)
+        out.print(f"drawn to {pictures / name}")
 
 
 def forecast(cells: list[Cell], root: Path) -> None:

@@ -122,6 +122,7 @@ def train(
     validate: Callable[[Meta], float | None] | None,
     validate_every: int,
     better: Callable[[float, float], bool],
+    clip: float | None = None,
 ) -> Iterator[Training]:
     """Trains up to iteration `until`, yielding the same, updated state after every iteration.
 
@@ -143,7 +144,7 @@ def train(
         loss, gradient = meta_gradient(tree_unflatten(leaves, spec), next(batches))
         state.whole = False
         for leaf, g in zip(leaves, tree_flatten(gradient)[0], strict=True):
-            leaf.grad = g
+            leaf.grad = g if clip is None else g.clamp(-clip, clip)
         adam.step()
         value = loss.item()
         seconds = time.perf_counter() - began

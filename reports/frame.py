@@ -32,6 +32,28 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
+def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
+    """Validation scores of cells against their seconds of training: suite, algorithm, seed, seconds, score, metric."""
+    parts = []
+    for record, curve in results:
+        rows = curve.dropna(subset="validation")
+        seconds = record.compile_seconds + rows["iteration"] * (record.train_seconds / max(record.stopped_at, 1))
+        parts.append(
+            pd.DataFrame(
+                {
+                    "suite": label(record.spec.suite),
+                    "algorithm": label(record.spec.algorithm),
+                    "seed": record.spec.seed,
+                    "seconds": seconds,
+                    "score": rows["validation"],
+                    "metric": f"{record.judgement.metric}, {record.judgement.unit},",
+                }
+            )
+        )
+    columns = ["suite", "algorithm", "seed", "seconds", "score", "metric"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with as much added to an algorithm's label as it takes to be that of one cell per seed."""
     for column in ("iterations", "selection", "engine", "cell"):  # in a store that has grown, several may differ

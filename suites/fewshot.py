@@ -6,7 +6,7 @@ augmentation of Finn et al. 2017, code). Letters: T tasks, W ways, S shots, Q qu
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 import torch
@@ -56,11 +56,12 @@ class Images(Supervised):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower"))
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
-        "quick": Budget(1_200),
+        "quick": Budget(900),
         "paper": Budget(60_000),
     }
 
     drawings_per_class: ClassVar[int] = 20
+    image_shape: ClassVar[tuple[int, ...]] = (28, 28)
 
     def __post_init__(self) -> None:
         """Refuses tasks that need more drawings than a class has."""
@@ -124,7 +125,7 @@ class Images(Supervised):
         """The paper's convolutional or fully connected network."""
         return self.network(self.ways)
 
-    def network(self, outputs: int) -> Conv4 | FullyConnected:
+    def network(self, outputs: int) -> nn.Module:
         """Likewise, with another number of outputs."""
         return Conv4(outputs) if self.net == "conv" else FullyConnected(outputs)
 
@@ -184,6 +185,14 @@ class Images(Supervised):
         nn.init.xavier_uniform_(weight, generator=generator)
         return {**params, "head.weight": weight, "head.bias": weight.new_zeros(self.ways)}
 
+    def stand_in(self) -> Self:
+        """Random pixels in place of the data set's."""
+        other = replace(self)
+        count = max(int(self.classes_of(split).max()) for split in get_args(Split)) + 1
+        shape = (count, self.drawings_per_class, *self.image_shape)
+        vars(other)["_tensor"] = torch.randint(256, shape, generator=Generator().manual_seed(0)).to(torch.uint8)
+        return other
+
     def sheet(self) -> Sheet:
         """Twelve test classes, all their drawings."""
         classes = self.classes_of("test")
@@ -227,7 +236,7 @@ class Pretraining(Supervised):
     def module(self) -> nn.Module:
         """The suite's network with one output per class and orientation; its head starts small, since it is wide."""
         network = self.suite.network(4 * len(self.classes))
-        nn.init.xavier_uniform_(network.head.weight)
+        nn.init.xavier_uniform_(network.get_parameter("head.weight"))
         return network
 
     def sample(self, count: int, split: Split, generator: Generator) -> Classes:

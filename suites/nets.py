@@ -78,6 +78,30 @@ class Conv4(nn.Module):
         return output
 
 
+class Pool4(nn.Module):
+    """[N, 3, H, W] -> [N, ways]: four 3x3 convolutions, each normalised and max-pooled by two, one linear layer.
+
+    Finn et al. 2017, code, for miniImagenet: convolution, bias, normalisation, ReLU, pooling; Xavier weights.
+    """
+
+    def __init__(self, ways: int, filters: int, places: int) -> None:
+        """A head for `ways` classes on `places` = H W / 256 places."""
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(filters if i else 3, filters, 3, padding=1) for i in range(4))
+        self.norms = nn.ModuleList(CentredNorm(filters) for _ in range(4))
+        self.head = nn.Linear(filters * places, ways)
+        self.convs.apply(_xavier)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, 3, H, W] -> [N, ways]; see CentredNorm for `reference`."""
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = functional.max_pool2d(torch.relu(norm(conv(x), reference)), 2)
+        output: Tensor = self.head(x.flatten(1))
+        return output
+
+
 class FullyConnected(nn.Module):
     """[N, 1, 28, 28] -> [N, ways] through 256-128-64-64 units, each normalised, then ReLU (Finn et al. 2017, A.1)."""
 

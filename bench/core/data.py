@@ -71,6 +71,26 @@ def content_hash(files: Iterable[tuple[str, bytes]]) -> tuple[int, str]:
     return count, total.hexdigest()
 
 
+def cached_array(name: str, key: str, build: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """The array `<name>/<key>` of the cache, memory-mapped copy-on-write; built once, by one process at a time.
+
+    Raises:
+        DataError: what `build` raises, or the cache cannot be written.
+    """
+    target = cache_dir() / name / f"{key}.npy"
+    if (cached := _load(target)) is not None:
+        return cached
+    with _lock(target):
+        cached = _load(target)  # perhaps somebody else built it while we waited for the lock
+        if cached is None:
+            logging.getLogger(__name__).info("building %s, once", target)
+            _save(target, build())
+            cached = _load(target)
+    if cached is None:
+        raise DataError(f"{target} was written but reads back wrong. Set BENCH_CACHE_DIR to another disk.")
+    return cached
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Archives that belong together, and where they are from."""
@@ -124,23 +144,16 @@ class Dataset:
         """
         identity = "\0".join([*(archive.sha256 for archive in self.archives), str(version)])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
-        target = cache_dir() / self.name / f"{key}-{digest}.npy"
-        if (cached := _load(target)) is not None:
-            return cached
-        with _lock(target):
-            cached = _load(target)  # perhaps somebody else built it while we waited for the lock
-            if cached is None:
-                self.fetch()
-                for archive, row in zip(self.archives, self.verify(), strict=True):
-                    if not row.ok:
-                        altered = _altered(str(row.where), archive, row.sha256)
-                        raise DataError(f"{altered} Delete it. {self._remedy(archive)}")
-                logging.getLogger(__name__).info("building %s, once", target)
-                _save(target, build())
-                cached = _load(target)
-        if cached is None:
-            raise DataError(f"{target} was written but reads back wrong. Set BENCH_CACHE_DIR to another disk.")
-        return cached
+
+        def verified() -> NDArray[Any]:
+            self.fetch()
+            for archive, row in zip(self.archives, self.verify(), strict=True):
+                if not row.ok:
+                    altered = _altered(str(row.where), archive, row.sha256)
+                    raise DataError(f"{altered} Delete it. {self._remedy(archive)}")
+            return build()
+
+        return cached_array(self.name, f"{key}-{digest}", verified)
 
     def _places(self, archive: Archive) -> list[Path]:
         root = data_dir()

@@ -38,6 +38,11 @@ class Named:
     name: str
     given: dict[str, str]
 
+    def __str__(self) -> str:
+        """As it was typed."""
+        inside = ",".join(f"{key}={value}" for key, value in self.given.items())
+        return f"{self.name}[{inside}]" if inside else self.name
+
 
 @dataclass(frozen=True)
 class Catalogue:

@@ -45,6 +45,7 @@ class Spec(BaseModel):
     dtype: str
     device: str
     threads: int
+    chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
 
     @property
     def id(self) -> str:
@@ -66,6 +67,8 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
+        if self.chunk_tasks is None:  # as before there was such a field
+            content.pop("chunk_tasks", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
@@ -101,6 +104,7 @@ class Record(BaseModel):
     compile_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     peak_bytes: int | None = None  # resident, of this cell's pieces
+    chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     pieces: int = 1
     finished: str  # UTC
     environment: dict[str, str]

@@ -80,6 +80,7 @@ class Suite:
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the headline
     presets: ClassVar[dict[str, Budget]]  # smoke, quick, paper
     validate_every: ClassVar[int] = 500  # meta-iterations between two looks at the validation tasks
+    clip: ClassVar[float | None] = None  # each entry of the meta-gradient is cut to ± this, where a protocol says so
     manifests: ClassVar[dict[str, str]] = {}  # "<setting>/<split>" -> SHA-256 of the frozen tasks
 
     norm: str = "none"  # transductive | inductive | none: whether normalisation sees the query batch
@@ -153,6 +154,10 @@ class Suite:
     def replace_head(self, params: Params, generator: Generator) -> Params:
         """Pretrained parameters made to fit this suite's module; unchanged where pretraining used the same module."""
         return params
+
+    def stand_in(self) -> Self:
+        """The suite with random data of the same shape, for timing without the real; itself where none is needed."""
+        return self
 
     def sheet(self) -> Sheet:
         """Some of what a learner sees, to be looked at."""

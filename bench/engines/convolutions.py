@@ -134,7 +134,8 @@ def _conv2d(
     product = patches.reshape(images * rows * columns, -1) @ weight.permute(0, 2, 3, 1).reshape(outputs, -1).mT
     if bias is not None:
         product = product + bias
-    return product.view(images, rows, columns, outputs).permute(0, 3, 1, 2)
+    result: Tensor = product.view(images, rows, columns, outputs).permute(0, 3, 1, 2)
+    return result
 
 
 def _pad(x: Tensor, sizes: Any) -> Tensor:

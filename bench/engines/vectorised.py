@@ -25,7 +25,12 @@ MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 
 
 def meta_gradient(
-    suite: Suite, algorithm: Learner, *, compiled: bool = False, chunk: int | None = None
+    suite: Suite,
+    algorithm: Learner,
+    *,
+    compiled: bool = False,
+    chunk: int | None = None,
+    halved: Callable[[int], None] = lambda _: None,
 ) -> MetaGradient:
     """(meta, episodes [T, ...]) -> mean loss and its gradient, of meta's structure.
 
@@ -34,6 +39,7 @@ def meta_gradient(
         algorithm: whose meta_loss is differentiated.
         compiled: through the compiler, once per shape of the input; otherwise eager.
         chunk: how many tasks are in memory at once; all by default.
+        halved: told the new number when memory ran out and half as many are tried, from then on.
     """
     loss = SuiteLoss(suite)
 
@@ -51,17 +57,32 @@ def meta_gradient(
 
     run = Compiled(total) if compiled else total
 
+    def sums(meta: Meta, episodes: Episode, tasks: int, size: int) -> list[tuple[Tensor, ...]]:
+        if size >= tasks:
+            return [run(meta, episodes)]
+        return [run(meta, tree_map(lambda x, i=i: x[i : i + size], episodes)) for i in range(0, tasks, size)]
+
     def mean(meta: Meta, episodes: Episode) -> tuple[Tensor, Meta]:
+        nonlocal chunk
         tasks = len(tree_leaves(episodes)[0])
-        size = chunk or tasks
-        sums = [
-            run(meta, tree_map(lambda x, i=i: x[i : i + size], episodes)) if size < tasks else run(meta, episodes)
-            for i in range(0, tasks, size)
-        ]
-        value, *gradients = (torch.stack(parts).sum(0).contiguous() / tasks for parts in zip(*sums, strict=True))
+        while True:
+            size = min(chunk or tasks, tasks)
+            try:
+                parts = sums(meta, episodes, tasks, size)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+            chunk = size // 2  # outside the handler, whose traceback would keep alive what filled the memory
+            halved(chunk)
+        value, *gradients = (torch.stack(part).sum(0).contiguous() / tasks for part in zip(*parts, strict=True))
         return value, tree_unflatten(gradients, tree_flatten(meta)[1])
 
     return mean
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def keep_memory() -> None:

@@ -1,6 +1,7 @@
 """Our engine: products in place of convolutions, and the compiler, change nothing but the speed."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -86,24 +87,52 @@ def test_compiled_equals_eager(operator: str) -> None:
     MAML(inner_lr=0.5, steps=2, outer_lr=0.001, meta_batch=4),
     MetaSGD(steps=2, outer_lr=0.001, meta_batch=4),
 ])  # fmt: skip
-def test_chunked_equals_unchunked_in_float32(algorithm: Learner) -> None:
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
+def test_chunked_equals_unchunked(algorithm: Learner, dtype: torch.dtype, bound: float) -> None:
     suite = Glyphs(ways=3)
     _, episodes = case(suite, 2)
-    meta = algorithm.init(suite.new_params, seeds.generator(1))
+    meta, episodes = cast((algorithm.init(suite.new_params, seeds.generator(1)), episodes), dtype)
     whole, parts = (meta_gradient(suite, algorithm, chunk=c)(meta, episodes) for c in (None, 3))
-    assert relative(parts, whole) < 1e-5
+    assert relative(parts, whole) < bound
 
 
-def test_float32_gradients_stay_close_to_float64() -> None:
+@pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory", "something else"])
+def test_out_of_memory_halves_the_chunk_and_nothing_else_does(message: str) -> None:
+    class Greedy(MAML):
+        def meta_loss(self, meta: Any, loss: Any, episode: Episode) -> Tensor:
+            value = super().meta_loss(meta, loss, episode)
+            if torch._C._functorch.maybe_current_level() is not None and asked[-1] > 1:
+                raise RuntimeError(message)
+            return value
+
+    suite, asked = Sinusoid(), [8]
+    algorithm = Greedy(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=8)
+    meta, episodes = case(suite, 1, tasks=8)
+    gradient = meta_gradient(suite, algorithm, halved=asked.append)
+    if message == "something else":
+        with pytest.raises(RuntimeError, match="something else"):
+            gradient(meta, episodes)
+        assert asked == [8]
+        return
+    found = gradient(meta, episodes)
+    assert asked == [8, 4, 2, 1]
+    plain = MAML(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=8)
+    assert relative(found, meta_gradient(suite, plain)(meta, episodes)) < 1e-6
+
+
+def cast(tree: Any, dtype: torch.dtype) -> Any:
+    return tree_map(lambda x: x.to(dtype) if x.is_floating_point() else x, tree)
+
+
+@pytest.mark.parametrize("operator", ["first_order", "reverse", "mixed"])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+def test_float32_gradients_stay_close_to_float64(operator: Any, compiled: bool) -> None:
+    # oneDNN's convolutions miss this by two digits: their weight gradients alone are off by up to 9e-5.
     suite = Glyphs(ways=3)
-    algorithm = MAML(inner_lr=1.2, steps=1, outer_lr=0.001, meta_batch=4)
+    algorithm = MAML(inner_lr=1.2, steps=1, outer_lr=0.001, meta_batch=4, gradient=operator)
     meta, episodes = case(suite, 1)
-
-    def double(tree: object) -> object:
-        return tree_map(lambda x: x.double() if x.is_floating_point() else x, tree)
-
-    gradient = meta_gradient(suite, algorithm)
-    assert relative(gradient(meta, episodes), gradient(double(meta), double(episodes))) < 1e-3  # type: ignore[arg-type]
+    exact = meta_gradient(suite, algorithm)(*cast((meta, episodes), torch.float64))
+    assert relative(meta_gradient(suite, algorithm, compiled=compiled)(meta, episodes), exact) < 1e-5
 
 
 def test_a_meta_loss_that_is_no_scalar_is_refused() -> None:

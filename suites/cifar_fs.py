@@ -1,0 +1,86 @@
+"""CIFAR-FS: the 100 classes of CIFAR-100, 600 photographs each, 32x32, split for few-shot learning.
+
+The split is that of Bertinetto, Henriques, Torr, Vedaldi 2019 (arXiv:1805.08136): 64, 16 and 20 classes. The images
+are those of Krizhevsky, "Learning multiple layers of features from tiny images", 2009. Protocol and network are those
+of miniImagenet in Finn et al. 2017 (arXiv:1703.03400).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from bench.core.errors import DataError
+from suites import photographs
+from suites.photographs import SPLITS, By, ColourImages
+
+SHAPE = (3, 32, 32)
+CLASSES = Path(__file__).parent / "assets" / "cifar_fs_classes.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarFS(ColourImages):
+    """N-way K-shot classification of photographs, 32x32, values from 0 to 1."""
+
+    queries: Annotated[
+        int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
+    ] = 15
+    image_shape: ClassVar[tuple[int, ...]] = SHAPE
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """All photographs."""
+        return pixels()
+
+
+@cache
+def pixels() -> NDArray[np.uint8]:
+    """uint8 [100, 600, 3, 32, 32], classes sorted within train, validation and test, which follow each other."""
+    return photographs.array("cifar_fs", SHAPE, {
+        "cifar-100-python/ with the files train, test and meta, from https://www.cs.toronto.edu/~kriz/cifar.html":
+            _from_python,
+        "one folder of images for each class, at any depth": _from_folders,
+    })  # fmt: skip
+
+
+def split_of() -> dict[str, str]:
+    """Class -> "train", "validation" or "test"."""
+    lines = CLASSES.read_text(encoding="utf-8").splitlines()
+    return {name: split for split, name in (line.split() for line in lines if not line.startswith("#"))}
+
+
+def _from_python(folder: Path) -> Iterator[By]:
+    source = folder / "cifar-100-python"
+    if not (source / "train").exists():
+        return
+    names = photographs.unpickle(source / "meta").get("fine_label_names", [])
+    found: By = {}
+    for part in ("train", "test"):
+        content = photographs.unpickle(source / part)
+        try:
+            images = np.asarray(content["data"], np.uint8).reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
+            for image, label in zip(images, content["fine_labels"], strict=True):
+                found.setdefault(names[label], []).append(image)
+        except (KeyError, TypeError, ValueError, IndexError):
+            raise DataError(f"{source / part} does not hold data and fine_labels. Get an intact copy.") from None
+    yield from _by_split(found)
+
+
+def _from_folders(folder: Path) -> Iterator[By]:
+    found: By = {}
+    for path in photographs.image_files(folder):
+        if path.parent.name in split_of():
+            found.setdefault(path.parent.name, []).append(photographs.decode(path, SHAPE))
+    if found:
+        yield from _by_split(found)
+
+
+def _by_split(found: By) -> Iterator[By]:
+    splits = split_of()
+    for split in SPLITS:
+        yield {name: images for name, images in found.items() if splits.get(name) == split}

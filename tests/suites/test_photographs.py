@@ -1,0 +1,166 @@
+"""miniImagenet and CIFAR-FS: the layouts that people have, read safely, and what is said where there are none."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from algorithms.maml import MAML
+from bench.core import seeds
+from bench.core.errors import BenchError, DataError
+from bench.core.types import SuiteLoss
+from bench.train import Training, train
+from suites import cifar_fs, mini_imagenet, photographs
+from suites.cifar_fs import CifarFS
+from suites.mini_imagenet import MiniImagenet
+from suites.photographs import ColourImages
+
+EACH = 3  # photographs per class, of 600
+SIZES = {"train": 64, "val": 16, "test": 20}
+
+
+@pytest.fixture(autouse=True)
+def few_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColourImages, "drawings_per_class", EACH)
+    monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    mini_imagenet.pixels.cache_clear()
+    cifar_fs.pixels.cache_clear()
+
+
+def colours(count: int, side: int) -> NDArray[np.uint8]:
+    """Plain images [count, EACH, side, side, 3] of which no two are alike."""
+    codes = np.arange(count * EACH).reshape(count, EACH)
+    plain = np.stack([codes % 256, codes // 256, codes % 7], -1)[:, :, None, None]
+    return np.broadcast_to(plain, (count, EACH, side, side, 3)).astype(np.uint8)
+
+
+def mini(folder: Path, layout: str) -> NDArray[np.uint8]:
+    folder.mkdir(parents=True)
+    images, names = colours(100, 84), [f"n{i:08d}" for i in range(100)]
+    first = 0
+    for split, size in SIZES.items():
+        labels = names[first : first + size]
+        if layout == "csv":
+            (folder / "images").mkdir(exist_ok=True)
+            lines = ["filename,label"]
+            for i, label in enumerate(labels, first):
+                for k in range(EACH):
+                    file = f"{label}{k:05d}.png"
+                    Image.fromarray(images[i, k]).save(folder / "images" / file)
+                    lines.append(f"{file},{label}")
+            (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+        else:
+            rows = {label: [EACH * i + k for k in range(EACH)] for i, label in enumerate(labels)}
+            content = {"image_data": images[first : first + size].reshape(-1, 84, 84, 3), "class_dict": rows}
+            (folder / f"mini-imagenet-cache-{split}.pkl").write_bytes(pickle.dumps(content, protocol=2))
+        first += size
+    return images
+
+
+@pytest.mark.parametrize("layout", ["csv", "pickles"])
+def test_both_layouts_of_mini_imagenet_are_read_and_cached(layout: str, tmp_path: Path) -> None:
+    images = mini(tmp_path / "data" / "mini_imagenet", layout)
+    found = MiniImagenet(queries=1).pixels
+    assert np.array_equal(found, images.transpose(0, 1, 4, 2, 3))
+    mini_imagenet.pixels.cache_clear()
+    assert isinstance(MiniImagenet(queries=1).pixels, np.memmap)
+    assert len(list((tmp_path / "cache" / "mini_imagenet").glob("*.npy"))) == 1
+
+
+def test_both_layouts_of_cifar_fs_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(cifar_fs.split_of())
+    images = colours(100, 32)
+    source = tmp_path / "data" / "cifar_fs" / "cifar-100-python"
+    source.mkdir(parents=True)
+    (source / "meta").write_bytes(pickle.dumps({"fine_label_names": names}, protocol=2))
+    rows = images.transpose(0, 1, 4, 2, 3).reshape(100, EACH, -1)
+    for part, which in (("train", slice(0, 2)), ("test", slice(2, 3))):
+        data = rows[:, which].reshape(-1, rows.shape[-1])
+        labels = np.repeat(np.arange(100), len(data) // 100).tolist()
+        (source / part).write_bytes(pickle.dumps({"data": data, "fine_labels": labels}, protocol=2))
+    python = np.array(CifarFS(queries=1).pixels)
+
+    other = tmp_path / "other"
+    for name, some in zip(names, images, strict=True):
+        (other / "cifar_fs" / "data" / name).mkdir(parents=True)
+        for k, image in enumerate(some):
+            Image.fromarray(image).save(other / "cifar_fs" / "data" / name / f"{k}.png")
+    monkeypatch.setenv("BENCH_DATA_DIR", str(other))
+    cifar_fs.pixels.cache_clear()
+    assert np.array_equal(CifarFS(queries=1).pixels, python)
+    first_test = names.index(min(n for n, split in cifar_fs.split_of().items() if split == "test"))
+    assert np.array_equal(python[80], images[first_test].transpose(0, 3, 1, 2))
+
+
+def test_cifar_fs_has_the_published_sizes() -> None:
+    splits = list(cifar_fs.split_of().values())
+    assert [splits.count(name) for name in photographs.SPLITS] == [64, 16, 20]
+
+
+class Hostile:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path: Path) -> None:
+    mini(folder := tmp_path / "data" / "mini_imagenet", "pickles")
+    (folder / "mini-imagenet-cache-val.pkl").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
+    with pytest.raises(DataError, match="it would call"):
+        _ = MiniImagenet(queries=1).pixels
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("suite", [MiniImagenet(queries=1), CifarFS(queries=1)])
+def test_without_data_it_says_how_to_get_it(suite: ColourImages, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--data-dir") as caught:
+        _ = suite.pixels
+    assert "may not be passed on" in str(caught.value)
+    (tmp_path / "data" / ("mini_imagenet" if isinstance(suite, MiniImagenet) else "cifar_fs")).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"nothing in .* is"):
+        _ = suite.pixels
+
+
+def test_missing_photographs_are_told(tmp_path: Path) -> None:
+    mini(folder := tmp_path / "data" / "mini_imagenet", "csv")
+    lines = (folder / "val.csv").read_text().splitlines()
+    (folder / "val.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(DataError, match="1 of them do not have 600"):
+        _ = MiniImagenet(queries=1).pixels
+    (folder / "images" / lines[1].split(",")[0]).unlink()
+    with pytest.raises(DataError, match="cannot read the image"):
+        _ = MiniImagenet(queries=1).pixels
+
+
+def test_photographs_are_not_turned_and_the_net_learns_from_them() -> None:
+    suite = CifarFS(shots=1, queries=1, ways=3).stand_in()
+    tasks = suite.sample(2, "train", seeds.generator(0))
+    assert not tasks.turns.any()
+    data = suite.look_up(tasks, "support")
+    assert data.images.shape == (2, 3, 3, 32, 32)
+    one = type(data)(data.images[0], data.labels[0])
+    params, loss = suite.new_params(seeds.generator(0)), SuiteLoss(suite)
+    algorithm = MAML(inner_lr=0.001, steps=1, outer_lr=0.001, meta_batch=2)
+    assert loss(algorithm.step(params, params, loss, one, 0), one) < loss(params, one)
+
+
+def test_the_rate_is_in_our_units_and_too_many_drawings_are_refused() -> None:
+    assert MiniImagenet(queries=1).protocol["inner_lr"].value == pytest.approx(0.05)
+    with pytest.raises(BenchError, match="drawings"):
+        MiniImagenet(shots=3, queries=1)
+
+
+def test_entries_of_the_meta_gradient_are_cut_as_the_protocol_says() -> None:
+    assert MiniImagenet(queries=1).clip == 10.0
+    state = Training.begin({"w": torch.zeros(2)})
+    gradient = {"w": torch.tensor([-200.0, 3.0])}
+    (after,) = train(state, iter([None]), lambda *_: (torch.tensor(0.0), gradient), 0.001, 1, None, 500, max, clip=10.0)  # type: ignore[arg-type,misc]
+    assert after.moments[0][0].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth
