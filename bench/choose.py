@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,8 +30,9 @@ from bench.evaluate import to
 from bench.train import episodes
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
-TRIALS = 5  # meta-iterations that are timed, after one to warm up
+ROUNDS = 6  # in which both are timed, after one to warm up and to compile
 log = logging.getLogger("bench")
+_eager: dict[str, float] = {}  # seconds of one meta-iteration, of work that this process has timed
 
 
 class Finding(NamedTuple):
@@ -77,16 +77,16 @@ def measured(spec: Spec, suite: Suite, algorithm: Learner) -> tuple[EngineName, 
             log.warning("there is no C++ compiler (g++ or clang++), so %s runs eagerly", spec.algorithm.name)
             return "eager", "there is no C++ compiler"
         try:
-            eager = _seconds(spec, suite, algorithm, compiled=False)
-            if spec.iterations * eager.again < SHORT:
-                return "eager", f"too short to compile: about {spec.iterations * eager.again:.2g} s"
+            pace = _eager.get(_key(spec)) or _pace(spec, suite, algorithm)
+            _eager[_key(spec)] = pace  # other seeds do the same work
+            if spec.iterations * pace < SHORT:
+                return "eager", f"too short to compile: about {spec.iterations * pace:.2g} s"
             log.info("timing %s on %s, eager and compiled, once on this machine", spec.algorithm.name, spec.suite.name)
-            compiled = _seconds(spec, suite, algorithm, compiled=True)
+            finding = _compare(spec, suite, algorithm)
         except BenchError:
             raise  # such as missing data, which says what to do
         except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
             return "eager", f"the measurement failed: {type(error).__name__}: {error}"
-        finding = Finding(eager.again, compiled.again, compiled.first - compiled.again)
         _keep(_key(spec), finding)
     return finding.choice(spec.iterations)
 
@@ -107,17 +107,20 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-class _Times(NamedTuple):
-    first: float
-    again: float
-
-
-def _seconds(spec: Spec, suite: Suite, algorithm: Learner, compiled: bool) -> _Times:
+def _pace(spec: Spec, suite: Suite, algorithm: Learner) -> float:
     torch.set_num_threads(spec.threads)
-    gradient = meta_gradient(suite, algorithm, compiled=compiled)
-    cases = islice(inputs(spec, suite, algorithm), 1 + TRIALS)
-    first, *others = [timed(partial(gradient, *case)) for case in cases]
-    return _Times(first, statistics.median(others))
+    gradient = meta_gradient(suite, algorithm)
+    return min(timed(partial(gradient, *case)) for case in islice(inputs(spec, suite, algorithm), 3))
+
+
+def _compare(spec: Spec, suite: Suite, algorithm: Learner) -> Finding:
+    torch.set_num_threads(spec.threads)
+    engines = [meta_gradient(suite, algorithm, compiled=compiled) for compiled in (False, True)]
+    cases = islice(inputs(spec, suite, algorithm), 1 + ROUNDS)
+    # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
+    rounds = [[timed(partial(gradient, *case)) for gradient in engines] for case in cases]
+    eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))
+    return Finding(eager, compiled, rounds[0][1] - compiled)
 
 
 def _key(spec: Spec) -> str:

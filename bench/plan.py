@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,16 +62,14 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
         known: the store's specifications; an engine left open is the one that a cell was started with.
         choice: of the engine of the others.
     """
-    known = list(known)
-    catalogue = Catalogue(request.plugins)
+    planner, known = _Planner(request, Catalogue(request.plugins)), list(known)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
     cells = [
-        _cell(request, catalogue, suite, algorithm, seed, known, choice)
-        for suite in suites
-        for algorithm in algorithms
-        for seed in request.seeds
+        planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
     ]
+    if request.engine == "auto":
+        cells = [planner.with_engine(cell, known, choice) for cell in cells]
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.id, cell)
@@ -119,62 +117,65 @@ def check_device(device: str) -> None:
         raise unknown("device", device, seen)
 
 
-def _cell(
-    request: Request,
-    catalogue: Catalogue,
-    named_suite: Named,
-    named: Named,
-    seed: int,
-    known: list[Spec],
-    choice: Choice,
-) -> Cell:
-    suite = suite_of(catalogue, named_suite)
-    algorithm = algorithm_of(catalogue, named, suite)
-    if request.preset not in suite.presets:
-        raise unknown("preset", request.preset, suite.presets)
-    budget = suite.presets[request.preset]
-    trained = view(suite, algorithm.train_view, named.name, catalogue)
-    tested = view(suite, algorithm.test_view, named.name, catalogue)
-    iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
-    suite.sample(1, "train", torch.Generator().manual_seed(0))
-    hashes = {
-        f"{variant.setting}/{split}": manifest(variant, named_suite.name, split)[1]
-        for variant in tested.evaluations
-        for split in ("test", "validation")
-    }
-    spec = Spec(
-        suite=Component(
-            name=named_suite.name,
-            given=_typed(named_suite, suite),
-            parameters=parameters(suite),
-            source=source_hash(type(suite), type(suite.skeleton)),
-        ),
-        suite_version=suite.version,
-        norm=suite.norm,
-        manifests=hashes,
-        algorithm=Component(
-            name=named.name,
-            given=_typed(named, algorithm),
-            parameters=parameters(algorithm),
-            source=source_hash(type(algorithm)),
-        ),
-        seed=seed,
-        iterations=iterations,
-        validate_every=request.validate_every or suite.validate_every,
-        selection=request.selection if algorithm.trains else "last",
-        test_tasks=budget.test_tasks,
-        validation_tasks=budget.validation_tasks,
-        engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
-        dtype="float32",
-        device=request.device,
-        threads=threads_of(request),
-        chunk_tasks=request.chunk_tasks if algorithm.trains else None,
-    )
-    reason = "asked for"
-    if request.engine == "auto":
-        engine, reason = _open_engine(spec, known) or choice(spec, trained, algorithm)
-        spec = spec.model_copy(update={"engine": engine})
-    return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", reason)
+class _Planner:
+    def __init__(self, request: Request, catalogue: Catalogue) -> None:
+        self.request, self.catalogue = request, catalogue
+        self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
+
+    def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+        request = self.request
+        suite = suite_of(self.catalogue, named_suite)
+        algorithm = algorithm_of(self.catalogue, named, suite)
+        if request.preset not in suite.presets:
+            raise unknown("preset", request.preset, suite.presets)
+        budget = suite.presets[request.preset]
+        view(suite, algorithm.train_view, named.name, self.catalogue)
+        tested = view(suite, algorithm.test_view, named.name, self.catalogue)
+        suite.sample(1, "train", torch.Generator().manual_seed(0))
+        spec = Spec(
+            suite=Component(
+                name=named_suite.name,
+                given=_typed(named_suite, suite),
+                parameters=parameters(suite),
+                source=source_hash(type(suite), type(suite.skeleton)),
+            ),
+            suite_version=suite.version,
+            norm=suite.norm,
+            manifests=self._manifests(named_suite, algorithm.test_view, tested),
+            algorithm=Component(
+                name=named.name,
+                given=_typed(named, algorithm),
+                parameters=parameters(algorithm),
+                source=source_hash(type(algorithm)),
+            ),
+            seed=seed,
+            iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
+            validate_every=request.validate_every or suite.validate_every,
+            selection=request.selection if algorithm.trains else "last",
+            test_tasks=budget.test_tasks,
+            validation_tasks=budget.validation_tasks,
+            engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
+            dtype="float32",
+            device=request.device,
+            threads=threads_of(request),
+            chunk_tasks=request.chunk_tasks if algorithm.trains else None,
+        )
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
+
+    def with_engine(self, cell: Cell, known: list[Spec], choice: Choice) -> Cell:
+        trained = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        engine, reason = _open_engine(cell.spec, known) or choice(cell.spec, trained, cell.algorithm)
+        return replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+
+    def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
+        key = (str(named), test_view)
+        if key not in self.hashes:
+            self.hashes[key] = {
+                f"{variant.setting}/{split}": manifest(variant, named.name, split)[1]
+                for variant in tested.evaluations
+                for split in ("test", "validation")
+            }
+        return self.hashes[key]
 
 
 def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.core.errors import DataError
-from suites import photographs
+from suites import photographs, published
 from suites.photographs import SPLITS, By, ColourImages
 
 SHAPE = (3, 32, 32)
@@ -31,6 +31,7 @@ class CifarFS(ColourImages):
         int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
     ] = 15
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
+    manifests: ClassVar[dict[str, str]] = published()["cifar_fs"]
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

@@ -56,7 +56,7 @@ class Images(Supervised):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower"))
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
-        "quick": Budget(900),
+        "quick": Budget(1_000),
         "paper": Budget(60_000),
     }
 
@@ -186,11 +186,12 @@ class Images(Supervised):
         return {**params, "head.weight": weight, "head.bias": weight.new_zeros(self.ways)}
 
     def stand_in(self) -> Self:
-        """Random pixels in place of the data set's."""
+        """Random pixels in place of the data set's, the same for every class."""
         other = replace(self)
         count = max(int(self.classes_of(split).max()) for split in get_args(Split)) + 1
-        shape = (count, self.drawings_per_class, *self.image_shape)
-        vars(other)["_tensor"] = torch.randint(256, shape, generator=Generator().manual_seed(0)).to(torch.uint8)
+        shape = (self.drawings_per_class, *self.image_shape)
+        noise = torch.randint(256, shape, generator=Generator().manual_seed(0), dtype=torch.uint8)
+        vars(other)["_tensor"] = noise.expand(count, *shape)
         return other
 
     def sheet(self) -> Sheet:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.core.errors import DataError
-from suites import photographs
+from suites import photographs, published
 from suites.photographs import By, ColourImages
 
 SHAPE = (3, 84, 84)
@@ -32,6 +32,7 @@ class MiniImagenet(ColourImages):
         int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
     ] = 15
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
+    manifests: ClassVar[dict[str, str]] = published()["mini_imagenet"]
 
     @property
     def pixels(self) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import pytest
 
 from bench import choose
 from bench.choose import Finding
+from bench.core.errors import BenchError
 from bench.core.records import Spec
 from bench.plan import Request, plan
 
@@ -14,6 +15,7 @@ from bench.plan import Request, plan
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(choose, "_eager", {})
 
 
 def one(known: tuple[Spec, ...] = (), **options: Any) -> Any:
@@ -27,10 +29,17 @@ def test_what_ends_sooner_is_chosen(iterations: int, engine: str) -> None:
 
 
 def test_a_measurement_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed = iter([choose._Times(9.0, 0.5), choose._Times(9.0, 0.1)])
-    monkeypatch.setattr(choose, "_seconds", lambda *_, **__: next(timed))
+    monkeypatch.setattr(choose, "_pace", lambda *_: 0.5)
+    timed = iter([Finding(0.5, 0.1, 9.0)])
+    monkeypatch.setattr(choose, "_compare", lambda *_: next(timed))
     assert [one(iterations=1_000).spec.engine for _ in range(2)] == ["compiled", "compiled"]
     assert "500 ms eager, 100 ms compiled" in one(iterations=1_000).reason
+
+
+def test_a_mistake_shows_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_pace", lambda *_: pytest.fail("measured"))
+    with pytest.raises(BenchError, match="mamll"):
+        plan(Request(suites="sinusoid", algos="maml,mamll", iterations=9_999))
 
 
 def test_a_short_run_is_not_even_measured_compiled() -> None:
@@ -49,7 +58,7 @@ def test_without_a_compiler_it_is_eager_and_says_so(
 
 @pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_a_run_goes_on_with_the_engine_that_it_began_with(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_seconds", lambda *_, **__: pytest.fail("nothing is to be measured"))
+    monkeypatch.setattr(choose, "_pace", lambda *_: pytest.fail("nothing is to be measured"))
     begun = one(iterations=100, engine=engine).spec
     assert one((begun,), iterations=100).id == begun.id
     assert one((begun,), iterations=50_000).spec.trajectory == begun.trajectory
@@ -64,7 +73,7 @@ def test_a_plugin_that_fails_when_measured_is_left_to_its_own_cell(monkeypatch: 
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(choose, "_seconds", fails)
+    monkeypatch.setattr(choose, "_pace", fails)
     cell = one(iterations=3)
     assert cell.spec.engine == "eager"
     assert "planted" in cell.reason

@@ -165,3 +165,11 @@ def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_pa
     with pytest.raises(BenchError, match="learn2learn has no mine"):
         cells_of("sinusoid", "mine", engine="learn2learn", plugins=(plugin,))
     assert cells_of("sinusoid", "fomaml", engine="learn2learn")[0].spec.engine == "learn2learn"
+
+
+def test_a_chunk_that_was_asked_for_is_kept_and_changes_no_digit_that_counts(tmp_path: Path) -> None:
+    whole, parts = (bench.run("sinusoid", "maml", out=tmp_path / str(n), chunk_tasks=n, **SMALL) for n in (None, 10))
+    (record,) = parts.store.records()
+    assert record.chunk_tasks == record.spec.chunk_tasks == 10
+    assert record.cell != next(whole.store.records()).cell
+    assert parts["value"].to_numpy() == pytest.approx(whole["value"].to_numpy(), rel=1e-3)

@@ -14,6 +14,7 @@ from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core import seeds
 from bench.core.types import Episode, Learner, Suite
+from bench.engines import convolutions
 from bench.engines.convolutions import ConvolutionsAsProducts
 from bench.engines.vectorised import Compiled, meta_gradient
 from suites.glyphs import Glyphs
@@ -24,8 +25,12 @@ from suites.sinusoid import Sinusoid
     ("stride", "padding", "size"), list(itertools.product([1, 2, (2, 1)], [0, 1, (1, 0)], [(7, 7), (6, 9)]))
 )
 def test_products_equal_convolutions_in_value_and_gradient(
-    stride: int | tuple[int, int], padding: int | tuple[int, int], size: tuple[int, int]
+    stride: int | tuple[int, int],
+    padding: int | tuple[int, int],
+    size: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(convolutions, "MOST_COPIES", 99)  # all of them, whether it pays or not
     generator = seeds.generator("conv")
     shapes = ((3, 2, *size), (4, 2, 3, 3), (4,))
     inputs = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
@@ -42,9 +47,32 @@ def test_products_equal_convolutions_in_value_and_gradient(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_patches_and_their_adjoint_are_derivatives_of_each_other(adjoint: bool) -> None:
+    geometry = (7, 6, 3, 2, 2, 1)  # height, width, kernel, strides
+    shape = (2, 3, 5, 18) if adjoint else (2, 7, 6, 3)
+    x = torch.randn(shape, generator=seeds.generator("x"), dtype=torch.float64, requires_grad=True)
+
+    def patches(x: Tensor) -> Any:
+        return convolutions._Patches.apply(x, geometry, adjoint)  # type: ignore[no-untyped-call]
+
+    assert torch.autograd.gradcheck(patches, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(patches, x)
+
+
+def test_a_convolution_whose_copies_would_not_pay_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolutions, "_conv2d", lambda *_, **__: pytest.fail("replaced"))
+    with ConvolutionsAsProducts():
+        nn.Conv2d(2, 2, 3, padding=1)(torch.ones(1, 2, 8, 8))
+
+
 def test_grouped_and_dilated_convolutions_are_left_alone() -> None:
     x = torch.randn(2, 4, 8, 8, generator=seeds.generator("x"))
-    for module in (nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3, dilation=2), nn.Conv2d(4, 4, 3, padding="same")):
+    for module in (
+        nn.Conv2d(4, 4, 3, 2, groups=2),
+        nn.Conv2d(4, 4, 3, 2, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same"),
+    ):
         expected = module(x)
         with ConvolutionsAsProducts():
             torch.testing.assert_close(module(x), expected)

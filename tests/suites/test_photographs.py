@@ -14,6 +14,7 @@ from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError, DataError
 from bench.core.types import SuiteLoss
+from bench.evaluate import manifest
 from bench.train import Training, train
 from suites import cifar_fs, mini_imagenet, photographs
 from suites.cifar_fs import CifarFS
@@ -96,6 +97,18 @@ def test_both_layouts_of_cifar_fs_are_read_alike(tmp_path: Path, monkeypatch: py
     assert np.array_equal(CifarFS(queries=1).pixels, python)
     first_test = names.index(min(n for n, split in cifar_fs.split_of().items() if split == "test"))
     assert np.array_equal(python[80], images[first_test].transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(("suite", "name"), [(MiniImagenet, "mini_imagenet"), (CifarFS, "cifar_fs")])
+@pytest.mark.parametrize("shots", [1, 5])
+def test_manifests_are_the_published_ones(
+    suite: type[ColourImages], name: str, shots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ColourImages, "drawings_per_class", 600)
+    made = suite(shots=shots)
+    for split in ("test", "validation"):
+        assert f"{made.setting}/{split}" in made.manifests
+        manifest(made, name, split)  # type: ignore[arg-type]
 
 
 def test_cifar_fs_has_the_published_sizes() -> None:
