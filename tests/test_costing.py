@@ -19,7 +19,7 @@ from bench.train import episodes
 from reports import cost as report
 from suites.omniglot import Omniglot
 
-SMALL = {"steps": (1, 2), "tasks": (2, 4)}
+SMALL = {"steps": (1,), "tasks": (2, 4)}
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +80,7 @@ def test_flops_are_those_of_the_plain_algorithm() -> None:
 
 def test_every_operator_is_measured_and_held_to_first_order() -> None:
     frame = bench.cost("sinusoid", "maml,fomaml", **SMALL)
-    assert len(frame) == 2 * 2 * (3 + 1)
+    assert len(frame) == 2 * (3 + 1)
     assert (frame["low"] <= frame["seconds"]).all()
     second = frame[frame["gradient"] != "first_order"]
     assert second["over_first"].notna().all()
