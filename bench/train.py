@@ -104,9 +104,13 @@ def episodes(
     for block in itertools.count(start // BLOCK):
         tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", block))
         noise = algorithm.noise(meta(), count * BLOCK, seeds.generator(seed, "noise", block))
-        for iteration in range(max(start, block * BLOCK), (block + 1) * BLOCK):
-            first = (iteration - block * BLOCK) * count
-            some, its_noise = tree_map(lambda x, i=first: x[i : i + count], (tasks, noise))
+        leaves, spec = tree_flatten((tasks, noise))
+        # Cut once for the block: small nets are trained in less time than it takes to cut a tree of tensors anew.
+        pieces = zip(*(leaf.split(count) for leaf in leaves), strict=True)
+        for iteration, piece in enumerate(pieces, block * BLOCK):
+            if iteration < start:
+                continue
+            some, its_noise = tree_unflatten(list(piece), spec)
             generator = seeds.generator(seed, "collect", iteration)
             support = suite.collect(some, meta(), "support", 0, generator) if algorithm.steps else ()
             query = suite.collect(some, meta(), "query", algorithm.steps, generator)
