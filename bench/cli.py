@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 `certify` or `verify` found a fault; 2 bad input; 3 a cell
 """
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -158,6 +159,7 @@ def run(
     from bench.api import default_out, results, run_cells
     from bench.choose import remembered
     from bench.plan import Request, plan
+    from bench.runner import logging_to
     from bench.store import MARK, Store
     from reports.table import tables
 
@@ -167,7 +169,7 @@ def run(
     if dry_run:
         show.forecast(plan(asked, known, remembered), root)
         return
-    with show.remarks():
+    with logging_to(logging.StreamHandler()):
         cells = plan(asked, known)
     store = Store.create(root)
     try:

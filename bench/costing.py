@@ -118,7 +118,7 @@ def cost(
     return pd.DataFrame(rows)
 
 
-def measure(calls: dict[Any, Call], watch: Callable[[Any, list[float]], None] = lambda *_: None) -> pd.DataFrame:
+def measure(calls: dict[Any, Call]) -> pd.DataFrame:
     """Seconds of several calls in alternation: one row per round, one column per call; each was called once before."""
     rounds: list[list[float]] = []
     began = time.perf_counter()
@@ -128,7 +128,6 @@ def measure(calls: dict[Any, Call], watch: Callable[[Any, list[float]], None] = 
         order = list(calls) if len(rounds) % 2 else list(reversed(calls))
         seconds = {key: timed(calls[key]) for key in order}
         rounds.append([seconds[key] for key in calls])
-        watch(None, rounds[-1])
     return pd.DataFrame(rounds, columns=pd.Index(list(calls)))
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -425,10 +426,15 @@ def _fix_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-@contextlib.contextmanager
-def _logging_to(store: Store, cell: Cell) -> Iterator[None]:
+def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
     handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return logging_to(handler)
+
+
+@contextlib.contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """What is logged meanwhile goes to the handler, which is closed after."""
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

@@ -1,9 +1,7 @@
 """What the terminal shows: progress, tables, explanations; plain lines where the output is no terminal."""
 
-import contextlib
 import dataclasses
 import inspect
-import logging
 import statistics
 import sys
 import time
@@ -88,18 +86,6 @@ def _frame(*columns: str, right: Collection[str] = (), title: str | None = None)
         number = name in right
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     return drawn
-
-
-@contextlib.contextmanager
-def remarks() -> Iterator[None]:
-    """What is logged meanwhile goes to standard error."""
-    log, handler = logging.getLogger("bench"), logging.StreamHandler()
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        log.removeHandler(handler)
 
 
 class Progress:

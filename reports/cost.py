@@ -15,7 +15,7 @@ STYLES = {"first_order": ":", "reverse": "-", "mixed": "--", "-": "-"}
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """The measurements as text, one row per measurement; only the columns that differ say what it is."""
+    """The measurements as text, one row per measurement."""
     shown = pd.DataFrame({key: frame[key].astype(str) for key in [*KEYS, "steps", "tasks"]})
     shown["ms"] = [_span(*row) for row in _columns(1e3 * frame[["seconds", "low", "high"]])]
     ratios = frame[["over_first", "over_first_low", "over_first_high"]]
