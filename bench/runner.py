@@ -69,6 +69,9 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
     """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept)."""
     record = store.record(cell.id)
     if record and record.outcome != "failed":
+        if cell.tuning and cell.tuning != record.tuning:  # these very values were run before a sweep chose them
+            record = record.model_copy(update={"tuning": cell.tuning})
+            store.write(cell.id, "record.json", record.model_dump_json(indent=1).encode())
         watch.ends(cell, record, False)
         return record
     if deadline.passed():
@@ -290,11 +293,14 @@ class _Run:
         return pd.concat(frames, ignore_index=True)
 
     def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
-        variants = self.tested.evaluations
+        trial = self.spec.split == "validation"
+        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
         for setting in dict.fromkeys(variant.setting for variant in variants):
             alike = [variant for variant in variants if variant.setting == setting]
-            tasks = self._tasks(alike[0], "test", self.spec.test_tasks)
-            rest = (algorithm, meta, tasks, steps_of(alike[0], algorithm), self.spec.device)
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
@@ -369,6 +375,7 @@ def _record(
         peak_bytes=peak.bytes(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
+        tuning=cell.tuning,
         **timing,
         **more,
     )
