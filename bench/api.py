@@ -118,7 +118,20 @@ def run_cells(
         cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return [record for record in found if record]
+    return with_tuning(cells, [record for record in found if record], store)
+
+
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def results(store: Store, records: list[Record]) -> Results:

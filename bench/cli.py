@@ -258,7 +258,7 @@ def tune(
     show.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     if any(len(tuning.trials) < trials for tuning in tunings):
-        click.echo("the time limit came first. The same command goes on.")
+        click.echo("not all trials are done. The same command goes on.")
     if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
         sys.exit(3)
 

@@ -69,9 +69,6 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
     """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept)."""
     record = store.record(cell.id)
     if record and record.outcome != "failed":
-        if cell.tuning and cell.tuning != record.tuning:  # these very values were run before a sweep chose them
-            record = record.model_copy(update={"tuning": cell.tuning})
-            store.write(cell.id, "record.json", record.model_dump_json(indent=1).encode())
         watch.ends(cell, record, False)
         return record
     if deadline.passed():
