@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -178,7 +179,7 @@ class Sweep:
         if self.settings.pruner == "median":
             return optuna.pruners.MedianPruner()
         if self.settings.pruner == "hyperband" and self.rungs[-1]:
-            low, *_, high = self.rungs * 2
+            low, high = self.rungs[0], self.rungs[-1]
             return optuna.pruners.HyperbandPruner(min_resource=low, max_resource=high, reduction_factor=REDUCTION)
         return optuna.pruners.NopPruner()
 
@@ -239,12 +240,11 @@ class Sweep:
     def tuning(self, study: Study, store: Store) -> Tuning:
         """All that was told so far."""
         trials = []
-        for trial in study.trials:
-            if trial.state == TrialState.PRUNED:
-                found = self.outcome(trial, trial.last_step or 0, store)
-                trials.append(found.model_copy(update={"outcome": "pruned"}))
-            elif trial.state.is_finished():
-                trials.append(self.outcome(trial, self.rungs[-1], store))
+        for trial in study.trials[: self.settings.trials]:
+            pruned = trial.state == TrialState.PRUNED
+            found = self.outcome(trial, (trial.last_step or 0) if pruned else self.rungs[-1], store)
+            if trial.state.is_finished() and all(store.record(cell) for cell in found.cells):
+                trials.append(found.model_copy(update={"outcome": "pruned"}) if pruned else found)
         spec, metric = self.cell.spec, self.cell.suite.metrics[0]
         return Tuning(
             study=self.name,
@@ -411,13 +411,14 @@ def _kept(tuning: Tuning, store: Store) -> Tuning:
 def _storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """A journal file, or the PostgreSQL database of a URL."""
     if url is None:
-        backend = JournalFileBackend(str(folder / "journal.log"))
+        path = folder / "journal.log"
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):  # a full disk cut the last line short, and the next would go bad
+            os.truncate(path, content.rfind(b"\n") + 1)
         try:
-            return optuna.storages.JournalStorage(backend)
-        except ValueError as error:
-            raise StoreError(
-                f"{folder / 'journal.log'} is corrupt ({error}). Move it away: a new one gets the same trials."
-            ) from None
+            return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        except (ValueError, KeyError) as error:
+            raise StoreError(f"{path} is corrupt ({error}). Move it away: a new one gets the same trials.") from None
     scheme, _, rest = url.partition("://")
     if scheme not in ("postgresql", "postgresql+psycopg"):
         reason = "SQLite loses and locks trials that come in parallel. " if scheme.startswith("sqlite") else ""
