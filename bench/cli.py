@@ -210,8 +210,12 @@ def run(
     "--pruner", default="none", show_default=True, metavar="NAME",
     help="none, median or hyperband; a pruned budget is unequal, and the record says so.",
 )  # fmt: skip
-@click.option("--sampler-seed", "seed", default=0, show_default=True, type=click.IntRange(0, LAST_SEED), help="Its own.")
-@click.option("--batch", default="5", show_default=True, callback=_count(100_000), metavar="N", help="Trials in a round.")
+@click.option(
+    "--sampler-seed", "seed", default=0, show_default=True, type=click.IntRange(0, LAST_SEED), help="Its own."
+)
+@click.option(
+    "--batch", default="5", show_default=True, callback=_count(100_000), metavar="N", help="Trials in a round."
+)
 @click.option("--storage", metavar="URL", help="postgresql://...  [default: a journal file in the run directory]")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")

@@ -339,8 +339,8 @@ def sweeps(found: "list[Sweep]") -> None:
         share = "" if settings.pruner == "none" else f", pruned by {settings.pruner}: budgets will be unequal"
         out.print(
             f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
-            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; scored on "
-            f"{spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
         )
         for sweep in here:
             ranges = (

@@ -191,8 +191,8 @@ class Sweep:
                 return optuna.samplers.RandomSampler(seed=seed)
             case "cmaes":
                 return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
-            case "grid":
-                return optuna.samplers.GridSampler(self.grid, seed=seed)
+            case "grid":  # which numbers its points by its seed
+                return optuna.samplers.GridSampler(self.grid, seed=self.settings.seed)
         return optuna.samplers.TPESampler(seed=seed)
 
     @cached_property
@@ -503,7 +503,7 @@ def tuned(request: Request, root: Path, known: Iterable[Spec], choice: Choice) -
             given = algorithm.given | {name: str(value) for name, value in best.parameters.items()}
             asked = replace(request, suites=str(suite), algos=str(Named(algorithm.name, given)))
             cells += [replace(cell, tuning=tuning) for cell in plan(asked, known, choice)]
-    return cells
+    return list({cell.id: cell for cell in cells}.values())
 
 
 def _stored(folder: Path) -> Iterator[Tuning]:

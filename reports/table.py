@@ -85,7 +85,13 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
             rows.append(
                 {"algorithm": algorithm, "setting": setting, "norm": norm}
                 | {name: _plus_minus(*interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
-                | {"tasks": str(tasks), "seeds": str(seeds), "iterations": f"{iterations:,}", **_tuning(cells, records), **_cost(cells)}
+                | {
+                    "tasks": str(tasks),
+                    "seeds": str(seeds),
+                    "iterations": f"{iterations:,}",
+                    **_tuning(cells, records),
+                    **_cost(cells),
+                }
             )
     table = pd.DataFrame(rows)
     shared = {name: table[name].iloc[0] for name in SHARED if table[name].nunique() == 1}

@@ -101,20 +101,21 @@ def pictures(study: Study, tuning: Tuning) -> dict[str, matplotlib.figure.Figure
 
     Trials without a finite score are not drawn.
     """
-    names = sorted(tuning.space, key=lambda name: name != "inner_lr")
+    rates = {name: name == "outer_lr" for name, (_, _, log) in tuning.space.items() if log}
+    names = sorted(tuning.space, key=lambda name: (name != "inner_lr", rates.get(name, 2)))  # inner rates come first
     done = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if _finite(trial.value)]
     varied = [name for name in names if len({trial.params[name] for trial in done}) > 1]
     unit = f"{tuning.metric} @{tuning.step}"
     heavy = _heavy([trial.value for trial in done if trial.value], tuning)
     found: dict[str, Any] = {}
-    with _quietly(len(varied)):
+    with _quietly():
         if varied:
             found["slice.png"] = drawn.plot_slice(study, varied, target_name=unit)
             for ax in np.atleast_1d(found["slice.png"]) if heavy else ():
                 ax.set_yscale("log")
         if len(varied) > 1:
             scale = {"target": lambda trial: float(np.log10(trial.value)), "target_name": f"log10 {unit}"}
-            found["contour.png"] = drawn.plot_contour(study, varied, **(scale if heavy else {"target_name": unit}))
+            found["contour.png"] = drawn.plot_contour(study, varied[:2], **(scale if heavy else {"target_name": unit}))
             found["importance.png"] = drawn.plot_param_importances(study, params=varied)
             found["importance.png"].get_legend().remove()
         return {name: _titled(np.atleast_1d(axes), tuning) for name, axes in found.items()}
@@ -146,14 +147,13 @@ def _heavy(scores: list[float], tuning: Tuning) -> bool:
 
 
 @contextmanager
-def _quietly(parameters: int) -> Iterator[None]:
-    """Optuna's plots change matplotlib's style for good, tell that they are experimental, and crowd their panels."""
+def _quietly() -> Iterator[None]:
+    """Optuna's plots change matplotlib's style for good and tell that they are experimental."""
     log = logging.getLogger("optuna")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        side = max(5.0, 2.7 * parameters)
-        look = {"backend": "agg", "figure.constrained_layout.use": True, "figure.figsize": (1.2 * side, side)}
+        look: dict[Any, Any] = {"backend": "agg", "figure.constrained_layout.use": True, "figure.figsize": (6.4, 4.2)}
         with warnings.catch_warnings(), plt.style.context("default"), matplotlib.rc_context(look):
             warnings.simplefilter("ignore")
             yield

@@ -68,7 +68,10 @@ class PostgreSQL:
 def postgresql() -> Generator[PostgreSQL, None, None]:
     """A running PostgreSQL."""
     pytest.importorskip("psycopg", reason="psycopg not found: pip install 'meta-bench[postgresql]'")
-    places = [*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path(shutil.which("initdb") or "").parent]
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        Path(shutil.which("initdb") or "").parent,
+    ]
     programs = next((place for place in places if (place / "initdb").exists()), None)
     if programs is None:
         pytest.skip("PostgreSQL's initdb and pg_ctl not found: apt-get install postgresql")
