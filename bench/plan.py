@@ -51,7 +51,7 @@ class Cell:
         return self.spec.id
 
 
-Choice = Callable[[Spec, Suite, Learner], tuple[EngineName, str]]
+Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
 
 
 def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
@@ -69,7 +69,7 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
         planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
     ]
     if request.engine == "auto":
-        cells = [planner.with_engine(cell, known, choice) for cell in cells]
+        cells = planner.with_engines(cells, known, choice)
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.id, cell)
@@ -162,10 +162,19 @@ class _Planner:
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
 
-    def with_engine(self, cell: Cell, known: list[Spec], choice: Choice) -> Cell:
-        trained = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
-        engine, reason = _open_engine(cell.spec, known) or choice(cell.spec, trained, cell.algorithm)
-        return replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+    def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
+        begun = [_open_engine(cell.spec, known) for cell in cells]
+        cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
+        chosen = iter(choice(cases))
+        engines = [engine or next(chosen) for engine in begun]
+        return [
+            replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+            for cell, (engine, reason) in zip(cells, engines, strict=True)
+        ]
+
+    def _case(self, cell: Cell) -> choose.Case:
+        suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        return choose.Case(cell.spec, suite, cell.algorithm)
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)
