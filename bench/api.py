@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from bench.choose import measured
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
+from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
@@ -57,6 +58,7 @@ def run(
     seeds: int | Sequence[int] = 1,
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
+    tuned: bool = False,
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -68,6 +70,7 @@ def run(
         seeds: how many, or which.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
+        tuned: take the values that `bench tune` chose in this run directory.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
@@ -82,7 +85,7 @@ def run(
         **options,
     )
     root = Path(out) if out else default_out(suite)
-    cells = plan(request, Store.open(root).specs() if (root / MARK).exists() else ())
+    cells = cells_of(request, root, tuned)
     store = Store.create(root)
     records = run_cells(cells, store, Silent(), time_limit, request.plugins)
     return results(store, records)
@@ -94,16 +97,41 @@ def load(path: str | Path) -> Results:
     return results(store, list(store.records()))
 
 
+def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measured) -> list[Cell]:
+    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose."""
+    known = list(Store.open(root).specs()) if (root / MARK).exists() else []
+    if not tuned:
+        return plan(request, known, choice)
+    from bench import sweep  # which runs its trials by this module
+
+    return sweep.tuned(request, root, known, choice)
+
+
 def run_cells(
     cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
 ) -> list[Record]:
     """The records of the cells that ended before the time limit."""
     for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        some = cell.suite.sample(1, "test", seeds_.generator("data"))  # missing data shows before anything is trained
+        some = cell.suite.sample(
+            1, cell.spec.split, seeds_.generator("data")
+        )  # missing data shows before anything is trained
         cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return [record for record in found if record]
+    return with_tuning(cells, [record for record in found if record], store)
+
+
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def results(store: Store, records: list[Record]) -> Results:

@@ -11,8 +11,8 @@ import torch
 from bench import choose
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
-from bench.core.records import Component, EngineName, Selection, Spec
-from bench.core.types import Learner, Suite
+from bench.core.records import Component, EngineName, Selection, Spec, Tuning
+from bench.core.types import Learner, Split, Suite
 from bench.engines import learn2learn
 from bench.evaluate import manifest
 
@@ -32,6 +32,7 @@ class Request:
     device: str = "cpu"
     threads: int | None = None
     chunk_tasks: int | None = None
+    split: Literal["test", "validation"] = "test"  # whose tasks are scored; "validation" never draws a test task
     plugins: tuple[Path, ...] = ()
 
 
@@ -44,6 +45,7 @@ class Cell:
     algorithm: Learner
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
     reason: str = field(default="", compare=False)  # why this engine
+    tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
 
     @property
     def id(self) -> str:
@@ -152,7 +154,7 @@ class _Planner:
             iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
             validate_every=request.validate_every or suite.validate_every,
             selection=request.selection if algorithm.trains else "last",
-            test_tasks=budget.test_tasks,
+            test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
             engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
             dtype="float32",
@@ -179,10 +181,12 @@ class _Planner:
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)
         if key not in self.hashes:
+            trial = self.request.split == "validation"
+            splits: tuple[Split, ...] = ("validation",) if trial else ("test", "validation")
             self.hashes[key] = {
                 f"{variant.setting}/{split}": manifest(variant, named.name, split)[1]
-                for variant in tested.evaluations
-                for split in ("test", "validation")
+                for variant in (tested.evaluations[:1] if trial else tested.evaluations)
+                for split in splits
             }
         return self.hashes[key]
 

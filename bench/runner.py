@@ -290,11 +290,14 @@ class _Run:
         return pd.concat(frames, ignore_index=True)
 
     def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
-        variants = self.tested.evaluations
+        trial = self.spec.split == "validation"
+        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
         for setting in dict.fromkeys(variant.setting for variant in variants):
             alike = [variant for variant in variants if variant.setting == setting]
-            tasks = self._tasks(alike[0], "test", self.spec.test_tasks)
-            rest = (algorithm, meta, tasks, steps_of(alike[0], algorithm), self.spec.device)
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
@@ -369,6 +372,7 @@ def _record(
         peak_bytes=peak.bytes(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
+        tuning=cell.tuning,
         **timing,
         **more,
     )

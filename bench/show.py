@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 import pandas as pd
 from rich import box
@@ -25,6 +25,12 @@ from bench.plan import Cell, algorithm_of, suite_of
 from bench.store import Store
 from bench.train import Training
 from reports.table import Table
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bench.core.records import Tuning
+    from bench.sweep import Sweep
 
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_NOTE = (
@@ -142,7 +148,8 @@ class Progress:
 
     def scores(self, cell: Cell) -> None:
         """Says that evaluation begins."""
-        self._line(f"{cell.label}: scoring {cell.spec.test_tasks} test tasks", live=True)
+        count = cell.spec.test_tasks or cell.spec.validation_tasks
+        self._line(f"{cell.label}: scoring {count} {cell.spec.split} tasks", live=True)
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""
@@ -321,6 +328,48 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     except (OSError, ValueError) as error:
         raise BenchError(f"cannot write {path}: {error}. Give another file, such as curves.png.") from None
     console().print(f"drawn to {path}")
+
+
+def sweeps(found: "list[Sweep]") -> None:
+    """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    out = console()
+    for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
+        here = [sweep for sweep in found if str(sweep.named[0]) == suite]
+        request, settings, spec = here[0].request, here[0].settings, here[0].cell.spec
+        share = "" if settings.pruner == "none" else f", pruned by {settings.pruner}: budgets will be unequal"
+        out.print(
+            f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
+            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+        )
+        for sweep in here:
+            ranges = (
+                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
+                for name, (low, high, log) in sweep.ranges.items()
+            )
+            out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+
+
+def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
+    """Prints what the sweeps chose and what it cost, draws them, and says what comes next."""
+    from bench.sweep import FOLDER
+    from reports import tuning as drawn
+
+    out = console()
+    tunings = [tuning for tuning, _ in done]
+    summary = drawn.summary(tunings)
+    rows = _frame(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
+    for row in summary.itertuples(index=False):
+        rows.add_row(*row)
+    out.print(rows)
+    pictures = [(root / FOLDER / "budget.png", drawn.budget(tunings))] if any(t.trials for t in tunings) else []
+    for tuning, study in done:
+        folder = root / FOLDER / tuning.study
+        pictures += [(folder / name, figure) for name, figure in drawn.pictures(study, tuning).items()]
+    for path, figure in pictures:
+        figure.savefig(path, dpi=150)
+        out.print(f"drawn to {path}")
+    out.print(f"stored in {root / FOLDER}; `bench run --tuned` takes the chosen values")
 
 
 def certificate(groups: Any) -> bool:

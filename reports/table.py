@@ -17,6 +17,7 @@ from reports.frame import label
 
 REPLICATES = 2_000
 COUNTS = ("tasks", "seeds", "iterations", "selected")
+TUNING = ("values", "trials", "tuning iterations")  # where a row's values were chosen by a sweep
 COST = ("s/iteration", "train s", "compile s", "peak MB", "outcome")
 SHARED = ("setting", "norm", *COUNTS, "outcome")  # said once, in a note, where all rows agree
 
@@ -84,13 +85,19 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
             rows.append(
                 {"algorithm": algorithm, "setting": setting, "norm": norm}
                 | {name: _plus_minus(*interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
-                | {"tasks": str(tasks), "seeds": str(seeds), "iterations": f"{iterations:,}", **_cost(cells)}
+                | {
+                    "tasks": str(tasks),
+                    "seeds": str(seeds),
+                    "iterations": f"{iterations:,}",
+                    **_tuning(cells, records),
+                    **_cost(cells),
+                }
             )
     table = pd.DataFrame(rows)
     shared = {name: table[name].iloc[0] for name in SHARED if table[name].nunique() == 1}
     said = ", ".join(f"{name} {value}" for name, value in shared.items() if value != "–")
     table = table.drop(columns=list(shared))
-    costs = [name for name in (*COUNTS, *COST) if name in table]
+    costs = [name for name in (*COUNTS, *TUNING, *COST) if name in table]
     notes = (*([f"in every row: {said}"] if said else []), *_notes(records), *tails)
     return Table(suite, table.drop(columns=costs), table[costs], notes)
 
@@ -112,6 +119,17 @@ def _plus_minus(mean: float, half: float) -> str:
         return f"{mean:.1e} ± {half:.1e}"
     decimals = min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def _tuning(cells: list[Record], records: list[Record]) -> dict[str, str]:
+    """Whose values a row has and what choosing them took; nothing where no row of the table was tuned."""
+    if not any(record.tuning for record in records):
+        return {}
+    tuning = cells[0].tuning
+    if tuning is None or tuning.best is None:
+        return dict(zip(TUNING, ("default", "–", "–"), strict=True))
+    values = "tuned, the default" if tuning.best.default else "tuned"
+    return dict(zip(TUNING, (values, str(len(tuning.trials)), f"{tuning.spent:,}"), strict=True))
 
 
 def _cost(cells: list[Record]) -> dict[str, str]:
