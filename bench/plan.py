@@ -12,7 +12,7 @@ from bench import choose
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec, Tuning
-from bench.core.types import Learner, Split, Suite
+from bench.core.types import Interactive, Learner, Split, Suite
 from bench.engines import learn2learn
 from bench.evaluate import manifest
 
@@ -156,7 +156,7 @@ class _Planner:
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
-            engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
+            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
@@ -165,7 +165,7 @@ class _Planner:
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
 
     def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
-        begun = [_open_engine(cell.spec, known) for cell in cells]
+        begun = [_open_engine(cell, known) for cell in cells]
         cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
         chosen = iter(choice(cases))
         engines = [engine or next(chosen) for engine in begun]
@@ -191,8 +191,11 @@ class _Planner:
         return self.hashes[key]
 
 
-def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None:
-    """The engine with which the cell, or a shorter run that it goes on from, was started; eager if nothing trains."""
+def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
+    """The engine with which the cell, or a shorter run that it goes on from, was started; eager if no other would do."""
+    if isinstance(cell.suite, Interactive):
+        return "eager", "what is collected decides what is computed"
+    spec = cell.spec
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
     ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
     for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):
@@ -200,7 +203,11 @@ def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None
     return ("eager", "nothing is trained") if not spec.iterations else None
 
 
-def _engine(engine: EngineName, algorithm: Learner, name: str) -> EngineName:
+def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> EngineName:
+    if isinstance(suite, Interactive) and engine != "eager":
+        raise BenchError(
+            f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
+        )
     if engine != "learn2learn":
         return engine
     if not algorithm.trains:

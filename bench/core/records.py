@@ -168,6 +168,7 @@ class Record(BaseModel):
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
+    environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]
 
