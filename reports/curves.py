@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from reports.table import interval
+from reports.statistics import interval
 
 
 def adaptation(frame: pd.DataFrame, metric: str, floor: float, better: str) -> matplotlib.figure.Figure:
@@ -35,9 +35,7 @@ def adaptation(frame: pd.DataFrame, metric: str, floor: float, better: str) -> m
             else:
                 seeds = values.groupby(level="seed").ngroups
                 means = [interval(values[k].to_numpy().reshape(seeds, -1)) for k in steps]
-                middle = pd.Series([m for m, _ in means], index=steps)
-                half = pd.Series([h for _, h in means], index=steps)
-                low, high = middle - half, middle + half
+                middle, low, high = (pd.Series(column, index=steps) for column in zip(*means, strict=True))
             ax.plot(steps, middle, color=colours[algorithm], label=algorithm, marker="o", markersize=3)
             ax.fill_between(steps, low, high, color=colours[algorithm], alpha=0.15, linewidth=0)
         ax.axhline(floor, color="0.5", linestyle=":", linewidth=1, label="knowing nothing")

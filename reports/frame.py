@@ -1,5 +1,6 @@
 """Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,27 +10,70 @@ from bench.core.records import Component, Record
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
-    *("iterations", "selection", "engine", "cell"),
+    *("iterations", "selection", "engine", "cell", "arm", "parameters"),
+    *("seconds_per_iteration", "train_seconds", "peak_bytes", "environment_steps"),
 ]
 
 
 def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
-    """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`."""
-    parts = []
-    for record, scores in results:
-        spec = record.spec
-        parts.append(
-            scores.assign(
-                suite=label(spec.suite),
-                algorithm=label(spec.algorithm),
-                seed=spec.seed,
-                iterations=spec.iterations,
-                selection=spec.selection,
-                engine=spec.engine,
-                cell=record.cell,
-            )
-        )
+    """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`.
+
+    `arm` is the hash of a cell's specification without its seed; `parameters` is JSON of all the algorithm's.
+    """
+    parts = [scores.assign(**{name: about[name] for name in COLUMNS if name in about})
+             for about, scores in ((_about(record), scores) for record, scores in results)]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def cells(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read."""
+    return pd.DataFrame([_about(record) for record in records])
+
+
+def _about(record: Record) -> dict[str, Any]:
+    spec, judged = record.spec, record.judgement
+    return {
+        "suite": label(spec.suite),
+        "algorithm": label(spec.algorithm),
+        "seed": spec.seed,
+        "iterations": spec.iterations,
+        "selection": spec.selection,
+        "engine": spec.engine,
+        "cell": record.cell,
+        "arm": spec.arm,
+        "parameters": json.dumps(spec.algorithm.parameters, sort_keys=True),
+        "seconds_per_iteration": _number(record.seconds_per_iteration),
+        "train_seconds": record.train_seconds,
+        "peak_bytes": _number(record.peak_bytes),
+        "environment_steps": _number(getattr(record, "environment_steps", None)),  # where interaction is counted
+        # what follows is not repeated in every row of scores
+        "suite_name": spec.suite.name,
+        "suite_given": json.dumps(spec.suite.given, sort_keys=True),
+        "algorithm_name": spec.algorithm.name,
+        "setting": next(iter(spec.manifests), "/").rpartition("/")[0],
+        "norm": spec.norm,
+        "device": spec.device,
+        "threads": spec.threads,
+        "test_tasks": spec.test_tasks,
+        "outcome": record.outcome,
+        "message": record.message,
+        "stopped_at": record.stopped_at,
+        "selected": json.dumps(record.selected, sort_keys=True, default=str),
+        "compile_seconds": record.compile_seconds,
+        "evaluate_seconds": record.evaluate_seconds,
+        "finished": record.finished,
+        "digest": record.digest,
+        "metric": judged.metric,
+        "unit": judged.unit,
+        "better": judged.better,
+        "report_steps": judged.report_steps,
+        "floor": judged.floor,
+        "caveat": judged.caveat,
+    }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
@@ -55,12 +99,16 @@ def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with as much added to an algorithm's label as it takes to be that of one cell per seed."""
-    for column in ("iterations", "selection", "engine", "cell"):  # in a store that has grown, several may differ
-        several = frame.groupby(["suite", "algorithm", "seed"])[column].transform("nunique") > 1
-        longer = frame["algorithm"] + f", {column} " + frame[column].astype(str)
-        frame = frame.assign(algorithm=frame["algorithm"].where(~several, longer))
-    return frame
+    """The frame with as much added to an algorithm's label as it takes to be that of one arm."""
+    arms = frame.drop_duplicates(["suite", "arm"])
+    names = arms["algorithm"]
+    for column in ("iterations", "selection", "engine", "arm"):  # in a store that has grown, several may differ
+        group = [arms["suite"], names]
+        shared = arms.groupby(group)["arm"].transform("nunique") > 1
+        differs = arms.groupby(group)[column].transform("nunique") > 1
+        names = names.where(~(shared & differs), names + f", {column} " + arms[column].astype(str))
+    apart = dict(zip(zip(arms["suite"], arms["arm"], strict=True), names, strict=True))
+    return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["arm"], strict=True)])
 
 
 def label(component: Component) -> str:
