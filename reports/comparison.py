@@ -1,7 +1,7 @@
 """The tidy DataFrame -> who reaches what, who can't be told apart, and what it costs; numbers, not text."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -125,16 +125,17 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     return rows
 
 
-def differences(made: Iterable[Cube]) -> pd.DataFrame:
+def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
     """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
 
+    With `wanted`, the pairs for which it is true.
     `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting.
     """
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
         step = group[0].last
         by = "median" if any(statistics.heavy_tailed(cube.at(step), cube.better) for cube in group) else "mean"
-        pairs = list(combinations(group, 2))
+        pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
         p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
         for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):
             wins = statistics.improvement(*_shared(a, b, step), a.better)
@@ -199,8 +200,8 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
 def _work(cell: "pd.Series[Any]") -> tuple[str | None, tuple[Any, ...]]:
     parameters = json.loads(cell["parameters"])
     gradient = parameters.pop("gradient", None)
-    same = ("suite", "engine", "device", "threads")
-    return gradient, (*(cell[name] for name in same), json.dumps(parameters, sort_keys=True))
+    same = ("suite", "engine", "device", "threads", "store")
+    return gradient, (*(cell.get(name) for name in same), json.dumps(parameters, sort_keys=True))
 
 
 def _geometric(ratios: NDArray[np.float64]) -> Interval:

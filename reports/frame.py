@@ -20,7 +20,7 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
 
     `arm` is the hash of a cell's specification without its seed; `parameters` is JSON of all the algorithm's.
     """
-    parts = [scores.assign(**{name: about[name] for name in COLUMNS if name in about})
+    parts = [scores.assign(**{name: about[name] for name in COLUMNS if name not in scores})
              for about, scores in ((_about(record), scores) for record, scores in results)]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
@@ -32,6 +32,7 @@ def cells(records: Iterable[Record]) -> pd.DataFrame:
 
 def _about(record: Record) -> dict[str, Any]:
     spec, judged = record.spec, record.judgement
+    tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
     return {
         "suite": label(spec.suite),
         "algorithm": label(spec.algorithm),
@@ -46,6 +47,8 @@ def _about(record: Record) -> dict[str, Any]:
         "train_seconds": record.train_seconds,
         "peak_bytes": _number(record.peak_bytes),
         "environment_steps": _number(getattr(record, "environment_steps", None)),  # where interaction is counted
+        "trials": len(tuning.trials) if tuning else 0,
+        "tuning_iterations": tuning.spent if tuning else 0,
         # what follows is not repeated in every row of scores
         "suite_name": spec.suite.name,
         "suite_given": json.dumps(spec.suite.given, sort_keys=True),
@@ -76,26 +79,57 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
+PROGRESS = [
+    *("suite", "algorithm", "arm", "seed", "iteration", "seconds", "environment_steps", "score", "metric", "better"),
+]
+
+
 def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
-    """Validation scores of cells against their seconds of training: suite, algorithm, seed, seconds, score, metric."""
+    """Validation scores of cells against what had been spent on them by then, with the columns of `PROGRESS`."""
     parts = []
     for record, curve in results:
-        rows = curve.dropna(subset="validation")
-        seconds = record.compile_seconds + rows["iteration"] * (record.train_seconds / max(record.stopped_at, 1))
+        rows, about = curve.dropna(subset="validation"), _about(record)
+        share = rows["iteration"] / max(record.stopped_at, 1)
+        unit = f" {about['unit']}" if about["unit"] else ""
         parts.append(
             pd.DataFrame(
                 {
-                    "suite": label(record.spec.suite),
-                    "algorithm": label(record.spec.algorithm),
-                    "seed": record.spec.seed,
-                    "seconds": seconds,
+                    **{name: about[name] for name in ("suite", "algorithm", "arm", "seed", "better")},
+                    "iteration": rows["iteration"],
+                    "seconds": record.compile_seconds + share * record.train_seconds,
+                    "environment_steps": share * about["environment_steps"],
                     "score": rows["validation"],
-                    "metric": f"{record.judgement.metric}, {record.judgement.unit},",
+                    "metric": f"{about['metric']}{unit}",
                 }
             )
         )
-    columns = ["suite", "algorithm", "seed", "seconds", "score", "metric"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True)[PROGRESS] if parts else pd.DataFrame(columns=PROGRESS)
+
+
+def trials(records: Iterable[Record]) -> pd.DataFrame:
+    """The trials of the sweeps that chose the records' parameters: what each reached and what was spent by then."""
+    sweeps = {}
+    for record in records:
+        if sweep := getattr(record, "tuning", None):
+            sweeps[sweep.study] = (record, sweep)
+    rows = []
+    for record, sweep in sweeps.values():
+        spent, best = 0, float("nan")
+        for trial in sweep.trials:
+            spent += trial.iterations
+            score = _number(trial.score)
+            best = min(best, score) if sweep.better == "lower" else max(best, score)
+            best = score if best != best else best
+            rows.append(
+                {
+                    "suite": label(record.spec.suite),
+                    "algorithm": label(record.spec.algorithm),
+                    "arm": record.spec.arm,
+                    **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
+                    **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:

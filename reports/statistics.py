@@ -75,9 +75,9 @@ def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def median_and_iqm(scores: Scores) -> tuple[Interval, Interval]:
+def median_and_iqm(scores: Scores, replicates: int = 1_000) -> tuple[Interval, Interval]:
     """The median and the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264) of all scores."""
-    here, found = _robust(scores.reshape(1, -1))[0], _robust_replicates(scores)
+    here, found = _robust(scores.reshape(1, -1))[0], _robust_replicates(scores, replicates)
     lows, highs = _expanded(found, _rank_freedom(scores))
     median, iqm = (Interval(float(v), float(lo), float(hi)) for v, lo, hi in zip(here, lows, highs, strict=True))
     return median, iqm
@@ -111,7 +111,7 @@ def variance(scores: Scores) -> Variance | None:
 
 
 def wilcoxon(a: Scores, b: Scores) -> float:
-    """p of the signed-rank test on per-task means over seeds, ties split between the signs (Pratt's zeros halved).
+    """P of the signed-rank test on per-task means over seeds, ties split between the signs (Pratt's zeros halved).
 
     It speaks of these trained models on tasks like these, not of models trained anew.
     """
@@ -193,9 +193,9 @@ def _robust(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.median(ordered, axis=1), ordered[:, cut : count - cut].mean(1)], 1)
 
 
-def _robust_replicates(scores: Scores) -> NDArray[np.float64]:
+def _robust_replicates(scores: Scores, most: int = 1_000) -> NDArray[np.float64]:
     seeds, tasks = scores.shape
-    count = min(_replicates(tasks), 1_000)
+    count = min(_replicates(tasks), most)
     which_tasks = _draws(tasks, tasks, _replicates(tasks), -1 % 2**32)[:count]
     which_seeds = (
         _draws(seeds, seeds - 1, _replicates(tasks), 0)[:count] if seeds > 1 else np.zeros((count, 1), np.int64)
