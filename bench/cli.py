@@ -377,6 +377,32 @@ def draw(store: Path, curves: Path, suite: str | None) -> None:
     show.draw_curves(store, suite, curves)
 
 
+@main.command()
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B",
+    help="Two run directories side by side instead: did my change help? Paired by task.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Where it goes.  [default: STORE/report, report-compare]")
+@plugin_option
+def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Write a run directory's report.
+
+    One HTML page that needs no network, figures (SVG, PNG, PDF), tables (Markdown, LaTeX), numbers (CSV, Parquet).
+    """
+    if (store is None) == (compare is None):
+        raise BenchError("give one run directory, or two with --compare: `bench report runs/omniglot`.")
+    from bench import report as reporting
+    from bench import show
+
+    if compare:
+        page = reporting.compare(compare, out, plugins)
+    else:
+        page = reporting.report(store, out, plugins)
+        show.store(store)
+    click.echo(f"written to {page}")
+
+
 @main.group()
 def data() -> None:
     """Fetch and verify data sets."""

@@ -192,7 +192,7 @@ class _Planner:
 
 
 def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
-    """The engine with which the cell, or a shorter run that it goes on from, was started; eager if no other would do."""
+    """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
     if isinstance(cell.suite, Interactive):
         return "eager", "what is collected decides what is computed"
     spec = cell.spec

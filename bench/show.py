@@ -61,6 +61,17 @@ def table(report: Table) -> None:
     out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
 
 
+def store(root: Path) -> None:
+    """Prints the comparison of everything in a run directory."""
+    from bench.api import results
+    from reports.table import tables
+
+    held = Store.open(root)
+    records = list(held.records())
+    for report in tables(results(held, records), records):
+        table(report)
+
+
 def _pieces(rows: pd.DataFrame, out: Console) -> Iterator[pd.DataFrame]:
     """The columns in as many tables as it takes to fit, each with those that say what a row is."""
     keys = [name for name in rows.columns if name in ("algorithm", "setting", "norm")]
@@ -309,11 +320,13 @@ def _short(value: Any) -> str:
 def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     """Draws the adaptation curves of a suite's finished cells to a picture."""
     from bench.api import load
-    from reports.curves import adaptation
-    from reports.frame import label, told_apart
+    from reports import figures
+    from reports.comparison import cubes
+    from reports.frame import cells, label, told_apart
 
     frame = load(root)
-    known = {label(r.spec.suite): r.judgement for r in frame.store.records() if r.outcome == "finished"}
+    done = [record for record in frame.store.records() if record.outcome == "finished"]
+    known = {label(record.spec.suite): record.judgement for record in done}
     if not known:
         raise BenchError(f"{root} holds no finished cell. `bench run --out {root} ...` makes some.")
     if suite is None and len(known) > 1:
@@ -322,7 +335,9 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     if name not in known:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
-    figure = adaptation(told_apart(frame[frame["suite"] == name]), judged.metric, judged.floor, judged.better)
+    made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
+    look = figures.looks(cube.algorithm for cube in made)
+    figure = figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:

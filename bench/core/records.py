@@ -63,6 +63,11 @@ class Spec(BaseModel):
         return self._hash({"iterations"})
 
     @property
+    def arm(self) -> str:
+        """Likewise of all but the seed: equal for cells that repeat one another."""
+        return self._hash({"seed"})
+
+    @property
     def work(self) -> str:
         """Likewise of what one meta-iteration computes, whichever engine does it: equal work takes equal time."""
         kept = {"suite", "suite_version", "algorithm", "dtype", "device", "threads"}
