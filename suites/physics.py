@@ -50,13 +50,13 @@ class Robot:
 
 
 def installed(extra: str, *packages: str) -> str:
-    """The versions of the packages, such as "mujoco 4.0.0".
+    """The versions of the packages, such as "mujoco-4.0.0".
 
     Raises:
         MissingExtraError: one is missing; it belongs to this extra.
     """
     try:
-        return ", ".join(f"{package} {version(package)}" for package in packages)
+        return " ".join(f"{package}-{version(package)}" for package in packages)
     except PackageNotFoundError as error:
         raise MissingExtraError(str(error.name), extra) from None
 
