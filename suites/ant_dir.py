@@ -21,7 +21,7 @@ class AntDir(Quadruped):
 
     trajectories: Annotated[int, Field(ge=1, description="of one task before and after each inner step")] = 40
 
-    manifests: ClassVar[dict[str, str]] = published().get("ant_dir", {})
+    manifests: ClassVar[dict[str, str]] = published()["ant_dir"]
     test_trajectories: ClassVar[int] = 40
     published_seed: ClassVar[int] = 2
     later: ClassVar[float] = 0.01

@@ -18,7 +18,7 @@ from suites.physics import Floats
 class HalfCheetahDir(Cheetah):
     """Reward g v − 0.05 ‖a‖² with g = −1 or 1 and v the speed of the centre of mass, m/s."""
 
-    manifests: ClassVar[dict[str, str]] = published().get("halfcheetah_dir", {})
+    manifests: ClassVar[dict[str, str]] = published()["halfcheetah_dir"]
 
     @property
     def floor(self) -> float:

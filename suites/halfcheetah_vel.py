@@ -18,7 +18,7 @@ from suites.physics import Floats
 class HalfCheetahVel(Cheetah):
     """Reward −|v − g| − 0.05 ‖a‖² with g ~ U[0, 2] m/s and v the speed of the centre of mass."""
 
-    manifests: ClassVar[dict[str, str]] = published().get("halfcheetah_vel", {})
+    manifests: ClassVar[dict[str, str]] = published()["halfcheetah_vel"]
 
     @property
     def floor(self) -> float:

@@ -1,7 +1,7 @@
 """What the MuJoCo suites share: robots that run, with the observations and rewards of Finn et al. 2017's code.
 
-The physics are gymnasium's models by MuJoCo's present version; the paper's were rllab's by version 1.31, so that returns
-compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts near the
+The physics are gymnasium's models by the MuJoCo that is installed; the paper's were rllab's by an early version, so
+that returns compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts near the
 model's home (positions 0.01 N(0, 1) and velocities 0.1 N(0, 1) off), takes 200 steps, and is observed as the code does
 (the absolute position along the track included); velocities are those of the whole robot's centre of mass, read after
 the step; actions are cut to ±1 before they cost anything.
@@ -91,6 +91,11 @@ class Locomotive(Reinforcement):
         return f"{self.simulator}, {self.frame_skip} physics steps an action; the published runs used rllab's models"
 
     @property
+    def setting(self) -> str:
+        """The length of an episode."""
+        return f"H={Track.horizon}"
+
+    @property
     def report_steps(self) -> tuple[int, ...]:
         """Those of the published evaluation."""
         return (0, 1, 2, 3)
@@ -121,7 +126,7 @@ class Locomotive(Reinforcement):
         """`count` tasks; the first of the test's are the goals of the published evaluation."""
         draws = torch.rand(count, 1, generator=generator, dtype=torch.float64)
         if split == "test":
-            known = np.random.RandomState(self.published_seed).uniform(size=(PUBLISHED, 1))  # noqa: NPY002  # the paper's
+            known = np.random.RandomState(self.published_seed).uniform(size=(PUBLISHED, 1))  # the paper's
             draws[:PUBLISHED] = torch.from_numpy(known)[:count]
         return Goals(self.aim(draws).float())
 
