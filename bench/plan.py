@@ -12,7 +12,7 @@ from bench import choose
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec
-from bench.core.types import Learner, Suite
+from bench.core.types import Interactive, Learner, Suite
 from bench.engines import learn2learn
 from bench.evaluate import manifest
 
@@ -154,7 +154,7 @@ class _Planner:
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks,
             validation_tasks=budget.validation_tasks,
-            engine="eager" if request.engine == "auto" else _engine(request.engine, algorithm, named.name),
+            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
@@ -164,6 +164,8 @@ class _Planner:
 
     def with_engine(self, cell: Cell, known: list[Spec], choice: Choice) -> Cell:
         trained = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        if isinstance(cell.suite, Interactive):
+            return replace(cell, reason="what is collected decides what is computed")
         engine, reason = _open_engine(cell.spec, known) or choice(cell.spec, trained, cell.algorithm)
         return replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
 
@@ -187,7 +189,11 @@ def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None
     return ("eager", "nothing is trained") if not spec.iterations else None
 
 
-def _engine(engine: EngineName, algorithm: Learner, name: str) -> EngineName:
+def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> EngineName:
+    if isinstance(suite, Interactive) and engine != "eager":
+        raise BenchError(
+            f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
+        )
     if engine != "learn2learn":
         return engine
     if not algorithm.trains:

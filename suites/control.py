@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
-from torch.func import vmap
 
 from bench.core.types import Interactive, Metric, Params, Role, Tasks
 from suites.policies import Policy
@@ -68,7 +67,6 @@ class Reinforcement(Interactive):
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("return", "", "higher"), Metric("time-steps", "", "lower"))
     discount: ClassVar[float] = 0.99
     gae: ClassVar[float] = 1.0  # λ of generalised advantage estimation
-    test_trajectories: ClassVar[int] = 20
 
     def environment(self) -> Environment:
         """New simulations, not yet reset."""
@@ -77,6 +75,11 @@ class Reinforcement(Interactive):
     def module(self) -> Policy:
         """The policy."""
         raise NotImplementedError
+
+    @property
+    def test_trajectories(self) -> int:
+        """Of one task before and after each inner step, at test."""
+        return self.trajectories
 
     def pace(self, step: int) -> float:
         """By what the gradient at an inner step is multiplied, where a protocol changes its rate on the way."""
@@ -131,7 +134,9 @@ class Reinforcement(Interactive):
             _padded(torch.stack(row, 2), environment.horizon) for row in zip(*rows, strict=True)
         )
         empty = torch.zeros(len(mask))
-        return Trajectories(observations, actions, rewards, mask, torch.zeros_like(rewards), empty, unstable, behaviours)
+        return Trajectories(
+            observations, actions, rewards, mask, torch.zeros_like(rewards), empty, unstable, behaviours
+        )
 
     @property
     def policy(self) -> Policy:
@@ -141,7 +146,7 @@ class Reinforcement(Interactive):
 
     def act(self, params: Params, observation: Tensor) -> Tensor:
         """The distributions' parameters, [T, B, D], of policies with parameters [T, ...]."""
-        return vmap(self.call)(params, observation)
+        return self.call(params, observation)
 
     def predict(self, params: Params, data: Trajectories) -> Tensor:
         """The distributions' parameters, [B, H, D]."""

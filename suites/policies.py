@@ -6,6 +6,7 @@ A action, D parameters of the distribution.
 """
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 from typing import ClassVar
 
@@ -16,7 +17,10 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
 
 class Policy(nn.Module):
-    """A network from observations [..., O] to a distribution's parameters [..., D]."""
+    """A network from observations [..., O] to a distribution's parameters [..., D].
+
+    Called with parameters [T, ...], which rollouts do, it takes observations [T, B, O].
+    """
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """All that drawing the actions of an episode takes, [H, T, B, ...]."""
@@ -33,6 +37,16 @@ class Policy(nn.Module):
     def divergence(self, old: Tensor, new: Tensor) -> Tensor:
         """KL(old ‖ new), [...], nats."""
         raise NotImplementedError
+
+
+class Linear(nn.Linear):
+    """x Wᵀ + b, also of weights [T, outputs, inputs] and x [T, B, inputs]: all tasks' policies in one product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., outputs]."""
+        if self.weight.dim() == 2:
+            return super().forward(x)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
 class Gaussian(Policy):
@@ -53,7 +67,7 @@ class Gaussian(Policy):
     def forward(self, observation: Tensor) -> Tensor:
         """Means and log-deviations, [..., 2 A]."""
         mean = _run(self.layers, self.activation, observation)
-        return torch.cat([mean, self.log_std.clamp(min=self.least).expand_as(mean)], -1)
+        return torch.cat([mean, self.log_std.clamp(min=self.least).unsqueeze(-2).expand_as(mean)], -1)
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """Standard normals, [H, T, B, A]."""
@@ -108,16 +122,16 @@ class Categorical(Policy):
 
 
 def _layers(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.ModuleList:
-    layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise((inputs, *hidden, outputs)))
+    layers = [Linear(a, b) for a, b in pairwise((inputs, *hidden, outputs))]
     for layer in layers:
-        nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layers
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.ModuleList(layers)
 
 
-def _run(layers: nn.ModuleList, activation: object, x: Tensor) -> Tensor:
+def _run(layers: nn.ModuleList, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     *hidden, last = layers
     for layer in hidden:
-        x = activation(layer(x))  # type: ignore[operator]
+        x = activation(layer(x))
     output: Tensor = last(x)
     return output

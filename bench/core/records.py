@@ -106,6 +106,7 @@ class Record(BaseModel):
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     pieces: int = 1
+    environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]
 
