@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, MissingExtraError, unknown
 from bench.core.records import Record
 from bench.core.types import Suite
 from bench.evaluate import FROZEN
@@ -302,15 +302,21 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
     fields = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name in named.given]
     rows = _frame("suite", "setting", *fields, title="with the suites' protocols")
     sources: dict[tuple[str, str], list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for name in catalogue.names("suite"):
-        suite = suite_of(catalogue, Named(name, {}))
+        try:
+            suite = suite_of(catalogue, Named(name, {}))
+        except MissingExtraError as error:
+            missing.setdefault(str(error), []).append(name)
+            continue
         algorithm = algorithm_of(catalogue, named, suite)
         rows.add_row(name, suite.setting, *(_short(getattr(algorithm, field)) for field in fields))
         for field in fields:
             if field in suite.protocol and field not in named.given:
                 sources.setdefault((field, suite.protocol[field].source), []).append(name)
     notes = (f"{field} of {', '.join(names)}: {source}" for (field, source), names in sorted(sources.items()))
-    return Group(rows, *map(Text, notes))
+    absent = (f"not shown: {', '.join(names)}: {error}" for error, names in missing.items())
+    return Group(rows, *map(Text, (*notes, *absent)))
 
 
 def _short(value: Any) -> str:
