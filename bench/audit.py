@@ -8,6 +8,7 @@ hold several whole comparisons side by side, such as every algorithm at two numb
 import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from bench.core.findings import Audit, Comparison, Finding
 from bench.core.records import Record, Spec
@@ -120,12 +121,9 @@ class _Group:
             self._fault(what, _values(listed), f"Run all algorithms with the same, {' or '.join(listed)}.")
 
     def _versions(self, comparable: list[_Entrant]) -> None:
-        def environment(record: Record) -> dict[str, str]:
-            return {name: value for name, value in record.environment.items() if name not in MACHINE}
-
-        packages = dict.fromkeys(name for e in comparable for record in e.cells for name in environment(record))
-        for name in packages:
-            self._mixed(f"{name} versions differ", comparable, lambda r, name=name: environment(r).get(name), str)
+        packages = dict.fromkeys(name for e in comparable for record in e.cells for name in record.environment)
+        for name in [name for name in packages if name not in MACHINE]:
+            self._mixed(f"{name} versions differ", comparable, partial(_package, name), str)
         self._mixed(
             "suite versions differ", comparable, lambda r: (r.spec.suite_version, r.spec.suite.source[:8]), _version
         )
@@ -255,6 +253,10 @@ def _canonical(value: object) -> str:
 def _values(listed: dict[str, list[str]]) -> str:
     """Value: who has it; and so on."""
     return "; ".join(f"{value}: {', '.join(dict.fromkeys(names))}" for value, names in listed.items())
+
+
+def _package(name: str, record: Record) -> str:
+    return record.environment.get(name, "unknown")
 
 
 def _version(value: tuple[int, str]) -> str:
