@@ -26,6 +26,7 @@ from bench.runner import Deadline, Watch, crashed, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
 
+WORK = "bench.execute:work"  # what a cell's job calls
 RETRIES = 2  # times that a lost cell is sent again
 TELL = 0.5  # seconds between two words of a cell in training
 LOOK = 0.2  # seconds between two looks at the clock
@@ -252,8 +253,9 @@ def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], memory: int | None
     }
     return Job(
         cell.id,
-        "bench.execute:work",
+        WORK,
         {
+            "cell": cell.id,
             "store": str(store.root.absolute()),
             "mark": (store.root / MARK).read_text(),
             "spec": cell.spec.model_dump(mode="json"),

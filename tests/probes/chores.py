@@ -1,6 +1,7 @@
 """Jobs for the tests of where jobs run: they import nothing, and so cost a few hundredths of a second."""
 
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -58,4 +59,29 @@ def interrupted(arguments: dict[str, Any], emit: Emit, stop: threading.Event) ->
     """Sleeps until Ctrl-C."""
     emit({"event": "begins", "pid": os.getpid()})
     time.sleep(60)
+    return True
+
+
+def cell(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Does as a cell does that sleeps (validate_every ms) instead of training, and crashes for every tenth seed."""
+    spec, folder = arguments["spec"], Path(arguments["store"]) / "cells" / arguments["cell"]
+    emit({"event": "starts", "done": 0})
+    if spec["seed"] % 10 == 9 and spec["selection"] == "best":
+        ctypes.string_at(0)
+    if stop.wait(spec["validate_every"] / 1000):
+        return False
+    record = {
+        "cell": arguments["cell"],
+        "spec": spec,
+        "judgement": {"metric": "mse", "unit": "", "better": "lower", "report_steps": [1], "floor": 1, "caveat": ""},
+        "outcome": "finished",
+        "stopped_at": spec["iterations"],
+        "digest": arguments["cell"] * 4,
+        "finished": "2026-01-01T00:00:00+00:00",
+        "environment": {},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".record.json.{os.getpid()}"
+    partial.write_text(json.dumps(record))
+    partial.replace(folder / "record.json")
     return True
