@@ -17,7 +17,7 @@ from reports.comparison import Cube
 
 INK = "#1b1c1d"  # of all text and axes, so that a page can replace it by its own
 GREY = "0.55"
-STYLE = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -95,6 +95,7 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
     Args:
         progress: rows of reports.frame.progress of one suite. A thin line is a seed, a thick one the mean of seeds
             that were looked at at the same iterations.
+        look: of every algorithm.
     """
     axes_of = {"iteration": "meta-iterations", "seconds": "seconds of training, compiling included"}
     if progress["environment_steps"].notna().any():
@@ -123,14 +124,15 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
     Args:
         comparison: reports.comparison.compare.
         cells: reports.frame.cells; the cost is the median over seeds of the seconds of training.
+        look: of every algorithm.
     """
     arms = cells[cells["outcome"] == "finished"].groupby("arm")
     seconds, first = arms["train_seconds"].median(), arms.first()
     headline = comparison[
         [
-            (row.setting, row.norm) == (first.loc[row.arm, "setting"], first.loc[row.arm, "norm"])
-            and row.step == first.loc[row.arm, "report_steps"][-1]
-            for row in comparison.itertuples()
+            (row["setting"], row["norm"]) == (first.loc[row["arm"], "setting"], first.loc[row["arm"], "norm"])
+            and row["step"] == first.loc[row["arm"], "report_steps"][-1]
+            for row in comparison.to_dict("records")
         ]
     ]
     suites = list(dict.fromkeys(headline["suite"]))
@@ -140,11 +142,11 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         about = first.loc[rows["arm"].iloc[0]]
         by = rows["by"].iloc[0]
         low, high = ("median_low", "median_high") if by == "median" else ("low", "high")
-        points = [(float(seconds[row.arm]), float(getattr(row, by))) for row in rows.itertuples()]
-        for (x, y), row in zip(points, rows.itertuples(), strict=True):
-            own = look[str(row.algorithm)]
-            bar = [[max(0.0, y - getattr(row, low))], [max(0.0, getattr(row, high) - y)]]
-            ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row.algorithm, capsize=2, markersize=6)
+        points = [(float(seconds[row["arm"]]), float(row[by])) for row in rows.to_dict("records")]
+        for (x, y), row in zip(points, rows.to_dict("records"), strict=True):
+            own = look[row["algorithm"]]
+            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]]
+            ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row["algorithm"], capsize=2, markersize=6)
         front = _pareto(points, about["better"])
         if len(front) > 1:
             ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0, label="Pareto front")
@@ -169,13 +171,14 @@ def overhead(orders: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(orders)), layout="constrained")
     ax = figure.subplots()
     colours = dict(zip(dict.fromkeys(orders["suite"]), sns.color_palette("colorblind", 10) * 9, strict=False))
-    for i, row in enumerate(orders.itertuples()):
-        ax.barh(i, row.ratio, color=colours[row.suite], height=0.6)
-        if not math.isnan(float(row.low)):
-            bar = [[row.ratio - row.low], [row.high - row.ratio]]
-            ax.errorbar(row.ratio, i, xerr=bar, color=INK, capsize=3, linewidth=1)
-        ax.annotate(f" {row.ratio:.2f}", (max(row.ratio, np.nan_to_num(row.high)), i), va="center")
-    names = [f"{r.suite}: {r.second} over {r.first}\n{r.operator}, {r.engine}" for r in orders.itertuples()]
+    rows = orders.to_dict("records")
+    for i, row in enumerate(rows):
+        ratio, low, high = row["ratio"], row["low"], row["high"]
+        ax.barh(i, ratio, color=colours[row["suite"]], height=0.6)
+        if not math.isnan(low):
+            ax.errorbar(ratio, i, xerr=[[ratio - low], [high - ratio]], color=INK, capsize=3, linewidth=1)
+        ax.annotate(f" {ratio:.2f}", (ratio if math.isnan(high) else high, i), va="center")
+    names = [f"{r['suite']}: {r['second']} over {r['first']}\n{r['operator']}, {r['engine']}" for r in rows]
     ax.set_yticks(range(len(names)), names)
     ax.axvline(1, color=GREY, linewidth=1, linestyle=":")
     ax.set(xlabel="seconds per meta-iteration, second over first order", ylim=(len(names) - 0.5, -0.5))
@@ -202,7 +205,9 @@ def scatter(a: Cube, b: Cube, metric: str) -> Figure:
         (tied, GREY, f"equal: {wins[2]}"),
     )
     for where, colour, label in which:
-        ax.scatter(*points[where].T, s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label)
+        ax.scatter(
+            points[where, 0], points[where, 1], s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label
+        )
     if a.better == "lower" and (points > 0).all():
         ax.set(xscale="log", yscale="log")
     ends = (points.min(), points.max()) if len(points) else (0, 1)
@@ -246,6 +251,7 @@ def critical_difference(scores: pd.DataFrame, better: dict[str, str], look: Look
     Args:
         scores: [suite, algorithm], no cell missing.
         better: suite -> "lower" or "higher".
+        look: of every algorithm.
     """
     import scikit_posthocs
 
@@ -271,6 +277,7 @@ def tuning(trials: pd.DataFrame, look: Looks) -> Figure:
 
     Args:
         trials: rows of reports.frame.trials: suite, algorithm, spent, score, best, metric, better.
+        look: of every algorithm.
     """
     suites = list(dict.fromkeys(trials["suite"]))
     figure, axes = _panels(len(suites), 3.4, 2.9)
@@ -293,6 +300,7 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
 
     Args:
         curves: columns task, algorithm, kind ("truth", "support", "prediction"), step, x, y.
+        look: of every algorithm.
     """
     tasks = list(dict.fromkeys(curves["task"]))
     algorithms = list(dict.fromkeys(curves["algorithm"]))
@@ -317,10 +325,7 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
         row[0].set_ylabel("y")
     for ax in axes[-1]:
         ax.set_xlabel("x")
-    legend = figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
-    for handle in legend.legend_handles:
-        if handle is not None and hasattr(handle, "get_marker") and handle.get_linestyle() != "None":
-            handle.set_color(INK if handle.get_alpha() is None else GREY)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 
