@@ -228,13 +228,13 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
     if not about["unit"] and headline:
         yield Picture(
             f"profile-{name}", f"{suite}, {about['setting']}: performance profile, the share of scores as good as τ.",
-            figures.profiles(headline, look, metric),
+            figures.profiles(headline, look, metric, float(about["floor"])),
         )  # fmt: skip
     if len(headline) > 1:
         a, b = sorted(headline, key=_middle)[:2]
         yield Picture(
             f"tasks-{name}", f"{suite}, {about['setting']}: every task under {a.algorithm} and {b.algorithm}.",
-            figures.scatter(a, b, metric),
+            figures.scatter(a, b, metric, float(about["floor"])),
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS, DASHES = "osD^vPX<>*", ("-", "--", "-.", ":")
 ROW = 3  # panels beside each other
+BEYOND = 30  # errors over this many times that of knowing nothing leave the picture
 P = ParamSpec("P")
 
 
@@ -83,6 +84,7 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
+            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * floor))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure
@@ -93,8 +95,8 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
     """Validation scores against meta-iterations, seconds and, where they are counted, environment steps.
 
     Args:
-        progress: rows of reports.frame.progress of one suite. A thin line is a seed, a thick one the mean of seeds
-            that were looked at at the same iterations.
+        progress: rows of reports.frame.progress of one suite. A thin line is a seed, a thick one the median of
+            the seeds, where all of them were looked at.
         look: of every algorithm.
     """
     axes_of = {"iteration": "meta-iterations", "seconds": "seconds of training, compiling included"}
@@ -106,9 +108,9 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
             own = look[str(algorithm)]
             for _, line in part.groupby("seed"):
                 ax.plot(line[column], line["score"], color=own.color, linewidth=0.7, alpha=0.5)
-            mean = part.groupby("iteration")[[column, "score"]].mean()
-            mean = mean[part.groupby("iteration").size() == part["seed"].nunique()]
-            ax.plot(mean[column], mean["score"], label=algorithm, linewidth=1.8, **own._asdict())
+            middle = part.groupby("iteration")[[column, "score"]].median()
+            middle = middle[part.groupby("iteration").size() == part["seed"].nunique()]
+            ax.plot(middle[column], middle["score"], label=algorithm, linewidth=1.8, **own._asdict())
         ax.set(xlabel=title, xlim=(0, None))
         if progress["better"].iloc[0] == "lower" and (progress["score"] > 0).all():
             ax.set_yscale("log")
@@ -154,6 +156,7 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         ax.set_xlim(left=0)
         if about["better"] == "lower" and all(y > 0 for _, y in points):
             ax.set_yscale("log")
+            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * float(about["floor"])))
         unit = f" {about['unit']}" if about["unit"] else ""
         ax.set(xlabel="seconds of training", title=f"{suite}, {rows['setting'].iloc[0]}")
         ax.set_ylabel(f"{about['metric']}{unit} @{rows['step'].iloc[0]}, {by}")
@@ -187,13 +190,17 @@ def overhead(orders: pd.DataFrame) -> Figure:
 
 
 @_styled
-def scatter(a: Cube, b: Cube, metric: str) -> Figure:
-    """Every task's score under two algorithms, means over seeds; where tasks coincide the dot is larger."""
+def scatter(a: Cube, b: Cube, metric: str, floor: float) -> Figure:
+    """Every task's score under two algorithms, means over seeds; where tasks coincide the dot is larger.
+
+    Errors far beyond that of knowing nothing, `floor`, are drawn at the edge.
+    """
     step = a.last
     both = sorted(set(a.tasks) & set(b.tasks))
     x, y = (cube.at(step)[:, np.searchsorted(cube.tasks, both)].mean(0) for cube in (a, b))
-    points, count = np.unique(np.stack([x, y], 1)[np.isfinite(x) & np.isfinite(y)], axis=0, return_counts=True)
-    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    edge = (-np.inf, BEYOND * floor) if a.better == "lower" else (-1e300, np.inf)
+    points, count = np.unique(np.clip(np.stack([x, y], 1), *edge), axis=0, return_counts=True)
+    figure = Figure(figsize=(4.4, 4.9), layout="constrained")
     ax = figure.subplots()
     ahead = points[:, 0] < points[:, 1] if a.better == "lower" else points[:, 0] > points[:, 1]
     tied = points[:, 0] == points[:, 1]
@@ -214,18 +221,19 @@ def scatter(a: Cube, b: Cube, metric: str) -> Figure:
     ax.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
     ax.set(xlabel=f"{metric} @{step} of {a.algorithm}", ylabel=f"of {b.algorithm}", aspect="equal")
     ax.set_title(f"{a.suite}, {a.setting}{'' if a.norm == 'none' else ', ' + a.norm}: {count.sum()} tasks")
-    figure.legend(loc="outside lower center", ncols=3, markerscale=1.0)
+    figure.legend(loc="outside lower left", ncols=1)
     return figure
 
 
 @_styled
-def profiles(cubes: Sequence[Cube], look: Looks, metric: str) -> Figure:
+def profiles(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> Figure:
     """The share of scores at least as good as a threshold, with its 95 % interval, after the last report step."""
     better, step = cubes[0].better, cubes[0].last
     pooled = np.concatenate([cube.at(step).ravel() for cube in cubes])
     pooled = pooled[np.isfinite(pooled)]
     logarithmic = better == "lower" and bool((pooled > 0).all())
     low, high = np.quantile(pooled, [0.005, 0.995])
+    high = min(high, BEYOND * floor) if better == "lower" else high
     thresholds = np.geomspace(low, high, 60) if logarithmic else np.linspace(low, high, 60)
     figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     ax = figure.subplots()
@@ -304,7 +312,7 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
     """
     tasks = list(dict.fromkeys(curves["task"]))
     algorithms = list(dict.fromkeys(curves["algorithm"]))
-    figure = Figure(figsize=(1.4 + 3.2 * len(algorithms), 0.4 + 2.3 * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(1.4 + 2.2 * len(algorithms), 0.4 + 2.0 * len(tasks)), layout="constrained")
     axes = np.atleast_2d(figure.subplots(len(tasks), len(algorithms), sharex=True, sharey="row", squeeze=False))
     for row, task in zip(axes, tasks, strict=True):
         for ax, algorithm in zip(row, algorithms, strict=True):
@@ -322,7 +330,8 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
                     ax.plot(line["x"], line["y"], style, color=own.color, label=name, linewidth=1.6 if last else 1.2)
             if row is axes[0]:
                 ax.set_title(algorithm)
-        row[0].set_ylabel("y")
+        most = 1.6 * float(curves.loc[(curves["task"] == task) & (curves["kind"] == "truth"), "y"].abs().max())
+        row[0].set(ylabel="y", ylim=(-most, most))
     for ax in axes[-1]:
         ax.set_xlabel("x")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
