@@ -1,5 +1,6 @@
 """`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,14 @@ from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
+from bench.execute import RETRIES, default_threads, place, run_elsewhere
 from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
 from reports.frame import tidy
+
+log = logging.getLogger("bench")
 
 
 class Results(pd.DataFrame):
@@ -57,6 +61,10 @@ def run(
     seeds: int | Sequence[int] = 1,
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -68,11 +76,16 @@ def run(
         seeds: how many, or which.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
+        workers: that many cells at a time, each in a process of its own, instead of one after the other in this one.
+        dask: or on the Dask cluster of the scheduler at this address.
+        dask_spec: or on one made by this YAML file.
+        retries: how often a cell is sent again that was lost there.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
         BenchError: as the command, which prints its message.
     """
+    options.setdefault("threads", default_threads(workers, bool(dask or dask_spec)))
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
@@ -84,7 +97,8 @@ def run(
     root = Path(out) if out else default_out(suite)
     cells = plan(request, Store.open(root).specs() if (root / MARK).exists() else ())
     store = Store.create(root)
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins)
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
     return results(store, records)
 
 
@@ -95,15 +109,32 @@ def load(path: str | Path) -> Results:
 
 
 def run_cells(
-    cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    time_limit: float | None,
+    plugins: tuple[Path, ...],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
 ) -> list[Record]:
-    """The records of the cells that ended before the time limit."""
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        some = cell.suite.sample(1, "test", seeds_.generator("data"))  # missing data shows before anything is trained
-        cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
+    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
+    where = place(workers, dask, dask_spec, store)
+    _look_at_data(cells, store)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    if where:
+        return run_elsewhere(cells, store, watch, deadline, plugins, where, retries)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
     return [record for record in found if record]
+
+
+def _look_at_data(cells: list[Cell], store: Store) -> None:
+    """Missing data shows before anything is trained."""
+    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+        some = cell.suite.sample(1, "test", seeds_.generator("data"))
+        cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
 
 
 def results(store: Store, records: list[Record]) -> Results:
@@ -133,7 +164,7 @@ def default_out(suites: str) -> Path:
 
 
 class Silent:
-    """A Watch that says nothing."""
+    """A Watch that says nothing but what went wrong."""
 
     def starts(self, cell: Cell, done: int) -> None:
         """Nothing."""
@@ -146,3 +177,7 @@ class Silent:
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Nothing."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """Warns, since nothing that is returned tells of it."""
+        log.warning("%s was lost: %s", cell.label, message)

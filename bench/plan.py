@@ -1,6 +1,7 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import os
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +77,24 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
     return list(first.values())
 
 
+def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "") -> Cell:
+    """The cell of a specification, made again where it is to run.
+
+    Raises:
+        BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
+    """
+    suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
+    cls = catalogue.load("algorithm", spec.algorithm.name)
+    algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
+    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+        if (found := source_hash(*classes)) != component.source:
+            raise BenchError(
+                f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
+                f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
+            )
+    return Cell(spec, suite, algorithm, label, reason)
+
+
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
     """The suite that was named."""
     suite: Suite = build(catalogue.load("suite", named.name), named.name, named.given)
@@ -105,7 +124,12 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
 
 def threads_of(request: Request) -> int:
     """The threads asked for, else as many as this process may use cores."""
-    return request.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return request.threads or cores()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:

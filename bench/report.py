@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.audit import audit
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.findings import Audit
@@ -34,7 +35,7 @@ class Contents:
     records: tuple[Record, ...]
 
 
-def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = (), audit: Audit | None = None) -> Path:
+def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
     """Writes the report of a run directory and gives its page; by default to `report/` in it.
 
     Raises:
@@ -43,7 +44,7 @@ def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = (), au
     folder = out or root / "report"
     contents = read(root, folder, Catalogue(tuple(plugins)))
     commands, notes = reproduce(contents.records, Catalogue(tuple(plugins)), root)
-    return _publish(contents, folder, root.name, str(root), audit, commands, notes)
+    return _publish(contents, folder, root.name, str(root), audit(Store.open(root)), commands, notes)
 
 
 def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
@@ -126,7 +127,7 @@ def _publish(
     folder: Path,
     title: str,
     source: str,
-    audit: Audit | None,
+    found: Audit | None,
     commands: list[str],
     notes: list[str],
     paired: bool = False,
@@ -147,7 +148,7 @@ def _publish(
         title=title,
         subtitle=f"{len(cells)} cells of {len(suites)} suite{'s' if len(suites) > 1 else ''} in {source}, "
         f"last finished {max(cells['finished'])}",
-        audit=audit,
+        audit=found,
         summary=views.summary(compared, orders, cells),
         scores=scores,
         analyses=[view for view in analyses if view.rows],

@@ -53,6 +53,9 @@ class Watch(Protocol):
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """The cell has its record; not `fresh` if it had it before."""
 
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """The cell was lost where it ran; `again` if it is sent once more."""
+
 
 @dataclass
 class Deadline:
@@ -120,8 +123,8 @@ class _Run:
         curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
             {"iteration": "int64", "loss": "float64", "validation": "float64"}
         )
-        self.store.write_table(self.cell.id, "scores.parquet", scores)
-        self.store.write_table(self.cell.id, "curve.parquet", curve)
+        tables = {"scores.parquet": scores, "curve.parquet": curve}
+        files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
         return _record(
             self.cell,
             "finished",
@@ -130,6 +133,7 @@ class _Run:
             peak,
             state,
             digest=digest(state.meta, scores, curve),
+            files=files,
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.chunk,
@@ -372,6 +376,11 @@ def _record(
         **timing,
         **more,
     )
+
+
+def crashed(cell: Cell, message: str) -> Record:
+    """The record of a cell whose process ended without one."""
+    return _record(cell, "failed", message, 0, PeakMemory()).model_copy(update={"peak_bytes": None})
 
 
 def _judgement(suite: Suite) -> Judgement:

@@ -103,6 +103,7 @@ class Record(BaseModel):
     message: str = ""
     stopped_at: int  # meta-iterations done
     digest: str = ""  # SHA-256 of the final Meta, the scores and the curve
+    files: dict[str, str] = {}  # name of a table -> SHA-256 of its file
     selected: dict[str, Any] = {}
     seconds_per_iteration: float | None = None  # median after warm-up
     train_seconds: float = 0.0  # without compiling, summed over resumed pieces
