@@ -423,13 +423,13 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     One HTML page that needs no network, figures (SVG, PNG, PDF), tables (Markdown, LaTeX), numbers (CSV, Parquet).
     """
     if (store is None) == (compare is None):
-        raise BenchError("give one run directory, or two with --compare: `bench report runs/omniglot`.")
+        raise BenchError("Give one run directory, or two with --compare: `bench report runs/omniglot`.")
     from bench import report as reporting
     from bench import show
 
     if compare:
         page = reporting.compare(compare, out, plugins)
-    else:
+    elif store:
         page = reporting.report(store, out, plugins)
         show.store(store)
     click.echo(f"written to {page}")

@@ -1,6 +1,7 @@
 """What stored models predict: curves of regression suites before and after adaptation, for a figure."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 import torch
@@ -101,7 +102,7 @@ def _predict(suite: Suite, algorithm: Learner, meta: Meta, state: State, query: 
     return suite.predict(params, query)
 
 
-def _given(component: Component) -> dict[str, object]:
+def _given(component: Component) -> dict[str, Any]:
     return {name: value for name, value in component.parameters.items() if value is not None}
 
 

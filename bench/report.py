@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.audit import audit
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.findings import Audit
@@ -34,7 +35,7 @@ class Contents:
     records: tuple[Record, ...]
 
 
-def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = (), audit: Audit | None = None) -> Path:
+def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
     """Writes the report of a run directory and gives its page; by default to `report/` in it.
 
     Raises:
@@ -43,7 +44,7 @@ def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = (), au
     folder = out or root / "report"
     contents = read(root, folder, Catalogue(tuple(plugins)))
     commands, notes = reproduce(contents.records, Catalogue(tuple(plugins)), root)
-    return _publish(contents, folder, root.name, str(root), audit, commands, notes)
+    return _publish(contents, folder, root.name, str(root), audit(Store.open(root)), commands, notes)
 
 
 def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
@@ -58,12 +59,12 @@ def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence
         raise BenchError(f"{roots[0]} would be compared with itself. Give two run directories.")
     catalogue = Catalogue(tuple(plugins))
     each = [_named(read(root, folder, catalogue), name) for root, name in zip(roots, names, strict=True)]
+    tables = ("scores", "cells", "progress", "trials", "curves")
     both = Contents(
-        *(pd.concat([getattr(c, name) for c in each], ignore_index=True)
-          for name in ("scores", "cells", "progress", "trials", "curves")),
+        **{name: pd.concat([getattr(c, name) for c in each], ignore_index=True) for name in tables},
         links={cell: link for c in each for cell, link in c.links.items()},
         records=tuple(record for c in each for record in c.records),
-    )  # fmt: skip
+    )
     suites = [set(zip(c.cells["suite"], c.cells["base"], strict=True)) for c in each]
     if not suites[0] & suites[1]:
         raise BenchError(
@@ -126,7 +127,7 @@ def _publish(
     folder: Path,
     title: str,
     source: str,
-    audit: Audit | None,
+    found: Audit | None,
     commands: list[str],
     notes: list[str],
     paired: bool = False,
@@ -147,7 +148,7 @@ def _publish(
         title=title,
         subtitle=f"{len(cells)} cells of {len(suites)} suite{'s' if len(suites) > 1 else ''} in {source}, "
         f"last finished {max(cells['finished'])}",
-        audit=audit,
+        audit=found,
         summary=views.summary(compared, orders, cells),
         scores=scores,
         analyses=[view for view in analyses if view.rows],
@@ -228,13 +229,13 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
     if not about["unit"] and headline:
         yield Picture(
             f"profile-{name}", f"{suite}, {about['setting']}: performance profile, the share of scores as good as τ.",
-            figures.profiles(headline, look, metric),
+            figures.profiles(headline, look, metric, float(about["floor"])),
         )  # fmt: skip
     if len(headline) > 1:
         a, b = sorted(headline, key=_middle)[:2]
         yield Picture(
             f"tasks-{name}", f"{suite}, {about['setting']}: every task under {a.algorithm} and {b.algorithm}.",
-            figures.scatter(a, b, metric),
+            figures.scatter(a, b, metric, float(about["floor"])),
         )  # fmt: skip
 
 
@@ -248,14 +249,16 @@ def _ranked(compared: pd.DataFrame, abouts: pd.DataFrame) -> pd.DataFrame:
     """[suite, algorithm]: headline scores of the algorithms that every suite has."""
     if not len(compared):
         return compared
-    headline = [
-        (row.setting, row.norm, row.step)
-        == (abouts.loc[row.suite, "setting"], abouts.loc[row.suite, "norm"], abouts.loc[row.suite, "report_steps"][-1])
-        for row in compared.itertuples()
-    ]
+    about = abouts.loc[compared["suite"]]
+    last = [steps[-1] for steps in about["report_steps"]]
+    headline = (compared["setting"].to_numpy() == about["setting"].to_numpy()) & (
+        compared["norm"].to_numpy() == about["norm"].to_numpy()
+    )
+    headline &= compared["step"].to_numpy() == last
     rows = compared[headline]
     scores = rows["median"].where(rows["by"] == "median", rows["mean"])
-    return rows.assign(score=scores).pivot_table(index="suite", columns="algorithm", values="score").dropna(axis=1)
+    table: pd.DataFrame = rows.assign(score=scores).pivot_table(index="suite", columns="algorithm", values="score")
+    return table.dropna(axis=1)
 
 
 def _environment(records: Sequence[Record]) -> dict[str, str]:
@@ -276,9 +279,11 @@ def reproduce(records: Sequence[Record], catalogue: Catalogue, root: Path) -> tu
     foreign: dict[str, None] = {}
     for record in records:
         spec = record.spec
-        for kind, component in (("suite", spec.suite), ("algorithm", spec.algorithm)):
-            if component.name not in catalogue.names(kind):
-                foreign[component.name] = None
+        unknown = (
+            *({spec.suite.name} - set(catalogue.names("suite"))),
+            *({spec.algorithm.name} - set(catalogue.names("algorithm"))),
+        )
+        foreign |= dict.fromkeys(unknown)
         options = [f"--preset {preset}"] if (preset := _preset(record, catalogue)) else []
         options += [f"--iterations {spec.iterations}"] if spec.iterations else []
         options += [f"--selection {spec.selection}"] if spec.iterations and spec.selection != "last" else []

@@ -17,7 +17,7 @@ from reports.comparison import Cube
 
 INK = "#1b1c1d"  # of all text and axes, so that a page can replace it by its own
 GREY = "0.55"
-STYLE = {
+STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "font.size": 9.0,
     "axes.titlesize": 9.5,
@@ -31,6 +31,7 @@ STYLE = {
 }
 MARKERS, DASHES = "osD^vPX<>*", ("-", "--", "-.", ":")
 ROW = 3  # panels beside each other
+BEYOND = 30  # errors over this many times that of knowing nothing leave the picture
 P = ParamSpec("P")
 
 
@@ -83,6 +84,7 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
+            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * floor))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure
@@ -93,8 +95,9 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
     """Validation scores against meta-iterations, seconds and, where they are counted, environment steps.
 
     Args:
-        progress: rows of reports.frame.progress of one suite. A thin line is a seed, a thick one the mean of seeds
-            that were looked at at the same iterations.
+        progress: rows of reports.frame.progress of one suite. A thin line is a seed, a thick one the median of
+            the seeds, where all of them were looked at.
+        look: of every algorithm.
     """
     axes_of = {"iteration": "meta-iterations", "seconds": "seconds of training, compiling included"}
     if progress["environment_steps"].notna().any():
@@ -105,9 +108,9 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
             own = look[str(algorithm)]
             for _, line in part.groupby("seed"):
                 ax.plot(line[column], line["score"], color=own.color, linewidth=0.7, alpha=0.5)
-            mean = part.groupby("iteration")[[column, "score"]].mean()
-            mean = mean[part.groupby("iteration").size() == part["seed"].nunique()]
-            ax.plot(mean[column], mean["score"], label=algorithm, linewidth=1.8, **own._asdict())
+            middle = part.groupby("iteration")[[column, "score"]].median()
+            middle = middle[part.groupby("iteration").size() == part["seed"].nunique()]
+            ax.plot(middle[column], middle["score"], label=algorithm, linewidth=1.8, **own._asdict())
         ax.set(xlabel=title, xlim=(0, None))
         if progress["better"].iloc[0] == "lower" and (progress["score"] > 0).all():
             ax.set_yscale("log")
@@ -123,14 +126,15 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
     Args:
         comparison: reports.comparison.compare.
         cells: reports.frame.cells; the cost is the median over seeds of the seconds of training.
+        look: of every algorithm.
     """
     arms = cells[cells["outcome"] == "finished"].groupby("arm")
     seconds, first = arms["train_seconds"].median(), arms.first()
     headline = comparison[
         [
-            (row.setting, row.norm) == (first.loc[row.arm, "setting"], first.loc[row.arm, "norm"])
-            and row.step == first.loc[row.arm, "report_steps"][-1]
-            for row in comparison.itertuples()
+            (row["setting"], row["norm"]) == (first.loc[row["arm"], "setting"], first.loc[row["arm"], "norm"])
+            and row["step"] == first.loc[row["arm"], "report_steps"][-1]
+            for row in comparison.to_dict("records")
         ]
     ]
     suites = list(dict.fromkeys(headline["suite"]))
@@ -140,11 +144,11 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         about = first.loc[rows["arm"].iloc[0]]
         by = rows["by"].iloc[0]
         low, high = ("median_low", "median_high") if by == "median" else ("low", "high")
-        points = [(float(seconds[row.arm]), float(getattr(row, by))) for row in rows.itertuples()]
-        for (x, y), row in zip(points, rows.itertuples(), strict=True):
-            own = look[str(row.algorithm)]
-            bar = [[max(0.0, y - getattr(row, low))], [max(0.0, getattr(row, high) - y)]]
-            ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row.algorithm, capsize=2, markersize=6)
+        points = [(float(seconds[row["arm"]]), float(row[by])) for row in rows.to_dict("records")]
+        for (x, y), row in zip(points, rows.to_dict("records"), strict=True):
+            own = look[row["algorithm"]]
+            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]]
+            ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row["algorithm"], capsize=2, markersize=6)
         front = _pareto(points, about["better"])
         if len(front) > 1:
             ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0, label="Pareto front")
@@ -152,6 +156,7 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         ax.set_xlim(left=0)
         if about["better"] == "lower" and all(y > 0 for _, y in points):
             ax.set_yscale("log")
+            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * float(about["floor"])))
         unit = f" {about['unit']}" if about["unit"] else ""
         ax.set(xlabel="seconds of training", title=f"{suite}, {rows['setting'].iloc[0]}")
         ax.set_ylabel(f"{about['metric']}{unit} @{rows['step'].iloc[0]}, {by}")
@@ -169,13 +174,14 @@ def overhead(orders: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(orders)), layout="constrained")
     ax = figure.subplots()
     colours = dict(zip(dict.fromkeys(orders["suite"]), sns.color_palette("colorblind", 10) * 9, strict=False))
-    for i, row in enumerate(orders.itertuples()):
-        ax.barh(i, row.ratio, color=colours[row.suite], height=0.6)
-        if not math.isnan(float(row.low)):
-            bar = [[row.ratio - row.low], [row.high - row.ratio]]
-            ax.errorbar(row.ratio, i, xerr=bar, color=INK, capsize=3, linewidth=1)
-        ax.annotate(f" {row.ratio:.2f}", (max(row.ratio, np.nan_to_num(row.high)), i), va="center")
-    names = [f"{r.suite}: {r.second} over {r.first}\n{r.operator}, {r.engine}" for r in orders.itertuples()]
+    rows = orders.to_dict("records")
+    for i, row in enumerate(rows):
+        ratio, low, high = row["ratio"], row["low"], row["high"]
+        ax.barh(i, ratio, color=colours[row["suite"]], height=0.6)
+        if not math.isnan(low):
+            ax.errorbar(ratio, i, xerr=[[ratio - low], [high - ratio]], color=INK, capsize=3, linewidth=1)
+        ax.annotate(f" {ratio:.2f}", (ratio if math.isnan(high) else high, i), va="center")
+    names = [f"{r['suite']}: {r['second']} over {r['first']}\n{r['operator']}, {r['engine']}" for r in rows]
     ax.set_yticks(range(len(names)), names)
     ax.axvline(1, color=GREY, linewidth=1, linestyle=":")
     ax.set(xlabel="seconds per meta-iteration, second over first order", ylim=(len(names) - 0.5, -0.5))
@@ -184,13 +190,17 @@ def overhead(orders: pd.DataFrame) -> Figure:
 
 
 @_styled
-def scatter(a: Cube, b: Cube, metric: str) -> Figure:
-    """Every task's score under two algorithms, means over seeds; where tasks coincide the dot is larger."""
+def scatter(a: Cube, b: Cube, metric: str, floor: float) -> Figure:
+    """Every task's score under two algorithms, means over seeds; where tasks coincide the dot is larger.
+
+    Errors far beyond that of knowing nothing, `floor`, are drawn at the edge.
+    """
     step = a.last
     both = sorted(set(a.tasks) & set(b.tasks))
     x, y = (cube.at(step)[:, np.searchsorted(cube.tasks, both)].mean(0) for cube in (a, b))
-    points, count = np.unique(np.stack([x, y], 1)[np.isfinite(x) & np.isfinite(y)], axis=0, return_counts=True)
-    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    edge = (-np.inf, BEYOND * floor) if a.better == "lower" else (-1e300, np.inf)
+    points, count = np.unique(np.clip(np.stack([x, y], 1), *edge), axis=0, return_counts=True)
+    figure = Figure(figsize=(4.4, 4.9), layout="constrained")
     ax = figure.subplots()
     ahead = points[:, 0] < points[:, 1] if a.better == "lower" else points[:, 0] > points[:, 1]
     tied = points[:, 0] == points[:, 1]
@@ -202,25 +212,28 @@ def scatter(a: Cube, b: Cube, metric: str) -> Figure:
         (tied, GREY, f"equal: {wins[2]}"),
     )
     for where, colour, label in which:
-        ax.scatter(*points[where].T, s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label)
+        ax.scatter(
+            points[where, 0], points[where, 1], s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label
+        )
     if a.better == "lower" and (points > 0).all():
         ax.set(xscale="log", yscale="log")
     ends = (points.min(), points.max()) if len(points) else (0, 1)
     ax.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
     ax.set(xlabel=f"{metric} @{step} of {a.algorithm}", ylabel=f"of {b.algorithm}", aspect="equal")
     ax.set_title(f"{a.suite}, {a.setting}{'' if a.norm == 'none' else ', ' + a.norm}: {count.sum()} tasks")
-    figure.legend(loc="outside lower center", ncols=3, markerscale=1.0)
+    figure.legend(loc="outside lower left", ncols=1)
     return figure
 
 
 @_styled
-def profiles(cubes: Sequence[Cube], look: Looks, metric: str) -> Figure:
+def profiles(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> Figure:
     """The share of scores at least as good as a threshold, with its 95 % interval, after the last report step."""
     better, step = cubes[0].better, cubes[0].last
     pooled = np.concatenate([cube.at(step).ravel() for cube in cubes])
     pooled = pooled[np.isfinite(pooled)]
     logarithmic = better == "lower" and bool((pooled > 0).all())
     low, high = np.quantile(pooled, [0.005, 0.995])
+    high = min(high, BEYOND * floor) if better == "lower" else high
     thresholds = np.geomspace(low, high, 60) if logarithmic else np.linspace(low, high, 60)
     figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     ax = figure.subplots()
@@ -246,6 +259,7 @@ def critical_difference(scores: pd.DataFrame, better: dict[str, str], look: Look
     Args:
         scores: [suite, algorithm], no cell missing.
         better: suite -> "lower" or "higher".
+        look: of every algorithm.
     """
     import scikit_posthocs
 
@@ -271,6 +285,7 @@ def tuning(trials: pd.DataFrame, look: Looks) -> Figure:
 
     Args:
         trials: rows of reports.frame.trials: suite, algorithm, spent, score, best, metric, better.
+        look: of every algorithm.
     """
     suites = list(dict.fromkeys(trials["suite"]))
     figure, axes = _panels(len(suites), 3.4, 2.9)
@@ -293,10 +308,11 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
 
     Args:
         curves: columns task, algorithm, kind ("truth", "support", "prediction"), step, x, y.
+        look: of every algorithm.
     """
     tasks = list(dict.fromkeys(curves["task"]))
     algorithms = list(dict.fromkeys(curves["algorithm"]))
-    figure = Figure(figsize=(1.4 + 3.2 * len(algorithms), 0.4 + 2.3 * len(tasks)), layout="constrained")
+    figure = Figure(figsize=(1.4 + 2.2 * len(algorithms), 0.4 + 2.0 * len(tasks)), layout="constrained")
     axes = np.atleast_2d(figure.subplots(len(tasks), len(algorithms), sharex=True, sharey="row", squeeze=False))
     for row, task in zip(axes, tasks, strict=True):
         for ax, algorithm in zip(row, algorithms, strict=True):
@@ -314,13 +330,11 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
                     ax.plot(line["x"], line["y"], style, color=own.color, label=name, linewidth=1.6 if last else 1.2)
             if row is axes[0]:
                 ax.set_title(algorithm)
-        row[0].set_ylabel("y")
+        most = 1.6 * float(curves.loc[(curves["task"] == task) & (curves["kind"] == "truth"), "y"].abs().max())
+        row[0].set(ylabel="y", ylim=(-most, most))
     for ax in axes[-1]:
         ax.set_xlabel("x")
-    legend = figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
-    for handle in legend.legend_handles:
-        if handle is not None and hasattr(handle, "get_marker") and handle.get_linestyle() != "None":
-            handle.set_color(INK if handle.get_alpha() is None else GREY)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""A report's files: one self-contained HTML page, the figures as SVG, PNG and PDF, the tables for people and machines."""
+"""A report's files: one HTML page that needs no other, figures as SVG, PNG and PDF, tables for people and machines."""
 
 import base64
 import io
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -19,7 +20,7 @@ from reports.figures import INK
 from reports.views import View, columns_of
 
 FORMATS = ("svg", "png", "pdf")
-SALT = {"svg.hashsalt": "bench"}  # the same figure, the same file
+SALT: dict[Any, Any] = {"svg.hashsalt": "bench"}  # the same figure, the same file
 
 
 @dataclass(frozen=True)

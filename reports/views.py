@@ -15,6 +15,7 @@ from reports.table import decimals_of, plus_minus
 
 NONE = "–"
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
+Mark = Literal["", "best", "level"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Cell:
 
     text: str
     order: float | str = ""
-    mark: Literal["", "best", "level"] = ""
+    mark: Mark = ""
     link: str = ""
 
 
@@ -63,7 +64,7 @@ class View:
 def comparison(suite: str, compared: pd.DataFrame, cells: pd.DataFrame) -> View:
     """Who reaches what at what cost: a row per setting, normalisation and algorithm of one suite."""
     here = compared[compared["suite"] == suite]
-    arms = {arm: part for arm, part in cells[cells["suite"] == suite].groupby("arm", sort=False)}
+    arms = dict(iter(cells[cells["suite"] == suite].groupby("arm", sort=False)))
     about = next(iter(arms.values())).iloc[0]
     unit = f" {about['unit']}" if about["unit"] else ""
     last = about["report_steps"][-1]
@@ -71,16 +72,18 @@ def comparison(suite: str, compared: pd.DataFrame, cells: pd.DataFrame) -> View:
     for (_, _, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
         first = part.iloc[0]
         row = {name: Cell(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
+        robust: dict[str, Cell] = {}
         for entry in part.to_dict("records"):
             found = Interval(entry["mean"], entry["low"], entry["high"])
-            mark = entry["mark"] if entry["by"] == "mean" else ""
+            mark: Mark = entry["mark"] if entry["by"] == "mean" else ""
             row[f"{about['metric']}{unit} @{entry['step']}"] = Cell(plus_minus(found), entry["mean"], mark)
-            if entry["step"] == last and not about["unit"]:
-                for name in ("median", "iqm"):
+            if not about["unit"]:
+                for name in ("median", *(["iqm"] if entry["step"] == last else [])):
                     own = Interval(*(entry[f"{name}{end}"] for end in ("", "_low", "_high")))
-                    title = f"{'median' if name == 'median' else 'interquartile mean'} @{last}"
                     mark = entry["mark"] if entry["by"] == name else ""
-                    row[title] = Cell(spanned(own), own.value, mark)
+                    title = "median" if name == "median" else "interquartile mean"
+                    robust[f"{title} @{entry['step']}"] = Cell(spanned(own), own.value, mark)
+        row |= robust
         row |= {name: Cell(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
     for arm, part in arms.items():
@@ -282,7 +285,7 @@ def slug(name: str) -> str:
 
 def _view(name: str, title: str, rows: Sequence[dict[str, Cell]], notes: Sequence[str]) -> View:
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
-    columns = tuple(c for c in columns if any(row.get(c, Cell(NONE)).text != NONE for row in rows))
+    columns = tuple(c for c in columns if any(row.get(c, Cell(NONE)).text not in (NONE, "none") for row in rows))
     whole = tuple(tuple(row.get(column, Cell(NONE)) for column in columns) for row in rows)
     return View(name, title, columns, whole, tuple(notes))
 
