@@ -105,11 +105,9 @@ def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:
     if number == 0 and sweep.settings.sampler != "grid":
         return _trial(sweep.default, sweep.space)
     first = number - number % sweep.settings.batch
-    copy = optuna.create_study(
-        study_name=sweep.name, direction=sweep.direction, sampler=sweep.sampler(number), pruner=sweep.pruner
-    )
-    copy.add_trials(earlier[:first])
-    copy.add_trials(_trial(mate.params, mate.distributions, mate.system_attrs) for mate in earlier[first:])
+    mates = (_trial(mate.params, mate.distributions, mate.system_attrs) for mate in earlier[first:])
+    copy = _copy(sweep, [*earlier[:first], *mates])
+    copy.sampler = sweep.sampler(number)
     copy.ask(sweep.space)
     asked = copy.trials[-1]
     values = {name: _within(_rounded(value), sweep.space[name]) for name, value in asked.params.items()}
@@ -312,6 +310,9 @@ def tune(
         time_limit: seconds after which it stops, to be resumed by the same call.
         execution: where cells run, as run_cells takes it.
 
+    Returns:
+        Each sweep as it is kept, and its study in memory.
+
     Raises:
         BenchError: the storage does not answer.
         StoreError: another process tunes in this run directory.
@@ -325,6 +326,7 @@ def tune(
         lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
+    storage = None
     try:
         storage = _storage(settings.storage, store.root)
         studies = [
@@ -337,11 +339,23 @@ def tune(
             numbers = range(first, min(first + settings.batch, settings.trials))
             if not _round(studies, numbers, store, watch, deadline, execution):
                 break
-        return [(_kept(sweep.tuning(study, store), store), study) for sweep, study in studies]
+        return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
     except (StorageInternalError, SQLAlchemyError) as error:
         raise _silent(settings.storage, error) from None
     finally:
+        if isinstance(storage, optuna.storages.RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
         lock.release()
+
+
+def _copy(sweep: Sweep, trials: Iterable[FrozenTrial]) -> Study:
+    """A study in memory, which needs no storage to answer."""
+    copy = optuna.create_study(
+        study_name=sweep.name, direction=sweep.direction, sampler=optuna.samplers.RandomSampler(), pruner=sweep.pruner
+    )
+    copy.add_trials(trials)
+    return copy
 
 
 def _round(
