@@ -4,13 +4,14 @@ Schulman et al. 2015 (arXiv:1502.05477), appendix C, with the meta-loss for its 
 post-update policies for its bound, as Finn et al. 2017 (arXiv:1703.03400), section 5.3. Letters: T tasks.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from bench.core.types import Episode, Interactive, Learner, Meta, Params, Suite, SuiteLoss
 
@@ -25,6 +26,7 @@ class Rule(NamedTuple):
     backtracks: int = 15
     shrinks: float = 0.8
     tolerance: float = 1e-10  # of the residual's square
+    share: float = 0.5  # of the tasks, whose Fisher matrix stands for that of all
 
 
 class Move(NamedTuple):
@@ -39,7 +41,8 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     """The meta-learned tensors after one step: θ − η F⁻¹ g, the largest tried that improves within the bound.
 
     F is the Fisher matrix of the adapted policies' distributions as a function of `meta`, which is the Hessian of their
-    mean KL at no distance: one jvp and one vjp per product, no third derivative.
+    mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on some of the tasks, as
+    appendix C does; loss and KL of the line search are of all.
     """
     rule = Rule()
     leaves, spec = tree_flatten(meta)
@@ -47,9 +50,10 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     direction, *_ = tree_flatten(gradient)
     if not all(g.isfinite().all() for g in direction) or not any(g.any() for g in direction):
         return Move(meta, 0.0, 0)
-    product = fisher(suite, algorithm, meta, episode)
-    natural = conjugate_gradient(product, direction, rule)
-    curvature = dot(natural, product(natural))
+    some = math.ceil(rule.share * len(tree_leaves(episode.query)[0]))
+    product = fisher(suite, algorithm, meta, tree_map(lambda x: x[:some], episode))
+    natural, residual = conjugate_gradient(product, direction, rule)
+    curvature = dot(natural, direction) - dot(natural, residual)
     if not curvature > 0:
         return Move(meta, 0.0, 0)
     longest = (2 * suite.kl / curvature) ** 0.5
@@ -66,7 +70,7 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
 
 def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
     """Mean meta-loss and mean divergence of the adapted learners on recorded episodes [T, ...]."""
-    loss, predict = objective(suite, algorithm), _prediction(suite, algorithm)
+    loss, predict = objective(suite, algorithm), prediction(suite, algorithm)
 
     def one(recorded: Episode) -> tuple[Tensor, Tensor]:
         return loss(meta, recorded), suite.divergence(predict(meta, recorded), recorded.query)
@@ -78,51 +82,57 @@ def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episo
 def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
     """One task's meta-loss; where the suite is interactive, with its credit for what the support explored."""
     loss = SuiteLoss(suite)
+    if not isinstance(suite, Interactive):
+        return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
+    credit = suite.exploration
 
     def explored(meta: Meta, episode: Episode) -> Tensor:
         value = algorithm.meta_loss(meta, loss, episode)
         state = algorithm.start(meta, episode.noise)
         for k, data in enumerate(episode.support):
-            extra = suite.exploration(algorithm.params(meta, state), data, episode.query)
+            extra = credit(algorithm.params(meta, state), data, episode.query)
             if extra is None:
                 break
             value = value + extra
             state = algorithm.step(meta, state, loss, data, k)
         return value
 
-    if isinstance(suite, Interactive):
-        return explored
-    return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
+    return explored
 
 
 def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
-    """v -> (F + damping) v, with F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them."""
+    """The product (F + damping) v, F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them.
+
+    J v is taken as the derivative of Jᵀ u in u, so that one graph serves all products and no inner step is run anew.
+    """
     leaves, spec = tree_flatten(meta)
-    predict = _prediction(suite, algorithm)
+    predict = prediction(suite, algorithm)
 
     def predictions(*values: Tensor) -> Tensor:
         return vmap(lambda recorded: predict(tree_unflatten(list(values), spec), recorded))(episode)
 
-    def distance(prediction: Tensor) -> Tensor:
-        return vmap(suite.divergence)(prediction, episode.query).mean()
+    def distance(parameters: Tensor) -> Tensor:
+        return vmap(suite.divergence)(parameters, episode.query).mean()
 
     live = [leaf.detach().requires_grad_() for leaf in leaves]
     with torch.enable_grad():
-        now = predictions(*live)  # its graph serves every product
+        now = predictions(*live)
+        u = torch.zeros_like(now, requires_grad=True)
+        pulled = torch.autograd.grad(now, live, u, create_graph=True, materialize_grads=True)
+    depends = [i for i, p in enumerate(pulled) if p.requires_grad]
 
     def product(v: Vector) -> Vector:
-        primals = tuple(leaf.detach() for leaf in leaves)
-        with torch.no_grad():
-            moved = jvp(predictions, primals, tuple(v))[1]
-        pulled = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1]
-        back = torch.autograd.grad(now, live, pulled.detach(), retain_graph=True, materialize_grads=True)
+        some = [v[i] for i in depends]
+        (moved,) = torch.autograd.grad([pulled[i] for i in depends], [u], some, retain_graph=True)
+        curved = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1].detach()
+        back = torch.autograd.grad(now, live, curved, retain_graph=True, materialize_grads=True)
         return [b + Rule().damping * x for b, x in zip(back, v, strict=True)]
 
     return product
 
 
-def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> Vector:
-    """x with product(x) ≈ b, for a symmetric positive product."""
+def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> tuple[Vector, Vector]:
+    """The x with product(x) ≈ b, for a symmetric positive product, and the residual b − product(x)."""
     x, residual, direction = [torch.zeros_like(g) for g in b], list(b), list(b)
     square = dot(residual, residual)
     for _ in range(rule.iterations):
@@ -134,7 +144,7 @@ def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rul
         residual = [r - size * i for r, i in zip(residual, image, strict=True)]
         before, square = square, dot(residual, residual)
         direction = [r + square / before * d for r, d in zip(residual, direction, strict=True)]
-    return x
+    return x, residual
 
 
 def backtracking(
@@ -165,7 +175,7 @@ def dot(a: Vector, b: Vector) -> float:
     return sum((x.double() * y.double()).sum().item() for x, y in zip(a, b, strict=True))
 
 
-def _prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
+def prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
     """One task's prediction for its query by the adapted learner."""
     loss = SuiteLoss(suite)
 
