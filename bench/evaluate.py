@@ -61,8 +61,9 @@ def traces(
     variants: Sequence[Suite], algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
 ) -> list[dict[str, Tensor]]:
     """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them."""
-    if isinstance(variants[0], Interactive):
-        return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in variants]
+    acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
+    if acted_in:
+        return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
     loss = SuiteLoss(variants[0])
     for variant in variants:
         SuiteLoss(variant)

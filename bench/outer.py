@@ -66,7 +66,7 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
 
 def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
     """Mean meta-loss and mean divergence of the adapted learners on recorded episodes [T, ...]."""
-    loss, predict = objective(suite, algorithm), _prediction(suite, algorithm)
+    loss, predict = objective(suite, algorithm), prediction(suite, algorithm)
 
     def one(recorded: Episode) -> tuple[Tensor, Tensor]:
         return loss(meta, recorded), suite.divergence(predict(meta, recorded), recorded.query)
@@ -78,33 +78,34 @@ def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episo
 def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
     """One task's meta-loss; where the suite is interactive, with its credit for what the support explored."""
     loss = SuiteLoss(suite)
+    if not isinstance(suite, Interactive):
+        return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
+    credit = suite.exploration
 
     def explored(meta: Meta, episode: Episode) -> Tensor:
         value = algorithm.meta_loss(meta, loss, episode)
         state = algorithm.start(meta, episode.noise)
         for k, data in enumerate(episode.support):
-            extra = suite.exploration(algorithm.params(meta, state), data, episode.query)
+            extra = credit(algorithm.params(meta, state), data, episode.query)
             if extra is None:
                 break
             value = value + extra
             state = algorithm.step(meta, state, loss, data, k)
         return value
 
-    if isinstance(suite, Interactive):
-        return explored
-    return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
+    return explored
 
 
 def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
-    """v -> (F + damping) v, with F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them."""
+    """v to (F + damping) v, with F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them."""
     leaves, spec = tree_flatten(meta)
-    predict = _prediction(suite, algorithm)
+    predict = prediction(suite, algorithm)
 
     def predictions(*values: Tensor) -> Tensor:
         return vmap(lambda recorded: predict(tree_unflatten(list(values), spec), recorded))(episode)
 
-    def distance(prediction: Tensor) -> Tensor:
-        return vmap(suite.divergence)(prediction, episode.query).mean()
+    def distance(parameters: Tensor) -> Tensor:
+        return vmap(suite.divergence)(parameters, episode.query).mean()
 
     live = [leaf.detach().requires_grad_() for leaf in leaves]
     with torch.enable_grad():
@@ -122,7 +123,7 @@ def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode)
 
 
 def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> Vector:
-    """x with product(x) ≈ b, for a symmetric positive product."""
+    """X with product(x) ≈ b, for a symmetric positive product."""
     x, residual, direction = [torch.zeros_like(g) for g in b], list(b), list(b)
     square = dot(residual, residual)
     for _ in range(rule.iterations):
@@ -165,7 +166,7 @@ def dot(a: Vector, b: Vector) -> float:
     return sum((x.double() * y.double()).sum().item() for x, y in zip(a, b, strict=True))
 
 
-def _prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
+def prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
     """One task's prediction for its query by the adapted learner."""
     loss = SuiteLoss(suite)
 

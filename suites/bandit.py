@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
+from suites import published
 from suites.control import Environment, Reinforcement
 from suites.policies import Categorical
 
@@ -53,7 +54,7 @@ class Bandit(Reinforcement):
         "paper": Budget(200),
     }
     validate_every: ClassVar[int] = 10
-    manifests: ClassVar[dict[str, str]] = {}
+    manifests: ClassVar[dict[str, str]] = published()["bandit"]
 
     @property
     def setting(self) -> str:

@@ -6,7 +6,7 @@ Letters: T tasks, B trajectories of a task, H time-steps, O observation, A actio
 """
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from pydantic import Field
@@ -141,8 +141,7 @@ class Reinforcement(Interactive):
     @property
     def policy(self) -> Policy:
         """The module whose distribution is drawn from."""
-        policy: Any = self.skeleton
-        return policy
+        return cast(Policy, self.skeleton)
 
     def act(self, params: Params, observation: Tensor) -> Tensor:
         """The distributions' parameters, [T, B, D], of policies with parameters [T, ...]."""
@@ -181,6 +180,8 @@ class Reinforcement(Interactive):
 
     def divergence(self, prediction: Tensor, data: Trajectories) -> Tensor:
         """Mean KL from the behaviour to the prediction over the steps taken, nats."""
+        if isinstance(data.behaviour, tuple):
+            raise ValueError("a support has no behaviour to compare with")
         kl = self.policy.divergence(data.behaviour, prediction) * data.mask
         return kl.sum() / data.mask.sum()
 
@@ -208,7 +209,7 @@ def discounted(rewards: Tensor, discount: float) -> Tensor:
 def baseline(observations: Tensor, returns: Tensor, mask: Tensor, ridge: float = 1e-5) -> Tensor:
     """Values [T, B, H] by least squares on the features o, o², t, t², t³, 1, fitted to the same returns.
 
-    Duan et al. 2016, arXiv:1604.06778, appendix; the details of their code: o is cut to ±10, t counts hundreds of steps.
+    Duan et al. 2016, arXiv:1604.06778, appendix; as in their code o is cut to ±10 and t counts hundreds of steps.
     """
     o = observations.double().clamp(-10, 10)
     t = (torch.arange(o.shape[-2], dtype=torch.float64) / 100).view(-1, 1).expand(*o.shape[:-1], 1)

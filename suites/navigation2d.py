@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
+from suites import published
 from suites.control import Environment, Reinforcement
 from suites.policies import Gaussian
 
@@ -82,7 +83,7 @@ class Navigation2D(Reinforcement):
         "paper": Budget(500, 40, 40),
     }
     validate_every: ClassVar[int] = 10
-    manifests: ClassVar[dict[str, str]] = {}
+    manifests: ClassVar[dict[str, str]] = published()["navigation2d"]
 
     @property
     def setting(self) -> str:
@@ -148,7 +149,7 @@ class Navigation2D(Reinforcement):
         """Goals, and starts at 0 unless they vary; Finn et al.'s test goals are NumPy's first with seed 1."""
         goal = _square(count, generator)
         if split == "test" and self.finn:
-            goal = torch.from_numpy(np.random.RandomState(1).uniform(-0.5, 0.5, (count, 2))).float()  # noqa: NPY002
+            goal = torch.from_numpy(np.random.RandomState(1).uniform(-0.5, 0.5, (count, 2))).float()
         return Places(_square(count, generator) if self.family == "varying_start" else torch.zeros(count, 2), goal)
 
     def sheet(self) -> Sheet:
