@@ -101,6 +101,11 @@ class Locomotive(Reinforcement):
         return (0, 1, 2, 3)
 
     @property
+    def test_trajectories(self) -> int:
+        """4,000 time-steps, if none ends early."""
+        return 20
+
+    @property
     def protocol(self) -> dict[str, Setting]:
         """The paper's."""
         return {
