@@ -1,5 +1,6 @@
 """`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
+from bench.execute import RETRIES, default_threads, place, run_elsewhere
 from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
 from reports.frame import tidy
+
+log = logging.getLogger("bench")
 
 
 class Results(pd.DataFrame):
@@ -59,6 +63,10 @@ def run(
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
     tuned: bool = False,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -71,11 +79,16 @@ def run(
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
         tuned: take the values that `bench tune` chose in this run directory.
+        workers: that many cells at a time, each in a process of its own, instead of one after the other in this one.
+        dask: or on the Dask cluster of the scheduler at this address.
+        dask_spec: or on one made by this YAML file.
+        retries: how often a cell is sent again that was lost there.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
         BenchError: as the command, which prints its message.
     """
+    options.setdefault("threads", default_threads(workers, bool(dask or dask_spec)))
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
@@ -87,7 +100,8 @@ def run(
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins)
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
     return results(store, records)
 
 
@@ -108,15 +122,24 @@ def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measure
 
 
 def run_cells(
-    cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    time_limit: float | None,
+    plugins: tuple[Path, ...],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
 ) -> list[Record]:
-    """The records of the cells that ended before the time limit."""
+    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
+    where = place(workers, dask, dask_spec, store)
     for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        some = cell.suite.sample(
-            1, cell.spec.split, seeds_.generator("data")
-        )  # missing data shows before anything is trained
-        cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
+        cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    if where:
+        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
     return with_tuning(cells, [record for record in found if record], store)
 
@@ -161,7 +184,7 @@ def default_out(suites: str) -> Path:
 
 
 class Silent:
-    """A Watch that says nothing."""
+    """A Watch that says nothing but what went wrong."""
 
     def starts(self, cell: Cell, done: int) -> None:
         """Nothing."""
@@ -174,3 +197,7 @@ class Silent:
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Nothing."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """Warns, since nothing that is returned tells of it."""
+        log.warning("%s was lost: %s", cell.label, message)

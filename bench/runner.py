@@ -27,12 +27,13 @@ from bench.core import seeds
 from bench.core.discovery import Catalogue, parameters
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Judgement, Outcome, Record
-from bench.core.types import Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.engines import learn2learn, vectorised
 from bench.evaluate import manifest, steps_of, to, trace, traces
+from bench.outer import trpo
 from bench.plan import Cell, view
 from bench.store import Store
-from bench.train import Diverged, Training, episodes, named_leaves, train
+from bench.train import Diverged, Outer, Training, episodes, named_leaves, train
 
 SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
 log = logging.getLogger("bench")
@@ -52,6 +53,9 @@ class Watch(Protocol):
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """The cell has its record; not `fresh` if it had it before."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """The cell was lost where it ran; `again` if it is sent once more."""
 
 
 @dataclass
@@ -117,11 +121,9 @@ class _Run:
         meta = self._fit_for_test(meta)
         chosen, selected = self._select(meta)
         scores = self._test(chosen, meta)
-        curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
-            {"iteration": "int64", "loss": "float64", "validation": "float64"}
-        )
-        self.store.write_table(self.cell.id, "scores.parquet", scores)
-        self.store.write_table(self.cell.id, "curve.parquet", curve)
+        curve = _curve(state)
+        tables = {"scores.parquet": scores, "curve.parquet": curve}
+        files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
         return _record(
             self.cell,
             "finished",
@@ -130,9 +132,11 @@ class _Run:
             peak,
             state,
             digest=digest(state.meta, scores, curve),
+            files=files,
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.chunk,
+            environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )
 
     def _state(self) -> Training:
@@ -189,6 +193,8 @@ class _Run:
                 self.spec.validate_every,
                 self._better,
                 self.cell.suite.clip,
+                self.training_suite,
+                self._outer(),
             )
             saved = time.monotonic()
             try:
@@ -219,6 +225,18 @@ class _Run:
             chunk=self.chunk,
             halved=self._halved,
         )
+
+    def _outer(self) -> Outer | None:
+        """The suite's outer rule, None for Adam."""
+        suite = self.training_suite
+        if not isinstance(suite, Interactive) or suite.outer == "adam":
+            return None
+
+        def step(meta: Meta, gradient: Meta, batch: Episode) -> tuple[Meta, dict[str, float]]:
+            move = trpo(suite, self.algorithm, meta, gradient, batch)
+            return move.meta, {"kl": move.kl, "tries": float(move.tries)}
+
+        return step
 
     def _halved(self, chunk: int) -> None:
         log.warning("out of memory: going on with %d tasks in memory at once", chunk)
@@ -314,6 +332,17 @@ def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
     return sha.hexdigest()
 
 
+def _curve(state: Training) -> pd.DataFrame:
+    """A row per interval; of an interactive suite with the columns of its notes, such as environment_steps."""
+    curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
+        {"iteration": "int64", "loss": "float64", "validation": "float64"}
+    )
+    if not state.notes:
+        return curve
+    notes = pd.DataFrame([{"iteration": i, **columns} for i, columns in state.notes])
+    return curve.merge(notes, on="iteration", how="left")
+
+
 class PeakMemory:
     """The peak of resident memory since it was made, in bytes, or None where the system does not tell."""
 
@@ -376,6 +405,11 @@ def _record(
         **timing,
         **more,
     )
+
+
+def crashed(cell: Cell, message: str) -> Record:
+    """The record of a cell whose process ended without one."""
+    return _record(cell, "failed", message, 0, PeakMemory()).model_copy(update={"peak_bytes": None})
 
 
 def _judgement(suite: Suite) -> Judgement:

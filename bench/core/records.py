@@ -63,6 +63,11 @@ class Spec(BaseModel):
         return self._hash({"iterations"})
 
     @property
+    def arm(self) -> str:
+        """Likewise of all but the seed: equal for cells that repeat one another."""
+        return self._hash({"seed"})
+
+    @property
     def work(self) -> str:
         """Likewise of what one meta-iteration computes, whichever engine does it: equal work takes equal time."""
         kept = {"suite", "suite_version", "algorithm", "dtype", "device", "threads"}
@@ -159,6 +164,7 @@ class Record(BaseModel):
     message: str = ""
     stopped_at: int  # meta-iterations done
     digest: str = ""  # SHA-256 of the final Meta, the scores and the curve
+    files: dict[str, str] = {}  # name of a table -> SHA-256 of its file
     selected: dict[str, Any] = {}
     seconds_per_iteration: float | None = None  # median after warm-up
     train_seconds: float = 0.0  # without compiling, summed over resumed pieces
@@ -168,6 +174,7 @@ class Record(BaseModel):
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
+    environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]
 
