@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from bench.choose import measured
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.execute import RETRIES, default_threads, place, run_elsewhere
-from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
+from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
@@ -61,6 +62,7 @@ def run(
     seeds: int | Sequence[int] = 1,
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
+    tuned: bool = False,
     workers: int | None = None,
     dask: str | None = None,
     dask_spec: Path | None = None,
@@ -76,6 +78,7 @@ def run(
         seeds: how many, or which.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
+        tuned: take the values that `bench tune` chose in this run directory.
         workers: that many cells at a time, each in a process of its own, instead of one after the other in this one.
         dask: or on the Dask cluster of the scheduler at this address.
         dask_spec: or on one made by this YAML file.
@@ -95,7 +98,7 @@ def run(
         **options,
     )
     root = Path(out) if out else default_out(suite)
-    cells = plan(request, Store.open(root).specs() if (root / MARK).exists() else ())
+    cells = cells_of(request, root, tuned)
     store = Store.create(root)
     elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
@@ -106,6 +109,16 @@ def load(path: str | Path) -> Results:
     """All finished cells of a run directory as a tidy DataFrame; `.model(cell)` gives the meta-trained module."""
     store = Store.open(Path(path))
     return results(store, list(store.records()))
+
+
+def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measured) -> list[Cell]:
+    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose."""
+    known = list(Store.open(root).specs()) if (root / MARK).exists() else []
+    if not tuned:
+        return plan(request, known, choice)
+    from bench import sweep  # which runs its trials by this module
+
+    return sweep.tuned(request, root, known, choice)
 
 
 def run_cells(
@@ -122,19 +135,26 @@ def run_cells(
 ) -> list[Record]:
     """The records of the cells that ended before the time limit, run here or where the last arguments say."""
     where = place(workers, dask, dask_spec, store)
-    _look_at_data(cells, store)
+    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+        cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     if where:
-        return run_elsewhere(cells, store, watch, deadline, plugins, where, retries)
+        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return [record for record in found if record]
+    return with_tuning(cells, [record for record in found if record], store)
 
 
-def _look_at_data(cells: list[Cell], store: Store) -> None:
-    """Missing data shows before anything is trained."""
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        some = cell.suite.sample(1, "test", seeds_.generator("data"))
-        cell.suite.collect(some, None, "query", 0, seeds_.generator("data"))
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def results(store: Store, records: list[Record]) -> Results:

@@ -10,23 +10,30 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 import torch
 from torch import Tensor
+from torch.distributions import Categorical as Logits
+from torch.distributions import Normal, kl_divergence
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_with_path, tree_unflatten
 
 from bench.beds import Bed, Curved, Labels, Linear, Quadratic
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import DataError
-from bench.core.types import Episode, Learner, Meta, Suite, SuiteLoss, Tasks
+from bench.core.errors import DataError, MissingExtraError
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, SuiteLoss, Tasks
 from bench.engines import learn2learn
 from bench.engines.vectorised import meta_gradient
 from bench.evaluate import manifest, score, trace
+from bench.outer import Rule, backtracking, conjugate_gradient, fisher, objective, prediction, surrogate
 from bench.plan import algorithm_of, suite_of
+from bench.rollouts import episode
 from bench.train import Training, episodes, train
+from suites.bandit import Bandit
+from suites.control import Estimator
+from suites.policies import Categorical, Gaussian
 
 TASKS = 4
 EXACT = 1e-12  # relative, float64: the same sums in another order
@@ -52,8 +59,15 @@ def certificate(algos: str | None, plugins: tuple[Path, ...] = ()) -> Iterator[t
     asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:
         yield named.name, list(algorithm_checks(partial(algorithm_of, catalogue, named)))
+    if algos is None:
+        yield "trust region", list(trust_region_checks())
     for name in catalogue.names("suite") if algos is None else ():
-        yield f"{name} (suite)", list(suite_checks(suite_of(catalogue, Named(name, {})), name))
+        try:
+            suite = suite_of(catalogue, Named(name, {}))
+        except MissingExtraError as error:
+            yield f"{name} (suite)", [Check(str(error), "–", "–", "n/a")]
+            continue
+        yield f"{name} (suite)", list(suite_checks(suite, name))
 
 
 Make = Callable[[Suite], Learner]
@@ -79,6 +93,18 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield _check("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
     yield _check("labels and head permuted together: change", EXACT, lambda: _labels(make, together=True))
     yield _check("labels permuted alone: change", 1e-3, lambda: _labels(make, together=False), above=True)
+    yield _check("bandit: surrogate = central differences, stop-gradients frozen", DIFFERENCES, lambda: _acting(make))
+    yield _check("bandit: recorded episodes evaluated again: change of the loss", 1e-6, lambda: _recorded(make))
+
+
+def trust_region_checks() -> Iterator[Check]:
+    """What TRPO is made of, on cases with known answers."""
+    yield _check("KL of Gaussians and categoricals = torch.distributions", EXACT, _divergences)
+    yield _check("Fisher product, no inner step = (diag p − p pᵀ) v", EXACT, _fisher_of_logits)
+    yield _check("Fisher product through adaptation = differences of ∇KL", DIFFERENCES, _fisher_adapted)
+    yield _check("conjugate gradient = the solution of a linear system", 1e-10, _conjugate)
+    yield _check("line search: the largest size that improves within the bound", 0, _line_search)
+    yield _check("line search: nothing moves where nothing improves", 0, _no_move)
 
 
 def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
@@ -120,7 +146,7 @@ def _claim(make: Make) -> Check:
 
 
 class _Case(NamedTuple):
-    bed: Bed
+    bed: Suite
     algorithm: Learner
     meta: Meta
     episodes: Episode  # leaves [T, ...]
@@ -154,8 +180,8 @@ def _task(episodes_: Episode, t: int) -> Episode:
 
 
 def _total(case: _Case, meta: Meta) -> Tensor:
-    loss = SuiteLoss(case.bed)
-    return torch.stack([case.algorithm.meta_loss(meta, loss, _task(case.episodes, t)) for t in range(TASKS)]).mean()
+    loss = objective(case.bed, case.algorithm)
+    return torch.stack([loss(meta, _task(case.episodes, t)) for t in range(TASKS)]).mean()
 
 
 class _StopGradients(TorchFunctionMode):
@@ -171,17 +197,24 @@ class _StopGradients(TorchFunctionMode):
         return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func not in (torch.Tensor.detach, torch.detach) or torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
+        functorch = torch._C._functorch
+        if func not in (torch.Tensor.detach, torch.detach) or functorch.is_batchedtensor(args[0]):
             return func(*args, **(kwargs or {}))
         if self.next is None:
-            self.kept.append(func(*args, **(kwargs or {})))
-            return self.kept[-1]
+            result = plain = func(*args, **(kwargs or {}))
+            while functorch.is_functorch_wrapped_tensor(plain):  # such as π / stop(π) in an inner loss
+                plain = functorch.get_unwrapped(plain)
+            self.kept.append(plain)
+            return result
         self.next += 1
         return self.kept[self.next - 1]
 
 
 def _frozen(make: Make) -> float:
-    case = _trained_case(make, Curved())
+    return _off_frozen(_trained_case(make, Curved()))
+
+
+def _off_frozen(case: _Case) -> float:
     stops = _StopGradients()
     with stops:
         _total(case, case.meta)
@@ -376,6 +409,101 @@ def _labels(make: Make, together: bool) -> float:
     return _gap([_total(case, case.meta)], [_total(changed, changed.meta)])
 
 
+def _acting_case(make: Make, **parameters: Any) -> _Case:
+    """A case on a small bandit, whose episodes are recorded in float32 and evaluated in float64."""
+    suite = Bandit(arms=3, pulls=4, trajectories=5, **parameters)
+    algorithm = make(suite)
+    if algorithm.ensemble:
+        raise NotApplicable("an ensemble does not act")
+    if not algorithm.trains:
+        raise NotApplicable("it does not meta-train")
+    meta = algorithm.init(suite.new_params, seeds.generator("certify", "init"))
+    tasks = suite.sample(TASKS, "train", seeds.generator("certify", "tasks"))
+    noise = algorithm.noise(meta, TASKS, seeds.generator("certify", "noise"))
+    recorded = episode(suite, algorithm, meta, tasks, noise, seeds.generator("certify", "collect"), "cpu")
+    return _Case(suite, algorithm, _double(meta), _double(recorded), tasks)
+
+
+def _acting(make: Make) -> float:
+    return max(_off_frozen(_acting_case(make, estimator=name)) for name in get_args(Estimator))
+
+
+def _recorded(make: Make) -> float:
+    """The policies that acted have weight 1, so that the loss is minus the mean advantage."""
+    case = _acting_case(make)
+    if type(case.algorithm).meta_loss is not Learner.meta_loss and case.algorithm.steps:
+        raise NotApplicable("its meta-loss is its own")
+    query = case.episodes.query
+    expected = -((query.advantages * query.mask).flatten(1).sum(1) / query.mask.flatten(1).sum(1)).mean()
+    size = (query.advantages.abs() * query.mask).sum() / query.mask.sum()
+    return float((_total(case, case.meta) - expected).abs() / size)
+
+
+def _divergences() -> float:
+    generator = seeds.generator("certify", "kl")
+    old, new = torch.randn(2, 7, 4, generator=generator, dtype=torch.float64)
+    ours = [Gaussian(1, (), 2).divergence(old, new), Categorical(1, (), 4).divergence(old, new)]
+    normals = [Normal(mean, log_std.exp()) for mean, log_std in (x.chunk(2, -1) for x in (old, new))]
+    theirs = [kl_divergence(*normals).sum(-1), kl_divergence(Logits(logits=old), Logits(logits=new))]
+    return _gap(ours, theirs)
+
+
+def _named(name: str) -> Make:
+    return partial(algorithm_of, Catalogue(), Named(name, {}))
+
+
+def _fisher_of_logits() -> float:
+    case = _acting_case(_named("finetune"))
+    last = "layers.1.bias"  # the observation is always 1, and the logits move as this does
+    v = {name: torch.zeros_like(p) for name, p in case.meta.items()}
+    v[last] = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    products = fisher(cast(Interactive, case.bed), case.algorithm, case.meta, case.episodes)(list(v.values()))
+    p = case.bed.call(case.meta, torch.ones(1, 1, dtype=torch.float64)).softmax(-1)[0]
+    expected = p * v[last] - p * (p @ v[last]) + Rule().damping * v[last]
+    return _gap([dict(zip(v, products, strict=True))[last]], [expected])
+
+
+def _fisher_adapted() -> float:
+    case = _acting_case(_named("maml"))
+    suite, predict = cast(Interactive, case.bed), prediction(cast(Interactive, case.bed), case.algorithm)
+    with torch.no_grad():  # as if it had acted in float64, so that no KL is smaller than at `meta`
+        acted = torch.stack([predict(case.meta, _task(case.episodes, t)) for t in range(TASKS)])
+    recorded = case.episodes._replace(query=case.episodes.query._replace(behaviour=acted))
+    leaves, spec = tree_flatten(case.meta)
+    generator = seeds.generator("certify", "directions")
+    v = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
+
+    def slope(size: float) -> list[Tensor]:
+        moved = [(x + size * d).requires_grad_() for x, d in zip(leaves, v, strict=True)]
+        kl = surrogate(suite, case.algorithm, tree_unflatten(moved, spec), recorded)[1]
+        return list(torch.autograd.grad(kl, moved, materialize_grads=True))
+
+    h, damping = 1e-5, Rule().damping
+    differences = [(a - b) / (2 * h) + damping * d for a, b, d in zip(slope(h), slope(-h), v, strict=True)]
+    return _gap(fisher(suite, case.algorithm, case.meta, recorded)(v), differences)
+
+
+def _conjugate() -> float:
+    generator = seeds.generator("certify", "system")
+    root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
+    matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
+    b = torch.randn(6, generator=generator, dtype=torch.float64)
+    rule = Rule(iterations=12, tolerance=1e-24)
+    found, _ = conjugate_gradient(lambda v: [matrix @ v[0]], [b], rule)
+    return _gap(found, [torch.linalg.solve(matrix, b)])
+
+
+def _line_search() -> float:
+    """Loss (x − 1)², divergence x²: of 4, 2, 1, ½, ... the loss admits 1 and what is less, a bound of 0.3 admits ½."""
+    rule = Rule(shrinks=0.5)
+    found = [backtracking(lambda x: ((x - 1) ** 2, x**2), 4.0, bound, rule) for bound in (0.3, 100.0)]
+    return float(found != [(0.5, 0.25, 4), (1.0, 1.0, 3)])
+
+
+def _no_move() -> float:
+    return backtracking(lambda x: (x, x), 1.0, 1.0, Rule())[0]
+
+
 def _manifest(suite: Suite, name: str) -> float:
     return _different(*(manifest(suite, name, "test") for _ in range(2)))
 
@@ -385,12 +513,14 @@ def _shapes(suite: Suite) -> float:
     tasks = suite.sample(3, "train", seeds.generator("certify"))
     wrong = sum(len(leaf) != 3 for leaf in tree_leaves(tasks))
     params = suite.new_params(seeds.generator("certify", "init"))
+    acting = {name: p.expand(3, *p.shape) for name, p in params.items()}
     for role in ("support", "query"):
-        data = suite.collect(tasks, params, role, 0, seeds.generator("certify"))
+        data = suite.collect(tasks, acting, role, 0, seeds.generator("certify"))
         wrong += sum(len(leaf) != 3 for leaf in tree_leaves(data))
         one = tree_map(lambda x: x[0], data)
         prediction = suite.predict(params, one)
-        wrong += suite.losses(prediction, one).shape != (len(prediction),)
+        examples = one.mask.numel() if isinstance(suite, Interactive) else len(prediction)
+        wrong += suite.losses(prediction, one).shape != (examples,)
         scores = suite.score(prediction, one)
         wrong += set(scores) != {metric.name for metric in suite.metrics}
         wrong += sum(score.dim() for score in scores.values())
@@ -407,8 +537,10 @@ def _overlap(suite: Suite) -> float:
 
 def _normalisation(suite: Suite) -> float:
     """How much the other predictions move when the last query example is replaced by noise."""
+    if isinstance(suite, Interactive):
+        raise NotApplicable("its data depend on the learner")
     tasks = suite.sample(1, "test", seeds.generator("certify"))
-    data = tree_map(lambda x: x[0], suite.collect(tasks, None, "query", 0, seeds.generator("certify")))
+    data = tree_map(lambda x: x[0], suite.collect(tasks, {}, "query", 0, seeds.generator("certify")))
     params = suite.new_params(seeds.generator("certify", "init"))
     leaves, spec = tree_flatten(data)
     first = next(i for i, leaf in enumerate(leaves) if leaf.is_floating_point() and leaf.dim())

@@ -224,7 +224,7 @@ def _variants(
 def _seen(suite: Suite, variant: Variant, catalogue: Catalogue) -> Suite:
     seen = view(suite, variant.algorithm.train_view, variant.name, catalogue)
     try:
-        seen.collect(seen.sample(1, "train", seeds.generator(0)), None, "query", 0, seeds.generator(0))
+        seen.check()
     except DataError:
         return view(suite.stand_in(), variant.algorithm.train_view, variant.name, catalogue)
     return seen

@@ -4,7 +4,7 @@ Letters: T tasks, K inner steps.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
-from bench.core.types import Data, Learner, Meta, Split, Suite, SuiteLoss, Tasks
+from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, SuiteLoss, Tasks
+from bench.rollouts import adapted
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
 FROZEN = {"test": 600, "validation": 200}
@@ -43,7 +44,9 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
 
 
 def steps_of(suite: Suite, algorithm: Learner) -> int:
-    """How many inner steps are taken at test."""
+    """How many inner steps are taken at test; no more than are reported where each costs environment steps."""
+    if isinstance(suite, Interactive):
+        return max(algorithm.steps, *suite.report_steps)
     return max(STEPS, algorithm.steps, *suite.report_steps)
 
 
@@ -58,6 +61,9 @@ def traces(
     variants: Sequence[Suite], algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
 ) -> list[dict[str, Tensor]]:
     """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them."""
+    acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
+    if acted_in:
+        return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
     loss = SuiteLoss(variants[0])
     for variant in variants:
         SuiteLoss(variant)
@@ -84,6 +90,27 @@ def traces(
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]
+
+
+def _rolled_out(
+    suite: Interactive, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str
+) -> dict[str, Tensor]:
+    """Scores of the very episodes from which the next inner step learns: none is collected for the score alone."""
+    generator = seeds.generator("evaluate", suite.setting)
+    parts = []
+    count = len(tree_leaves(tasks)[0])
+    noise = to(algorithm.noise(meta, count, generator), device)
+    for i in range(0, count, CHUNK):
+        some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+        stages = adapted(suite, algorithm, meta, some, its_noise, steps, generator, device)
+        with torch.no_grad():
+            scores = [vmap(_acted(suite))(stage.params, stage.data) for stage in stages]
+        parts.append({name: torch.stack([s[name] for s in scores], 1) for name in scores[0]})
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def _acted(suite: Suite) -> Callable[[Params, Data], dict[str, Tensor]]:
+    return lambda params, data: suite.score(suite.predict(params, data), data)
 
 
 def score(suite: Suite, algorithm: Learner, meta: Meta, state: Any, query: Data) -> dict[str, Tensor]:

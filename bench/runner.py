@@ -27,12 +27,13 @@ from bench.core import seeds
 from bench.core.discovery import Catalogue, parameters
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Judgement, Outcome, Record
-from bench.core.types import Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.engines import learn2learn, vectorised
 from bench.evaluate import manifest, steps_of, to, trace, traces
+from bench.outer import trpo
 from bench.plan import Cell, view
 from bench.store import Store
-from bench.train import Diverged, Training, episodes, named_leaves, train
+from bench.train import Diverged, Outer, Training, episodes, named_leaves, train
 
 SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
 log = logging.getLogger("bench")
@@ -120,9 +121,7 @@ class _Run:
         meta = self._fit_for_test(meta)
         chosen, selected = self._select(meta)
         scores = self._test(chosen, meta)
-        curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
-            {"iteration": "int64", "loss": "float64", "validation": "float64"}
-        )
+        curve = _curve(state)
         tables = {"scores.parquet": scores, "curve.parquet": curve}
         files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
         return _record(
@@ -137,6 +136,7 @@ class _Run:
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.chunk,
+            environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )
 
     def _state(self) -> Training:
@@ -193,6 +193,8 @@ class _Run:
                 self.spec.validate_every,
                 self._better,
                 self.cell.suite.clip,
+                self.training_suite,
+                self._outer(),
             )
             saved = time.monotonic()
             try:
@@ -223,6 +225,18 @@ class _Run:
             chunk=self.chunk,
             halved=self._halved,
         )
+
+    def _outer(self) -> Outer | None:
+        """The suite's outer rule, None for Adam."""
+        suite = self.training_suite
+        if not isinstance(suite, Interactive) or suite.outer == "adam":
+            return None
+
+        def step(meta: Meta, gradient: Meta, batch: Episode) -> tuple[Meta, dict[str, float]]:
+            move = trpo(suite, self.algorithm, meta, gradient, batch)
+            return move.meta, {"kl": move.kl, "tries": float(move.tries)}
+
+        return step
 
     def _halved(self, chunk: int) -> None:
         log.warning("out of memory: going on with %d tasks in memory at once", chunk)
@@ -294,11 +308,14 @@ class _Run:
         return pd.concat(frames, ignore_index=True)
 
     def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
-        variants = self.tested.evaluations
+        trial = self.spec.split == "validation"
+        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
         for setting in dict.fromkeys(variant.setting for variant in variants):
             alike = [variant for variant in variants if variant.setting == setting]
-            tasks = self._tasks(alike[0], "test", self.spec.test_tasks)
-            rest = (algorithm, meta, tasks, steps_of(alike[0], algorithm), self.spec.device)
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
@@ -313,6 +330,17 @@ def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
     for table in (scores, curve):
         sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return sha.hexdigest()
+
+
+def _curve(state: Training) -> pd.DataFrame:
+    """A row per interval; of an interactive suite with the columns of its notes, such as environment_steps."""
+    curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
+        {"iteration": "int64", "loss": "float64", "validation": "float64"}
+    )
+    if not state.notes:
+        return curve
+    notes = pd.DataFrame([{"iteration": i, **columns} for i, columns in state.notes])
+    return curve.merge(notes, on="iteration", how="left")
 
 
 class PeakMemory:
@@ -373,6 +401,7 @@ def _record(
         peak_bytes=peak.bytes(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
+        tuning=cell.tuning,
         **timing,
         **more,
     )

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 import pandas as pd
 from rich import box
@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, MissingExtraError, unknown
 from bench.core.findings import Audit
 from bench.core.records import Record
 from bench.core.types import Suite
@@ -27,6 +27,12 @@ from bench.plan import Cell, algorithm_of, suite_of
 from bench.store import Store
 from bench.train import Training
 from reports.table import Table
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bench.core.records import Tuning
+    from bench.sweep import Sweep
 
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_NOTE = (
@@ -55,6 +61,17 @@ def table(report: Table) -> None:
         for part in (report.scores, costs):
             out.print(*(_rich(piece) for piece in _pieces(part, out)), sep="")
     out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
+
+
+def store(root: Path) -> None:
+    """Prints the comparison of everything in a run directory."""
+    from bench.api import results
+    from reports.table import tables
+
+    held = Store.open(root)
+    records = list(held.records())
+    for report in tables(results(held, records), records):
+        table(report)
 
 
 def _pieces(rows: pd.DataFrame, out: Console) -> Iterator[pd.DataFrame]:
@@ -145,7 +162,8 @@ class Progress:
     def scores(self, cell: Cell) -> None:
         """Says that evaluation begins."""
         its = self.running.setdefault(cell.id, _Running())
-        self._line(f"{cell.label}: scoring {cell.spec.test_tasks} test tasks", its)
+        count = cell.spec.test_tasks or cell.spec.validation_tasks
+        self._line(f"{cell.label}: scoring {count} {cell.spec.split} tasks", its)
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""
@@ -306,15 +324,21 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
     fields = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING or f.name in named.given]
     rows = _frame("suite", "setting", *fields, title="with the suites' protocols")
     sources: dict[tuple[str, str], list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for name in catalogue.names("suite"):
-        suite = suite_of(catalogue, Named(name, {}))
+        try:
+            suite = suite_of(catalogue, Named(name, {}))
+        except MissingExtraError as error:
+            missing.setdefault(str(error), []).append(name)
+            continue
         algorithm = algorithm_of(catalogue, named, suite)
         rows.add_row(name, suite.setting, *(_short(getattr(algorithm, field)) for field in fields))
         for field in fields:
             if field in suite.protocol and field not in named.given:
                 sources.setdefault((field, suite.protocol[field].source), []).append(name)
     notes = (f"{field} of {', '.join(names)}: {source}" for (field, source), names in sorted(sources.items()))
-    return Group(rows, *map(Text, notes))
+    absent = (f"not shown: {', '.join(names)}: {error}" for error, names in missing.items())
+    return Group(rows, *map(Text, (*notes, *absent)))
 
 
 def _short(value: Any) -> str:
@@ -324,11 +348,13 @@ def _short(value: Any) -> str:
 def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     """Draws the adaptation curves of a suite's finished cells to a picture."""
     from bench.api import load
-    from reports.curves import adaptation
-    from reports.frame import label, told_apart
+    from reports import figures
+    from reports.comparison import cubes
+    from reports.frame import cells, label, told_apart
 
     frame = load(root)
-    known = {label(r.spec.suite): r.judgement for r in frame.store.records() if r.outcome == "finished"}
+    done = [record for record in frame.store.records() if record.outcome == "finished"]
+    known = {label(record.spec.suite): record.judgement for record in done}
     if not known:
         raise BenchError(f"{root} holds no finished cell. `bench run --out {root} ...` makes some.")
     if suite is None and len(known) > 1:
@@ -337,12 +363,56 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     if name not in known:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
-    figure = adaptation(told_apart(frame[frame["suite"] == name]), judged.metric, judged.floor, judged.better)
+    made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
+    look = figures.looks(cube.algorithm for cube in made)
+    figure = figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise BenchError(f"cannot write {path}: {error}. Give another file, such as curves.png.") from None
     console().print(f"drawn to {path}")
+
+
+def sweeps(found: "list[Sweep]") -> None:
+    """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    out = console()
+    for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
+        here = [sweep for sweep in found if str(sweep.named[0]) == suite]
+        request, settings, spec = here[0].request, here[0].settings, here[0].cell.spec
+        share = "" if settings.pruner == "none" else f", pruned by {settings.pruner}: budgets will be unequal"
+        out.print(
+            f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
+            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+        )
+        for sweep in here:
+            ranges = (
+                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
+                for name, (low, high, log) in sweep.ranges.items()
+            )
+            out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+
+
+def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
+    """Prints what the sweeps chose and what it cost, draws them, and says what comes next."""
+    from bench.sweep import FOLDER
+    from reports import tuning as drawn
+
+    out = console()
+    tunings = [tuning for tuning, _ in done]
+    summary = drawn.summary(tunings)
+    rows = _frame(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
+    for row in summary.itertuples(index=False):
+        rows.add_row(*row)
+    out.print(rows)
+    pictures = [(root / FOLDER / "budget.png", drawn.budget(tunings))] if any(t.trials for t in tunings) else []
+    for tuning, study in done:
+        folder = root / FOLDER / tuning.study
+        pictures += [(folder / name, figure) for name, figure in drawn.pictures(study, tuning).items()]
+    for path, figure in pictures:
+        figure.savefig(path, dpi=150)
+        out.print(f"drawn to {path}")
+    out.print(f"stored in {root / FOLDER}; `bench run --tuned` takes the chosen values")
 
 
 def certificate(groups: Any) -> bool:

@@ -18,12 +18,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, tree_unflatten
 
 from bench.core import seeds
-from bench.core.types import Episode, Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.evaluate import to
+from bench.rollouts import episode
 
 BLOCK = 64  # iterations whose tasks are drawn at once
 INTERVAL = 50  # iterations that share a row of the curve
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
+Outer = Callable[[Meta, Meta, Episode], tuple[Meta, dict[str, float]]]  # meta, its gradient -> the next, what to note
 
 
 class Diverged(Exception):
@@ -41,6 +43,8 @@ class Training:
     best_score: float | None = None
     curve: list[tuple[int, float, float | None]] = field(default_factory=list)  # iteration, loss, validation
     losses: list[float] = field(default_factory=list)  # since the last row
+    notes: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # of interactive suites: iteration, columns
+    counts: dict[str, float] = field(default_factory=dict)  # so far: environment_steps, unstable
     pace: list[float] = field(default_factory=list)  # median seconds per iteration, of each row
     train_seconds: float = 0.0
     compile_seconds: float = 0.0
@@ -62,7 +66,10 @@ class Training:
             tensors |= {f"best{name}": leaf for name, leaf in named_leaves(self.best)}
         for i, (first, second) in enumerate(self.moments):
             tensors |= {f"adam/{i}/first": first, f"adam/{i}/second": second}
-        plain = ("iteration", "best_score", "curve", "losses", "pace", "train_seconds", "compile_seconds", "pieces")
+        plain = (
+            *("iteration", "best_score", "curve", "losses", "notes", "counts"),
+            *("pace", "train_seconds", "compile_seconds", "pieces"),
+        )
         state = {name: getattr(self, name) for name in plain}
         return save({k: v.contiguous().cpu() for k, v in tensors.items()}, {"state": json.dumps(state)})
 
@@ -87,7 +94,8 @@ class Training:
         ]
         best = pick("best") if state["best_score"] is not None else None
         curve = [(int(i), float(loss), score) for i, loss, score in state.pop("curve")]
-        return cls(meta=pick("meta"), moments=moments, best=best, curve=curve, **state)
+        notes = [(int(i), columns) for i, columns in state.pop("notes", [])]
+        return cls(meta=pick("meta"), moments=moments, best=best, curve=curve, notes=notes, **state)
 
 
 def named_leaves(tree: Any) -> list[tuple[str, Tensor]]:
@@ -112,6 +120,9 @@ def episodes(
                 continue
             some, its_noise = tree_unflatten(list(piece), spec)
             generator = seeds.generator(seed, "collect", iteration)
+            if isinstance(suite, Interactive):
+                yield episode(suite, algorithm, meta(), some, to(its_noise, device), generator, device)
+                continue
             support = suite.collect(some, meta(), "support", 0, generator) if algorithm.steps else ()
             query = suite.collect(some, meta(), "query", algorithm.steps, generator)
             yield to(Episode((support,) * algorithm.steps, query, its_noise), device)
@@ -127,8 +138,12 @@ def train(
     validate_every: int,
     better: Callable[[float, float], bool],
     clip: float | None = None,
+    suite: Suite | None = None,
+    outer: Outer | None = None,
 ) -> Iterator[Training]:
     """Trains up to iteration `until`, yielding the same, updated state after every iteration.
+
+    `outer` is the outer rule, Adam if None. Of an interactive `suite`, every row of the curve has its notes.
 
     Raises:
         Diverged: the loss is NaN or infinite; `state.iteration` is where.
@@ -143,13 +158,22 @@ def train(
         }
     recent: list[float] = []
     warm = False
+    interactive = suite if isinstance(suite, Interactive) else None
+    interval = interactive.curve_every if interactive else INTERVAL
     while state.iteration < until:
         began = time.perf_counter()
-        loss, gradient = meta_gradient(tree_unflatten(leaves, spec), next(batches))
+        batch = next(batches)
+        loss, gradient = meta_gradient(tree_unflatten(leaves, spec), batch)
         state.whole = False
-        for leaf, g in zip(leaves, tree_flatten(gradient)[0], strict=True):
-            leaf.grad = g if clip is None else g.clamp(-clip, clip)
-        adam.step()
+        noted: dict[str, float] = {}
+        if outer is None:
+            for leaf, g in zip(leaves, tree_flatten(gradient)[0], strict=True):
+                leaf.grad = g if clip is None else g.clamp(-clip, clip)
+            adam.step()
+        else:
+            moved, noted = outer(tree_unflatten(leaves, spec), gradient, batch)
+            for leaf, new in zip(leaves, tree_flatten(moved)[0], strict=True):
+                leaf.copy_(new)
         value = loss.item()
         seconds = time.perf_counter() - began
         if not math.isfinite(value):
@@ -162,10 +186,14 @@ def train(
         else:  # the first iteration of a piece compiles
             state.compile_seconds += seconds
             warm = True
-        if state.iteration % INTERVAL == 0 or state.iteration % validate_every == 0:
+        if interactive:
+            noted = _counted(interactive, batch, state.counts) | noted
+        if state.iteration % interval == 0 or state.iteration % validate_every == 0:
             score = validate(state.meta) if validate and state.iteration % validate_every == 0 else None
             state.curve.append((state.iteration, math.fsum(state.losses) / len(state.losses), score))
             state.losses.clear()
+            if interactive:
+                state.notes.append((state.iteration, noted))
             if recent:
                 state.pace.append(statistics.median(recent))
                 recent.clear()
@@ -175,3 +203,14 @@ def train(
             state.pace.append(statistics.median(recent))
         state.whole = True
         yield state
+
+
+def _counted(suite: Interactive, batch: Episode, counts: dict[str, float]) -> dict[str, float]:
+    """The columns of a batch: what adds up so far, and the returns before and after adaptation."""
+    tallies = [suite.tally(data) for data in (*batch.support, batch.query)]
+    first, last = tallies[0].pop("return"), tallies[-1].get("return", 0.0)
+    for tally in tallies:
+        tally.pop("return", None)
+        for name, value in tally.items():
+            counts[name] = counts.get(name, 0.0) + value
+    return {**counts, "return_before": first, "return_after": last if len(tallies) > 1 else first}

@@ -61,6 +61,15 @@ class Setting(NamedTuple):
     source: str
 
 
+class Search(NamedTuple):
+    """Where `bench tune` looks for a hyperparameter: [low, high], declared beside the field in its Annotated."""
+
+    low: float
+    high: float
+    log: bool = False  # uniform in the logarithm
+    times_protocol: bool = False  # the bounds multiply the suite's protocol value: rates have each suite's own scale
+
+
 class Budget(NamedTuple):
     """How long a preset meta-trains and on how many of the frozen tasks it scores."""
 
@@ -127,9 +136,22 @@ class Suite:
         """`count` tasks of a split, leaves [T, ...]: descriptions, cheap to draw, hash and keep."""
         raise NotImplementedError
 
-    def collect(self, tasks: Tasks, meta: Meta, role: Role, step: int, generator: Generator) -> Data:
-        """What the tasks show at an inner step, leaves [T, ...], detached; called outside vmap."""
+    def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Data:
+        """What the tasks show at an inner step, leaves [T, ...], detached; called outside vmap.
+
+        Args:
+            tasks: leaves [T, ...].
+            params: the tasks' present parameters, leaves [T, ...], for suites whose data depend on them.
+            role: to adapt to, or to be judged on.
+            step: inner steps taken.
+            generator: of all that is random.
+        """
         raise NotImplementedError
+
+    def check(self, split: Split = "test") -> None:
+        """Raises what is missing, such as data, before anything is trained."""
+        generator = Generator().manual_seed(0)
+        self.collect(self.sample(1, split, generator), {}, "query", 0, generator)
 
     def predict(self, params: Params, data: Data) -> Tensor:
         """The prediction for one task's data."""
@@ -190,9 +212,30 @@ class Supervised(Suite):
         """The tasks' support or query data, leaves [T, ...]."""
         raise NotImplementedError
 
-    def collect(self, tasks: Tasks, meta: Meta, role: Role, step: int, generator: Generator) -> Data:
+    def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Data:
         """The same look-up at every inner step, whatever the learner."""
         return self.look_up(tasks, role)
+
+
+class Interactive(Suite):
+    """A suite whose data depend on the learner: collected anew at every inner step, with each task's parameters."""
+
+    curve_every: ClassVar[int] = 1  # meta-iterations that share a row of the curve
+
+    outer: Literal["trpo", "adam"] = "trpo"  # the outer rule
+    kl: float = 0.01  # how far TRPO may move the adapted learners, mean of `divergence`
+
+    def divergence(self, prediction: Tensor, data: Data) -> Tensor:
+        """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
+        raise NotImplementedError
+
+    def exploration(self, params: Params, support: Data, query: Data) -> Tensor | None:
+        """What a task's meta-loss owes to having collected this support with these parameters; None: nothing."""
+        return None
+
+    def tally(self, data: Data) -> dict[str, float]:
+        """What is counted of data [T, ...]: `environment_steps`, `return` and whatever else is worth a column."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,8 +247,10 @@ class Learner:
     meta-gradient; no algorithm writes an outer loop.
     """
 
-    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")]
-    outer_lr: Annotated[float, Field(gt=0, description="Adam's rate in the outer loop")]
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(1, 5)]
+    outer_lr: Annotated[
+        float, Field(gt=0, description="Adam's rate in the outer loop"), Search(0.1, 10, log=True, times_protocol=True)
+    ]
     meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
 
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is

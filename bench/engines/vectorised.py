@@ -17,8 +17,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from bench.core.types import Episode, Learner, Meta, Suite, SuiteLoss
+from bench.core.types import Episode, Learner, Meta, Suite
 from bench.engines.convolutions import ConvolutionsAsProducts, channels_last
+from bench.outer import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
@@ -41,13 +42,13 @@ def meta_gradient(
         chunk: how many tasks are in memory at once; all by default.
         halved: told the new number when memory ran out and half as many are tried, from then on.
     """
-    loss = SuiteLoss(suite)
+    task_loss = objective(suite, algorithm)
 
     def total(meta: Meta, episodes: Episode) -> tuple[Tensor, ...]:
         leaves, spec = tree_flatten(meta)
         live = [channels_last(leaf.detach()).requires_grad_() for leaf in leaves]
         with torch.enable_grad(), ConvolutionsAsProducts():
-            losses = vmap(lambda episode: algorithm.meta_loss(tree_unflatten(live, spec), loss, episode))(episodes)
+            losses = vmap(lambda episode: task_loss(tree_unflatten(live, spec), episode))(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()

@@ -1,0 +1,189 @@
+"""TRPO: as far along the natural gradient as the adapted policies may move.
+
+Schulman et al. 2015 (arXiv:1502.05477), appendix C, with the meta-loss for its surrogate and the mean KL of the
+post-update policies for its bound, as Finn et al. 2017 (arXiv:1703.03400), section 5.3. Letters: T tasks.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import grad, jvp, vmap
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from bench.core.types import Episode, Interactive, Learner, Meta, Params, Suite, SuiteLoss
+
+Vector = list[Tensor]  # of meta's leaves
+
+
+class Rule(NamedTuple):
+    """The constants of Finn et al. 2017, code."""
+
+    iterations: int = 10  # of conjugate gradient
+    damping: float = 1e-5
+    backtracks: int = 15
+    shrinks: float = 0.8
+    tolerance: float = 1e-10  # of the residual's square
+    share: float = 0.5  # of the tasks, whose Fisher matrix stands for that of all
+
+
+class Move(NamedTuple):
+    """What became of a step."""
+
+    meta: Meta
+    kl: float  # nats; 0 where no step was taken
+    tries: int  # how often the surrogate was evaluated; all of them and one where none was good
+
+
+def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, episode: Episode) -> Move:
+    """The meta-learned tensors after one step: θ − η F⁻¹ g, the largest tried that improves within the bound.
+
+    F is the Fisher matrix of the adapted policies' distributions as a function of `meta`, which is the Hessian of their
+    mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on some of the tasks, as
+    appendix C does; loss and KL of the line search are of all.
+    """
+    rule = Rule()
+    leaves, spec = tree_flatten(meta)
+    here = [leaf.detach() for leaf in leaves]
+    direction, *_ = tree_flatten(gradient)
+    if not all(g.isfinite().all() for g in direction) or not any(g.any() for g in direction):
+        return Move(meta, 0.0, 0)
+    some = math.ceil(rule.share * len(tree_leaves(episode.query)[0]))
+    product = fisher(suite, algorithm, meta, tree_map(lambda x: x[:some], episode))
+    natural, residual = conjugate_gradient(product, direction, rule)
+    curvature = dot(natural, direction) - dot(natural, residual)
+    if not curvature > 0:
+        return Move(meta, 0.0, 0)
+    longest = (2 * suite.kl / curvature) ** 0.5
+
+    def judged(size: float) -> tuple[float, float]:
+        tried = tree_unflatten([x - size * d for x, d in zip(here, natural, strict=True)], spec)
+        with torch.no_grad():
+            loss, kl = surrogate(suite, algorithm, tried, episode)
+        return loss.item(), kl.item()
+
+    size, kl, tries = backtracking(judged, longest, suite.kl, rule)
+    return Move(tree_unflatten([x - size * d for x, d in zip(here, natural, strict=True)], spec), kl, tries)
+
+
+def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
+    """Mean meta-loss and mean divergence of the adapted learners on recorded episodes [T, ...]."""
+    loss, predict = objective(suite, algorithm), prediction(suite, algorithm)
+
+    def one(recorded: Episode) -> tuple[Tensor, Tensor]:
+        return loss(meta, recorded), suite.divergence(predict(meta, recorded), recorded.query)
+
+    losses, kls = vmap(one)(episode)
+    return losses.mean(), kls.mean()
+
+
+def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
+    """One task's meta-loss; where the suite is interactive, with its credit for what the support explored."""
+    loss = SuiteLoss(suite)
+    if not isinstance(suite, Interactive):
+        return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
+    credit = suite.exploration
+
+    def explored(meta: Meta, episode: Episode) -> Tensor:
+        value = algorithm.meta_loss(meta, loss, episode)
+        state = algorithm.start(meta, episode.noise)
+        for k, data in enumerate(episode.support):
+            extra = credit(algorithm.params(meta, state), data, episode.query)
+            if extra is None:
+                break
+            value = value + extra
+            state = algorithm.step(meta, state, loss, data, k)
+        return value
+
+    return explored
+
+
+def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
+    """The product (F + damping) v, F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them.
+
+    J v is taken as the derivative of Jᵀ u in u, so that one graph serves all products and no inner step is run anew.
+    """
+    leaves, spec = tree_flatten(meta)
+    predict = prediction(suite, algorithm)
+
+    def predictions(*values: Tensor) -> Tensor:
+        return vmap(lambda recorded: predict(tree_unflatten(list(values), spec), recorded))(episode)
+
+    def distance(parameters: Tensor) -> Tensor:
+        return vmap(suite.divergence)(parameters, episode.query).mean()
+
+    live = [leaf.detach().requires_grad_() for leaf in leaves]
+    with torch.enable_grad():
+        now = predictions(*live)
+        u = torch.zeros_like(now, requires_grad=True)
+        pulled = torch.autograd.grad(now, live, u, create_graph=True, materialize_grads=True)
+    depends = [i for i, p in enumerate(pulled) if p.requires_grad]
+
+    def product(v: Vector) -> Vector:
+        some = [v[i] for i in depends]
+        (moved,) = torch.autograd.grad([pulled[i] for i in depends], [u], some, retain_graph=True)
+        curved = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1].detach()
+        back = torch.autograd.grad(now, live, curved, retain_graph=True, materialize_grads=True)
+        return [b + Rule().damping * x for b, x in zip(back, v, strict=True)]
+
+    return product
+
+
+def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> tuple[Vector, Vector]:
+    """The x with product(x) ≈ b, for a symmetric positive product, and the residual b − product(x)."""
+    x, residual, direction = [torch.zeros_like(g) for g in b], list(b), list(b)
+    square = dot(residual, residual)
+    for _ in range(rule.iterations):
+        if square < rule.tolerance:
+            break
+        image = product(direction)
+        size = square / dot(direction, image)
+        x = [a + size * d for a, d in zip(x, direction, strict=True)]
+        residual = [r - size * i for r, i in zip(residual, image, strict=True)]
+        before, square = square, dot(residual, residual)
+        direction = [r + square / before * d for r, d in zip(residual, direction, strict=True)]
+    return x, residual
+
+
+def backtracking(
+    judged: Callable[[float], tuple[float, float]], longest: float, bound: float, rule: Rule
+) -> tuple[float, float, int]:
+    """The largest of longest · shrinks^i with a lower loss than at 0 and a divergence within the bound; 0 if none has.
+
+    Args:
+        judged: step size -> loss, divergence.
+        longest: the first size that is tried.
+        bound: of the divergence.
+        rule: how often and how fast to shrink.
+
+    Returns:
+        Size, its divergence, how many sizes were tried.
+    """
+    before, _ = judged(0.0)
+    for tried in range(rule.backtracks):
+        size = longest * rule.shrinks**tried
+        loss, kl = judged(size)
+        if loss < before and kl <= bound:
+            return size, kl, tried + 1
+    return 0.0, 0.0, rule.backtracks + 1
+
+
+def dot(a: Vector, b: Vector) -> float:
+    """⟨a, b⟩ over all tensors."""
+    return sum((x.double() * y.double()).sum().item() for x, y in zip(a, b, strict=True))
+
+
+def prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
+    """One task's prediction for its query by the adapted learner."""
+    loss = SuiteLoss(suite)
+
+    def evaluate(meta: Meta, episode: Episode) -> Tensor:
+        state = algorithm.start(meta, episode.noise)
+        for k, data in enumerate(episode.support):
+            state = algorithm.step(meta, state, loss, data, k)
+        params: Params = algorithm.params(meta, state)
+        return suite.predict(params, episode.query)
+
+    return evaluate

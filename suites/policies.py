@@ -1,0 +1,137 @@
+"""Policies: plain modules from observations to the parameters of a distribution over actions, and what it can do.
+
+Apart from nets.py, so that nobody's stored runs of other suites are touched. Randomness is data: a module says what
+noise a draw takes, and turns noise into actions. Letters: T tasks, B trajectories, H time-steps, O observation,
+A action, D parameters of the distribution.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
+
+
+class Policy(nn.Module):
+    """A network from observations [..., O] to a distribution's parameters [..., D].
+
+    Called with parameters [T, ...], which rollouts do, it takes observations [T, B, O].
+    """
+
+    def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
+        """All that drawing the actions of an episode takes, [H, T, B, ...]."""
+        raise NotImplementedError
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Actions, [..., A], or whole numbers [...]."""
+        raise NotImplementedError
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """The log-likelihood of actions, [...], nats."""
+        raise NotImplementedError
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """KL(old ‖ new), [...], nats."""
+        raise NotImplementedError
+
+
+class Linear(nn.Linear):
+    """x Wᵀ + b, also of weights [T, outputs, inputs] and x [T, B, inputs]: all tasks' policies in one product."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., outputs]."""
+        if self.weight.dim() == 2:
+            return super().forward(x)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
+
+
+class Gaussian(Policy):
+    """Independent normals around a network's output, whose log-deviations depend on nothing but themselves.
+
+    Duan et al. 2016, code: Xavier weights, biases 0, deviations 1 at first and never under 1e-6. D = 2 A.
+    """
+
+    least: ClassVar[float] = math.log(1e-6)
+
+    def __init__(self, observations: int, hidden: tuple[int, ...], actions: int, activation: str = "relu") -> None:
+        """Layers of the given widths."""
+        super().__init__()
+        self.layers = _layers(observations, hidden, actions)
+        self.log_std = nn.Parameter(torch.zeros(actions))
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Means and log-deviations, [..., 2 A]."""
+        mean = _run(self.layers, self.activation, observation)
+        return torch.cat([mean, self.log_std.clamp(min=self.least).unsqueeze(-2).expand_as(mean)], -1)
+
+    def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
+        """Standard normals, [H, T, B, A]."""
+        return torch.randn(horizon, tasks, trajectories, len(self.log_std), generator=generator)
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """μ + σ ε."""
+        mean, log_std = parameters.chunk(2, -1)
+        return mean + log_std.exp() * noise
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """Σ −½ ((a − μ) / σ)² − log σ − ½ log 2π."""
+        mean, log_std = parameters.chunk(2, -1)
+        return -(((actions - mean) * (-log_std).exp()).square() / 2 + log_std + math.log(2 * math.pi) / 2).sum(-1)
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Σ log(σ' / σ) + (σ² + (μ − μ')²) / (2 σ'²) − ½."""
+        (m, s), (m_, s_) = old.chunk(2, -1), new.chunk(2, -1)
+        return (s_ - s + ((2 * s).exp() + (m - m_).square()) / (2 * (2 * s_).exp()) - 0.5).sum(-1)
+
+
+class Categorical(Policy):
+    """One of A actions, by logits. D = A."""
+
+    def __init__(self, observations: int, hidden: tuple[int, ...], actions: int, activation: str = "relu") -> None:
+        """Layers of the given widths."""
+        super().__init__()
+        self.layers = _layers(observations, hidden, actions)
+        self.activation = ACTIVATIONS[activation]
+        self.actions = actions
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Logits, [..., A]."""
+        return _run(self.layers, self.activation, observation)
+
+    def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
+        """Standard Gumbel draws, [H, T, B, A]: the largest of logits and noise is a draw from their softmax."""
+        return -torch.empty(horizon, tasks, trajectories, self.actions).exponential_(generator=generator).log()
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """The actions' numbers, [...]."""
+        return (parameters + noise).argmax(-1)
+
+    def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
+        """The action's log-softmax."""
+        return parameters.log_softmax(-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+
+    def divergence(self, old: Tensor, new: Tensor) -> Tensor:
+        """Σ p (log p − log q)."""
+        p, q = old.log_softmax(-1), new.log_softmax(-1)
+        return (p.exp() * (p - q)).sum(-1)
+
+
+def _layers(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.ModuleList:
+    layers = [Linear(a, b) for a, b in pairwise((inputs, *hidden, outputs))]
+    for layer in layers:
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return nn.ModuleList(layers)
+
+
+def _run(layers: nn.ModuleList, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    *hidden, last = layers
+    for layer in hidden:
+        x = activation(layer(x))
+    output: Tensor = last(x)
+    return output
