@@ -14,8 +14,6 @@ from bench.runner import Watch
 from bench.store import Store
 from bench.train import Training
 
-TRACKERS = ("tensorboard", "mlflow")
-
 
 class Sink(Protocol):
     """Where one cell's numbers go."""
@@ -36,7 +34,8 @@ class Tracker:
         Raises:
             BenchError: it is not.
         """
-        self.store, self.open = store, {"tensorboard": _TensorBoard, "mlflow": _MLflow}[kind]
+        self.store = store
+        self.open: type[_TensorBoard | _MLflow] = _MLflow if kind == "mlflow" else _TensorBoard
         self.sinks: dict[str, Sink] = {}
         self.sent: dict[str, int] = {}  # the iteration of the last row that was
         self.open.find()

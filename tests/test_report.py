@@ -46,7 +46,8 @@ def changed(root: Path, folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def test_a_report_has_page_figures_tables_and_numbers(runs: Path) -> None:
+@pytest.mark.slow
+def test_a_report_has_page_figures_tables_and_numbers_and_every_link_leads_to_a_file(runs: Path) -> None:
     done = called(runs)
     assert done.exit_code == 0, done.output
     assert "maml" in done.output
@@ -55,20 +56,18 @@ def test_a_report_has_page_figures_tables_and_numbers(runs: Path) -> None:
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert {"adaptation-sinusoid", "learning-sinusoid", "regression-sinusoid", "profile-sinusoid"} <= names
     assert {"tasks-sinusoid", "cost-and-score", "second-order"} <= names
+    links = re.findall(r'href="([^"#]+)"', (folder / "index.html").read_text())
+    assert len(links) > 12
+    assert [link for link in links if not (folder / link).exists()] == []
     scores = pd.read_parquet(folder / "data" / "scores.parquet")
     assert set(scores["algorithm"]) == {"maml", "fomaml", "scratch"}
+    cells = pd.read_csv(folder / "data" / "cells.csv")
+    assert json.loads(cells["parameters"].iloc[0])["meta_batch"] == 25
     compared = pd.read_csv(folder / "data" / "comparison.csv")
     loaded = bench.load(runs)
     own = loaded[(loaded["algorithm"] == "maml") & (loaded["setting"] == "K=5") & (loaded["step"] == 10)]
     shown = compared[(compared["algorithm"] == "maml") & (compared["setting"] == "K=5") & (compared["step"] == 10)]
     assert shown["mean"].item() == pytest.approx(own["value"].mean())
-
-
-def test_every_link_of_the_page_leads_to_a_file(runs: Path) -> None:
-    page = report.report(runs)
-    links = [link for link in re.findall(r'href="([^"#]+)"', page.read_text()) if not link.startswith("http")]
-    assert len(links) > 12
-    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_the_printed_commands_plan_the_same_cells(runs: Path) -> None:
@@ -107,6 +106,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
     assert again == pytest.approx(scores.loc[scores["setting"] == first.setting, "value"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_directory_against_itself_changed_is_paired_by_task(runs: Path, tmp_path: Path) -> None:
     other = changed(runs, tmp_path / "other")
     made = called("--compare", runs, other, "--out", tmp_path / "page")
@@ -143,19 +143,17 @@ def test_a_directory_whose_cells_all_diverged_has_a_page_that_says_so(runs: Path
     assert "<b>nan</b>" not in page
 
 
-def test_one_seed_is_said_to_speak_of_tasks_alone(runs: Path, tmp_path: Path) -> None:
-    page = report.report(changed(runs, tmp_path / "runs")).read_text()
-    assert "over tasks (one seed: what another would reach is not in it)" in page
-
-
-def test_names_with_markup_stay_text(runs: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_names_with_markup_stay_text_and_one_seed_speaks_of_tasks_alone(runs: Path, tmp_path: Path) -> None:
     evil = Component(name="<img src=x onerror=alert(1)>", given={"a": "$x_1$"}, parameters={}, source="")
     page = report.report(changed(runs, tmp_path / "runs", spec={"algorithm": evil})).read_text()
+    assert "over tasks (one seed: what another would reach is not in it)" in page
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "Add --plugin FILE for &lt;img" in page
 
 
+@pytest.mark.slow
 def test_two_versions_of_an_algorithm_are_told_apart_and_the_audit_says_so(runs: Path, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     record = next(iter(Store.open(runs).records()))
@@ -166,9 +164,3 @@ def test_two_versions_of_an_algorithm_are_told_apart_and_the_audit_says_so(runs:
     compared = pd.read_csv(page.parent / "data" / "comparison.csv")
     assert compared["algorithm"].nunique() == 2
     assert 'class="verdict fault"' in page.read_text()
-
-
-def test_json_of_the_cells_is_for_machines(runs: Path) -> None:
-    cells = pd.read_csv(report.report(runs).parent / "data" / "cells.csv")
-    assert json.loads(cells["parameters"].iloc[0])["meta_batch"] == 25
-    assert cells["cell"].is_unique

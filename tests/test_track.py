@@ -1,4 +1,4 @@
-"""What `--track` sends: the curve while it grows, the scores at the end, nothing twice; and what it says if it can't."""
+"""What `--track` sends: the curve while it grows, the scores at the end, nothing twice; what it says if it cannot."""
 
 import sys
 from pathlib import Path
