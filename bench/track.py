@@ -35,7 +35,7 @@ class Tracker:
             BenchError: it is not.
         """
         self.store = store
-        self.open: type[_TensorBoard | _MLflow] = _MLflow if kind == "mlflow" else _TensorBoard
+        self.open: type[_TensorBoard] | type[_MLflow] = _MLflow if kind == "mlflow" else _TensorBoard
         self.sinks: dict[str, Sink] = {}
         self.sent: dict[str, int] = {}  # the iteration of the last row that was
         self.open.find()

@@ -57,7 +57,7 @@ def test_the_interval_of_a_difference_covers_with_other_seeds() -> None:
 
 def test_the_intervals_of_median_and_iqm_cover_at_five_seeds() -> None:
     rng = np.random.default_rng(2)
-    median, iqm = zip(
+    median, iqm, *_ = zip(
         *(statistics.median_and_iqm(crossed(rng, 5, 30, (0.5, 1.0, 0.5))) for _ in range(100)), strict=True
     )
     for found in (median, iqm):
