@@ -171,6 +171,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
 @execution_options
 @plugin_option
+@click.option(
+    "--track", "trackers", type=click.Choice(["tensorboard", "mlflow"]), multiple=True,
+    help="Also send curves and scores there while running (an extra); may be repeated.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(
     suites: str,
@@ -183,6 +187,7 @@ def run(
     dask: str | None,
     dask_spec: Path | None,
     retries: int,
+    trackers: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train and score algorithms; print the comparison.
@@ -196,6 +201,7 @@ def run(
     from bench.plan import Request
     from bench.runner import logging_to
     from bench.store import Store
+    from bench.track import Tracker, Watches
     from reports.table import tables
 
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
@@ -210,7 +216,8 @@ def run(
     elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
         with show.Progress() as progress:
-            records = run_cells(cells, store, progress, time_limit, plugins, **elsewhere)
+            watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
+            records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for table in tables(results(store, records), records):
