@@ -415,13 +415,28 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--curves", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where to draw them.")
+@click.option(
+    "--curves", type=click.Path(path_type=Path, dir_okay=False), help="Scores against inner steps: a picture."
+)
+@click.option(
+    "--video", type=click.Path(path_type=Path, dir_okay=False), metavar="MP4",
+    help="Film a robot before and after adapting.",
+)  # fmt: skip
 @click.option("--suite", help="Which suite, if the run directory holds several.")
-def draw(store: Path, curves: Path, suite: str | None) -> None:
-    """Draw what a run directory holds: the score against the inner steps."""
+@click.option("--algo", help="Which algorithm to film, if the run directory holds several.")
+@click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
+def draw(store: Path, curves: Path | None, video: Path | None, suite: str | None, algo: str | None, task: int) -> None:
+    """Draw what a run directory holds."""
     from bench import show
 
-    show.draw_curves(store, suite, curves)
+    if not curves and not video:
+        raise BenchError("nothing to draw. Give --curves FILE.png, or --video FILE.mp4 for a run of MuJoCo's robots.")
+    if curves:
+        show.draw_curves(store, suite, curves)
+    if video:
+        from bench.filming import film
+
+        click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
 
 
 @main.command()
