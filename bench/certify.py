@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_wi
 from bench.beds import Bed, Curved, Labels, Linear, Quadratic
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import DataError
+from bench.core.errors import DataError, MissingExtraError
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite, SuiteLoss, Tasks
 from bench.engines import learn2learn
 from bench.engines.vectorised import meta_gradient
@@ -62,7 +62,12 @@ def certificate(algos: str | None, plugins: tuple[Path, ...] = ()) -> Iterator[t
     if algos is None:
         yield "trust region", list(trust_region_checks())
     for name in catalogue.names("suite") if algos is None else ():
-        yield f"{name} (suite)", list(suite_checks(suite_of(catalogue, Named(name, {})), name))
+        try:
+            suite = suite_of(catalogue, Named(name, {}))
+        except MissingExtraError as error:
+            yield f"{name} (suite)", [Check(str(error), "–", "–", "n/a")]
+            continue
+        yield f"{name} (suite)", list(suite_checks(suite, name))
 
 
 Make = Callable[[Suite], Learner]

@@ -18,6 +18,14 @@ class ManifestError(BenchError):
     """Frozen tasks that are not the ones a suite was published with."""
 
 
+class MissingExtraError(BenchError):
+    """A package that is missing, and the extra of bench that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        """One line that names both."""
+        super().__init__(f'{package} is not installed. Install it with: pip install "meta-bench[{extra}]"')
+
+
 class StoreError(BenchError):
     """A run directory that cannot be read or written, or that somebody else holds."""
 
