@@ -4,14 +4,13 @@ Schulman et al. 2015 (arXiv:1502.05477), appendix C, with the meta-loss for its 
 post-update policies for its bound, as Finn et al. 2017 (arXiv:1703.03400), section 5.3. Letters: T tasks.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bench.core.types import Episode, Interactive, Learner, Meta, Params, Suite, SuiteLoss
 
@@ -26,7 +25,6 @@ class Rule(NamedTuple):
     backtracks: int = 15
     shrinks: float = 0.8
     tolerance: float = 1e-10  # of the residual's square
-    share: float = 0.5  # of the tasks, whose Fisher matrix stands for that of all
 
 
 class Move(NamedTuple):
@@ -41,8 +39,8 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     """The meta-learned tensors after one step: θ − η F⁻¹ g, the largest tried that improves within the bound.
 
     F is the Fisher matrix of the adapted policies' distributions as a function of `meta`, which is the Hessian of their
-    mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on some of the tasks, as
-    appendix C does; loss and KL of the line search are of all.
+    mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on an excerpt of every
+    task's query, as appendix C does: leaving out tasks instead would leave out directions. Loss and KL are of all.
     """
     rule = Rule()
     leaves, spec = tree_flatten(meta)
@@ -50,8 +48,7 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     direction, *_ = tree_flatten(gradient)
     if not all(g.isfinite().all() for g in direction) or not any(g.any() for g in direction):
         return Move(meta, 0.0, 0)
-    some = math.ceil(rule.share * len(tree_leaves(episode.query)[0]))
-    product = fisher(suite, algorithm, meta, tree_map(lambda x: x[:some], episode))
+    product = fisher(suite, algorithm, meta, episode._replace(query=suite.excerpt(episode.query)))
     natural, residual = conjugate_gradient(product, direction, rule)
     curvature = dot(natural, direction) - dot(natural, residual)
     if not curvature > 0:

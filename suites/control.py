@@ -187,6 +187,15 @@ class Reinforcement(Interactive):
         kl = self.policy.divergence(data.behaviour, prediction) * data.mask
         return kl.sum() / data.mask.sum()
 
+    def excerpt(self, data: Trajectories) -> Trajectories:
+        """A quarter of every task's trajectories [T, B, ...]."""
+        some = -(-self.trajectories // 4)
+        observations, actions, rewards, mask, advantages = (x[:, :some] for x in data[:5])
+        behaviour = data.behaviour if isinstance(data.behaviour, tuple) else data.behaviour[:, :some]
+        return Trajectories(
+            observations, actions, rewards, mask, advantages, data.scale, data.unstable[:, :some], behaviour
+        )
+
     def score(self, prediction: Tensor, data: Trajectories) -> dict[str, Tensor]:
         """The mean undiscounted return of an episode, and all time-steps taken."""
         return {"return": data.rewards.sum(-1).mean(), "time-steps": data.mask.sum().to(data.rewards.dtype)}

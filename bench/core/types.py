@@ -229,6 +229,10 @@ class Interactive(Suite):
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
         raise NotImplementedError
 
+    def excerpt(self, data: Data) -> Data:
+        """As much of data [T, ...] as tells how far predictions move; all of it by default."""
+        return data
+
     def exploration(self, params: Params, support: Data, query: Data) -> Tensor | None:
         """What a task's meta-loss owes to having collected this support with these parameters; None: nothing."""
         return None
