@@ -400,13 +400,20 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--curves", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Where to draw them.")
+@click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), help="The score against inner steps.")
 @click.option("--suite", help="Which suite, if the run directory holds several.")
-def draw(store: Path, curves: Path, suite: str | None) -> None:
-    """Draw what a run directory holds: the score against the inner steps."""
+@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where navigation2d's policies walk.")
+@click.option("--algo", help="Whose paths, if the run directory holds several.")
+def draw(store: Path, curves: Path | None, suite: str | None, paths: Path | None, algo: str | None) -> None:
+    """Draw what a run directory holds: adaptation curves, or paths before and after each inner step."""
+    if curves is None and paths is None:
+        raise BenchError("say what to draw, and where: --curves curves.png or --paths paths.png.")
     from bench import show
 
-    show.draw_curves(store, suite, curves)
+    if curves:
+        show.draw_curves(store, suite, curves)
+    if paths:
+        show.draw_paths(store, algo, paths)
 
 
 @main.command()
