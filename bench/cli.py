@@ -415,25 +415,26 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option(
-    "--curves", type=click.Path(path_type=Path, dir_okay=False), help="Scores against inner steps: a picture."
-)
+@click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), help="The score against inner steps.")
+@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where navigation2d's policies walk.")
 @click.option(
     "--video", type=click.Path(path_type=Path, dir_okay=False), metavar="MP4",
     help="Film a robot before and after adapting.",
 )  # fmt: skip
 @click.option("--suite", help="Which suite, if the run directory holds several.")
-@click.option("--algo", help="Which algorithm to film, if the run directory holds several.")
+@click.option("--algo", help="Whose paths or film, if the run directory holds several.")
 @click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
-def draw(store: Path, curves: Path | None, video: Path | None, suite: str | None, algo: str | None, task: int) -> None:
-    """Draw what a run directory holds."""
+def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures: Path | None) -> None:
+    """Draw what a run directory holds: adaptation curves, paths, or a film before and after each inner step."""
+    if not any(pictures.values()):
+        raise BenchError("say what to draw, and where: --curves FILE.png, --paths FILE.png or --video FILE.mp4.")
     from bench import show
 
-    if not curves and not video:
-        raise BenchError("nothing to draw. Give --curves FILE.png, or --video FILE.mp4 for a run of MuJoCo's robots.")
-    if curves:
+    if curves := pictures["curves"]:
         show.draw_curves(store, suite, curves)
-    if video:
+    if paths := pictures["paths"]:
+        show.draw_paths(store, algo, paths)
+    if video := pictures["video"]:
         from bench.filming import film
 
         click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")

@@ -365,7 +365,19 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     judged = known[name]
     made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
     look = figures.looks(cube.algorithm for cube in made)
-    figure = figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor)
+    _save(figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor), path)
+
+
+def draw_paths(root: Path, algorithm: str | None, path: Path) -> None:
+    """Draws where a finished cell's policy walks before and after each inner step."""
+    from bench.paths import walks
+    from reports.paths import draw
+
+    title, found = walks(root, algorithm)
+    _save(draw(found, title), path)
+
+
+def _save(figure: Any, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
