@@ -62,15 +62,11 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
 
 def _cell(store: Store, algo: str | None, suite: str | None) -> Record:
     done = [record for record in store.records() if record.outcome == "finished"]
-    for what, asked, of in (
-        ("suite", suite, lambda record: record.spec.suite.name),
-        ("algorithm", algo, lambda record: record.spec.algorithm.name),
-    ):
-        if not done:
-            break
-        if asked and asked not in {of(record) for record in done}:
-            raise unknown(f"{what} in this run directory", asked, {of(record) for record in done})
-        done = [record for record in done if asked in (None, of(record))]
+    for kind, asked in (("suite", suite), ("algorithm", algo)):
+        names = {getattr(record.spec, kind).name for record in done}
+        if asked and done and asked not in names:
+            raise unknown(f"{kind} in this run directory", asked, names)
+        done = [record for record in done if asked in (None, getattr(record.spec, kind).name)]
     if not done:
         raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
     return min(done, key=lambda record: (record.spec.algorithm.name, record.spec.seed))

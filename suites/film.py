@@ -46,8 +46,8 @@ def _renderer(model: Any) -> tuple[_Renderer, Any]:
         return _Renderer(mujoco, mujoco.Renderer(model, HEIGHT, WIDTH)), mujoco.MjData(model)
     except Exception as error:  # GL fails in as many ways as there are drivers
         raise BenchError(
-            f"cannot draw without a screen by {os.environ.get('MUJOCO_GL', 'glfw')} ({type(error).__name__}: {error}). Install EGL "
-            "(Debian: libegl1 libgl1-mesa-dri), or OSMesa (libosmesa6) and set MUJOCO_GL=osmesa."
+            f"cannot draw without a screen by {os.environ.get('MUJOCO_GL', 'glfw')} ({type(error).__name__}: {error}). "
+            "Install EGL (Debian: libegl1 libgl1-mesa-dri), or OSMesa (libosmesa6) and set MUJOCO_GL=osmesa."
         ) from None
 
 

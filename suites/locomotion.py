@@ -1,10 +1,10 @@
 """What the MuJoCo suites share: robots that run, with the observations and rewards of Finn et al. 2017's code.
 
 The physics are gymnasium's models by the MuJoCo that is installed; the paper's were rllab's by an early version, so
-that returns compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts near the
-model's home (positions 0.01 N(0, 1) and velocities 0.1 N(0, 1) off), takes 200 steps, and is observed as the code does
-(the absolute position along the track included); velocities are those of the whole robot's centre of mass, read after
-the step; actions are cut to ±1 before they cost anything.
+that returns compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts
+near the model's home (positions 0.01 N(0, 1) and velocities 0.1 N(0, 1) off), takes 200 steps, and is observed as the
+code does (the absolute position along the track included); velocities are those of the whole robot's centre of mass,
+read after the step; actions are cut to ±1 before they cost anything.
 Letters: T tasks, B trajectories, N = T · B, O observation, A action.
 """
 

@@ -204,19 +204,20 @@ def _arm(name: str, number: int) -> Any:
 
 
 @cache
-def _goals(cls: type[ArmTasks], task: str) -> list[tuple[str, Any, Split]]:
+def _goals(cls: Any, task: str) -> list[tuple[str, Any, Split]]:
     """Environment, random vector and split of every goal of the package's set."""
-    found = (cls(task=task) if task else cls()).benchmark()  # type: ignore[call-arg]
+    found = (cls(task=task) if task else cls()).benchmark()
     scenes: list[tuple[str, Any, Split]] = []
     for tasks, held_back in ((found.train_tasks, True), (found.test_tasks, False)):
         seen: dict[str, int] = {}
-        for task in tasks:
-            vector = pickle.loads(task.data)["rand_vec"]  # written by the package a moment ago
-            turn = seen[task.env_name] = seen.get(task.env_name, 0) + 1
+        for one in tasks:
+            vector = pickle.loads(one.data)["rand_vec"]  # written by the package a moment ago
+            turn = seen[one.env_name] = seen.get(one.env_name, 0) + 1
             part: Split = "test" if not held_back else "validation" if turn <= HELD_BACK else "train"
-            scenes.append((task.env_name, np.asarray(vector, dtype=np.float64), part))
+            scenes.append((one.env_name, np.asarray(vector, dtype=np.float64), part))
     return scenes
 
 
 def _scenes(suite: ArmTasks) -> list[tuple[str, Any, Split]]:
-    return _goals(type(suite), getattr(suite, "task", ""))
+    cls: Any = type(suite)
+    return _goals(cls, getattr(suite, "task", ""))

@@ -1,37 +1,37 @@
 """Environment steps of the half-cheetah per second, against the bare simulators, in alternation within one run.
 
-All are stepped in closed loop, step by step, through the same simulated moments. `pytest tests/benchmarks/test_physics.py`.
+All are stepped in closed loop through the same simulated moments.
 """
 
-import multiprocessing
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from bench import costing
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
 from bench.plan import suite_of
 
 mujoco = pytest.importorskip("mujoco")
-gymnasium = pytest.importorskip("gymnasium")
-import torch  # noqa: E402
+pytest.importorskip("gymnasium")
+from tests.benchmarks.simulators import ACTIONS, SIMULATIONS, STEPS, XML  # noqa: E402
 
-from tests.benchmarks.test_speed import report  # noqa: E402
-
-ROUNDS, SIMULATIONS, STEPS = 7, 400, 50
-XML = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
-ACTIONS = np.random.default_rng(0).uniform(-1, 1, (STEPS, SIMULATIONS, 6))
+ROUNDS = 7
+TASKS = 20
 
 
-def suites() -> None:
+def suite(made: Any) -> None:
     """The suite's environment: observations, rewards and ends as well."""
-    made = suite_of(Catalogue(), Named("halfcheetah_vel", {}))
     environment = made.environment()
-    environment.reset(made.sample(20, "train", seeds.generator(0)), SIMULATIONS // 20, seeds.generator(1))
-    for action in torch.from_numpy(ACTIONS).view(STEPS, 20, SIMULATIONS // 20, 6):
+    environment.reset(made.sample(TASKS, "train", seeds.generator(0)), SIMULATIONS // TASKS, seeds.generator(1))
+    for action in torch.from_numpy(ACTIONS).view(STEPS, TASKS, SIMULATIONS // TASKS, 6):
         environment.step(action)
 
 
@@ -47,39 +47,34 @@ def rollout() -> None:
             state = pool.rollout(model, data, state, np.repeat(action[:, None], 5, 1))[0][:, -1]
 
 
-def bare(half: int) -> None:
-    model = mujoco.MjModel.from_xml_path(str(XML))
-    data = mujoco.MjData(model)
-    for i in range(half, SIMULATIONS, 2):
-        mujoco.mj_resetData(model, data)
-        for action in ACTIONS[:, i]:
-            data.ctrl[:] = action
-            mujoco.mj_step(model, data, nstep=5)
-
-
-def gym(half: int) -> None:
-    env = gymnasium.make("HalfCheetah-v5").unwrapped
-    for i in range(half, SIMULATIONS, 2):
-        env.reset(seed=i)
-        for action in ACTIONS[:, i]:
-            env.step(action)
-
-
 @pytest.fixture(scope="module")
-def workers() -> Any:
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        pool.map(bare, (SIMULATIONS, SIMULATIONS))  # imports
-        pool.map(gym, (SIMULATIONS, SIMULATIONS))
-        yield pool
+def processes() -> Iterator[list[Any]]:
+    program = [sys.executable, str(Path(__file__).with_name("simulators.py"))]
+    started = [
+        subprocess.Popen([*program, part], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for part in "01"
+    ]
+    yield started
+    for process in started:
+        process.communicate()
 
 
-def test_half_cheetah_steps_per_second(benchmark: Any, workers: Any) -> None:
+def both(processes: list[Any], name: str) -> None:
+    """Both halves of the simulations, at the same time."""
+    for process in processes:
+        process.stdin.write(f"{name}\n")
+        process.stdin.flush()
+    for process in processes:
+        assert process.stdout.readline().strip() == name
+
+
+def test_half_cheetah_steps_per_second(benchmark: Any, processes: list[Any]) -> None:
     torch.set_num_threads(2)
+    made = suite_of(Catalogue(), Named("halfcheetah_vel", {}))
     ways = {
-        "suite": suites,
-        "mujoco.rollout": rollout,
-        "mj_step in two processes": lambda: workers.map(bare, (0, 1), chunksize=1),
-        "gymnasium in two processes": lambda: workers.map(gym, (0, 1), chunksize=1),
+        "the suite": lambda: suite(made),
+        "mujoco.rollout, two threads": rollout,
+        "mj_step, two processes": lambda: both(processes, "mj_step"),
+        "gymnasium, two processes": lambda: both(processes, "gymnasium"),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
 
@@ -91,8 +86,11 @@ def test_half_cheetah_steps_per_second(benchmark: Any, workers: Any) -> None:
 
     benchmark.pedantic(round_, rounds=ROUNDS, warmup_rounds=1)
     medians = {name: float(np.median(found[1:])) for name, found in rates.items()}
-    print({name: f"{rate:,.0f}/s" for name, rate in medians.items()})
-    fastest = max((name for name in ways if name != "suite"), key=medians.__getitem__)
-    ratios = [ours / theirs for ours, theirs in zip(rates["suite"][1:], rates[fastest][1:], strict=True)]
-    benchmark.extra_info |= medians
-    report(benchmark, f"half-cheetah, {SIMULATIONS} simulations, environment steps", fastest, "≥ 0.8x", ratios)
+    ours, *others = medians
+    fastest = max(others, key=medians.__getitem__)
+    ratios = [a / b for a, b in zip(rates[ours][1:], rates[fastest][1:], strict=True)]
+    median, low, high = costing.median_interval(ratios)
+    benchmark.extra_info |= medians | {
+        "work": f"half-cheetah, {SIMULATIONS} simulations, environment steps per second", "goal": "≥ 0.8x",
+        "against": fastest, "median": median, "low": low, "high": high, "unit": "x",
+    }  # fmt: skip

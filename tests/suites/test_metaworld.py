@@ -1,4 +1,4 @@
-"""Meta-World's suites take the package's goals, count success at any step, and survive what breaks (tox -e metaworld)."""
+"""Meta-World's suites take the package's goals, count success at any step, survive what breaks (tox -e metaworld)."""
 
 from typing import Any
 
@@ -49,6 +49,7 @@ def test_a_step_is_the_packages_and_hides_the_goal() -> None:
         assert not done.any()
 
 
+@pytest.mark.filterwarnings("ignore:Constant")  # its own
 def test_the_packages_own_policy_succeeds_and_no_action_does_not() -> None:
     from metaworld.policies import SawyerReachV3Policy
 
