@@ -84,7 +84,8 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
-            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * floor))
+    if errors:  # once all is drawn: the panels share the axis
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * floor))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure

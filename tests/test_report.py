@@ -107,6 +107,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_run_directory_against_itself_changed_is_paired_by_task(runs: Path, tmp_path: Path) -> None:
     other = changed(runs, tmp_path / "other")
     made = called("--compare", runs, other, "--out", tmp_path / "page")
