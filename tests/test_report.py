@@ -56,7 +56,7 @@ def test_a_report_has_page_figures_tables_and_numbers_and_every_link_leads_to_a_
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert {"adaptation-sinusoid", "learning-sinusoid", "regression-sinusoid", "profile-sinusoid"} <= names
     assert {"tasks-sinusoid", "cost-and-score", "second-order"} <= names
-    links = re.findall(r'href="([^"#]+)"', (folder / "index.html").read_text())
+    links = re.findall(r'<a href="([^"#]+)"', (folder / "index.html").read_text())
     assert len(links) > 12
     assert [link for link in links if not (folder / link).exists()] == []
     scores = pd.read_parquet(folder / "data" / "scores.parquet")
