@@ -84,7 +84,8 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
-            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * floor))
+    if errors:  # once all is drawn: the panels share the axis
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * floor))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure
@@ -211,17 +212,20 @@ def scatter(a: Cube, b: Cube, metric: str, floor: float) -> Figure:
         (~ahead & ~tied, orange, f"{b.algorithm} better: {wins[1]}"),
         (tied, GREY, f"equal: {wins[2]}"),
     )
+    size = 9 + 240 * (count - 1) / max(1, count.max() - 1) if count.max() > 3 else np.full(len(count), 9.0)
     for where, colour, label in which:
-        ax.scatter(
-            points[where, 0], points[where, 1], s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label
-        )
+        style: dict[str, Any] = {"color": colour, "alpha": 0.6, "linewidth": 0, "rasterized": True}
+        ax.scatter(points[where, 0], points[where, 1], s=size[where], **style)
+        if where.any():
+            ax.plot([], [], "o", color=colour, label=label)
     if a.better == "lower" and (points > 0).all():
         ax.set(xscale="log", yscale="log")
     ends = (points.min(), points.max()) if len(points) else (0, 1)
     ax.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
     ax.set(xlabel=f"{metric} @{step} of {a.algorithm}", ylabel=f"of {b.algorithm}", box_aspect=1)
     ax.set_ylim(ax.get_xlim())
-    ax.set_title(f"{a.suite}, {a.setting}{'' if a.norm == 'none' else ', ' + a.norm}: {count.sum()} tasks")
+    norm = "" if a.norm == "none" else f", {a.norm}"
+    figure.suptitle(f"{a.suite}, {a.setting}{norm}: {count.sum()} tasks", x=0.02, ha="left", fontsize=9.5)
     figure.legend(loc="outside lower left", ncols=1)
     return figure
 

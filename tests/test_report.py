@@ -56,7 +56,7 @@ def test_a_report_has_page_figures_tables_and_numbers_and_every_link_leads_to_a_
     names = {path.stem for path in (folder / "figures").iterdir()}
     assert {"adaptation-sinusoid", "learning-sinusoid", "regression-sinusoid", "profile-sinusoid"} <= names
     assert {"tasks-sinusoid", "cost-and-score", "second-order"} <= names
-    links = re.findall(r'href="([^"#]+)"', (folder / "index.html").read_text())
+    links = re.findall(r'<a href="([^"#]+)"', (folder / "index.html").read_text())
     assert len(links) > 12
     assert [link for link in links if not (folder / link).exists()] == []
     scores = pd.read_parquet(folder / "data" / "scores.parquet")
@@ -107,6 +107,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_run_directory_against_itself_changed_is_paired_by_task(runs: Path, tmp_path: Path) -> None:
     other = changed(runs, tmp_path / "other")
     made = called("--compare", runs, other, "--out", tmp_path / "page")
