@@ -258,6 +258,7 @@ def run(
     help="How meta-gradients are computed; trials are short and of many shapes, so compiling seldom pays.",
 )  # fmt: skip
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@execution_options
 @plugin_option
 def tune(
     suites: str,
@@ -269,6 +270,10 @@ def tune(
     storage: str | None,
     time_limit: float | None,
     out: Path | None,
+    workers: int | None,
+    dask: str | None,
+    dask_spec: Path | None,
+    retries: int,
     **options: Any,
 ) -> None:
     """Choose hyperparameters on validation tasks, with equal budgets.
@@ -278,21 +283,27 @@ def tune(
     """
     from bench import show
     from bench.api import default_out
+    from bench.execute import default_threads
     from bench.plan import Request
     from bench.sweep import Settings, sweeps
     from bench.sweep import tune as sweep
 
+    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
     found = sweeps(Request(suites=suites, **options), settings)
     show.sweeps(found)
     try:
         with show.Progress() as progress:
-            done = sweep(found, root, progress, time_limit)
+            done = sweep(
+                found, root, progress, time_limit, workers=workers, dask=dask, dask_spec=dask_spec, retries=retries
+            )
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     show.swept(done, root)
     tunings = [tuning for tuning, _ in done]
+    for label, message in progress.lost.items():
+        click.echo(f"not done, after {retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
