@@ -14,6 +14,7 @@ from tests.conftest import ROOT, SMALL
 REPTILE, POLYNOMIAL = ROOT / "examples" / "reptile.py", ROOT / "examples" / "polynomial.py"
 
 
+@pytest.mark.slow
 def test_the_example_algorithm_is_certified() -> None:
     check_algorithm(Catalogue((REPTILE,)).load("algorithm", "reptile"))
 

@@ -243,6 +243,19 @@ def test_a_tuned_run_without_a_sweep_says_which_command_to_run() -> None:
     assert not Path("store").exists()
 
 
+def test_trials_run_where_cells_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def nowhere(cells: list[Cell], *_: Any, **execution: Any) -> list[Record]:
+        given.update(execution, cells=len(cells))
+        return []
+
+    monkeypatch.setattr("bench.sweep.run_cells", nowhere)
+    output = bench(*TUNE, "--algos", "maml,scratch", "--trials", "8", "--workers", "3", "--retries", "1").output
+    assert given == {"workers": 3, "dask": None, "dask_spec": None, "retries": 1, "cells": 10}  # a round of each
+    assert "not all trials are done. The same command goes on." in output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_a_pruned_trial_is_recorded_with_what_it_spent(pruner: str) -> None:
