@@ -295,7 +295,6 @@ def tune(
     from bench.sweep import Settings, sweeps
     from bench.sweep import tune as sweep
 
-    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
@@ -304,13 +303,7 @@ def tune(
     show.sweeps(found)
     try:
         with show.Progress() as progress:
-<<<<<<< HEAD
             done = sweep(found, root, progress, time_limit, **elsewhere)
-=======
-            done = sweep(
-                found, root, progress, time_limit, workers=workers, dask=dask, dask_spec=dask_spec, retries=retries
-            )
->>>>>>> tune
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     show.swept(done, root)
