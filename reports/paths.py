@@ -33,7 +33,15 @@ def draw(walks: list[Walk], title: str) -> matplotlib.figure.Figure:
             ax.plot(*points.T, color=path, linewidth=1, alpha=0.7)
         ax.plot(*walk.paths[0][0], "o", color=start, markersize=5)
         ax.plot(*walk.goal, "*", color=goal, markersize=12, markeredgecolor="black", markeredgewidth=0.5)
-        ax.text(0.03, 0.97, f"return {walk.score:.1f}", transform=ax.transAxes, va="top", fontsize=8)
+        ax.text(
+            0.03,
+            0.97,
+            f"return {walk.score:.1f}",
+            transform=ax.transAxes,
+            va="top",
+            fontsize=8,
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0},
+        )
         ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
         sns.despine(ax=ax)
     for ax, step in zip(axes[0], steps, strict=True):
