@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Episode, Learner, Loss, Params
+from bench.core.types import Data, Episode, Learner, Loss, Params, Search
 
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -21,7 +21,9 @@ class Finetune(Learner):
 
     steps: ClassVar[int] = 0  # type: ignore[misc]  # pretraining takes no inner step
     inner_lr: Annotated[
-        float | None, Field(gt=0, description="α; unless given, chosen from a grid on the validation tasks")
+        float | None,
+        Field(gt=0, description="α; unless given, chosen from a grid on the validation tasks"),
+        Search(0.01, 10, log=True, times_protocol=True),
     ] = None
 
     train_view: ClassVar[str] = "pretraining"

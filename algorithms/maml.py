@@ -9,14 +9,18 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, GradientName, Learner, Loss, Params
+from bench.core.types import Data, GradientName, Learner, Loss, Params, Search
 
 
 @dataclass(frozen=True, kw_only=True)
 class MAML(Learner):
     """θ ← θ − β ∇_θ L_query(θ_K), with θ_{k+1} = θ_k − α ∇L_support(θ_k) (equations 1 and 2, the mean over tasks)."""
 
-    inner_lr: Annotated[float, Field(gt=0, description="α, times the gradient of the mean loss")]
+    inner_lr: Annotated[
+        float,
+        Field(gt=0, description="α, times the gradient of the mean loss"),
+        Search(0.1, 10, log=True, times_protocol=True),
+    ]
     gradient: Annotated[
         GradientName, Field(description="how an inner step is differentiated: first_order is FOMAML")
     ] = "reverse"

@@ -12,16 +12,20 @@ from torch import Generator
 
 from bench.core.errors import BenchError
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, GradientName, Learner, Loss, Meta, NewParams, Params
+from bench.core.types import Data, GradientName, Learner, Loss, Meta, NewParams, Params, Search
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaSGD(Learner):
     """(θ, α) ← (θ, α) − β ∇ L_query(θ − α ∘ ∇L_support(θ)) (equations 3 and 4)."""
 
-    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")] = 1
-    low: Annotated[float, Field(gt=0, description="lower end of the rates' first value")] = 0.005
-    high: Annotated[float, Field(gt=0, description="upper end of the rates' first value")] = 0.1
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(1, 5)] = 1
+    low: Annotated[
+        float, Field(gt=0, description="lower end of the rates' first value"), Search(0.0005, 0.01, log=True)
+    ] = 0.005
+    high: Annotated[
+        float, Field(gt=0, description="upper end of the rates' first value"), Search(0.01, 1, log=True)
+    ] = 0.1
     gradient: Annotated[GradientName, Field(description="how an inner step is differentiated")] = "reverse"
 
     def __post_init__(self) -> None:

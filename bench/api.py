@@ -1,5 +1,6 @@
 """`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,16 +9,20 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from bench.choose import measured
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.types import Learner, Meta, Suite
-from bench.plan import Cell, Request, algorithm_of, plan, suite_of, view
+from bench.execute import RETRIES, default_threads, place, run_elsewhere
+from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
 from reports.frame import tidy
+
+log = logging.getLogger("bench")
 
 
 class Results(pd.DataFrame):
@@ -53,6 +58,11 @@ def run(
     seeds: int | Sequence[int] = 1,
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
+    tuned: bool = False,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -64,11 +74,17 @@ def run(
         seeds: how many, or which.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
+        tuned: take the values that `bench tune` chose in this run directory.
+        workers: that many cells at a time, each in a process of its own, instead of one after the other in this one.
+        dask: or on the Dask cluster of the scheduler at this address.
+        dask_spec: or on one made by this YAML file.
+        retries: how often a cell is sent again that was lost there.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
         BenchError: as the command, which prints its message.
     """
+    options.setdefault("threads", default_threads(workers, bool(dask or dask_spec)))
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
@@ -78,9 +94,10 @@ def run(
         **options,
     )
     root = Path(out) if out else default_out(suite)
-    cells = plan(request, Store.open(root).specs() if (root / MARK).exists() else ())
+    cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins)
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
     return results(store, records)
 
 
@@ -90,15 +107,50 @@ def load(path: str | Path) -> Results:
     return results(store, list(store.records()))
 
 
+def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measured) -> list[Cell]:
+    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose."""
+    known = list(Store.open(root).specs()) if (root / MARK).exists() else []
+    if not tuned:
+        return plan(request, known, choice)
+    from bench import sweep  # which runs its trials by this module
+
+    return sweep.tuned(request, root, known, choice)
+
+
 def run_cells(
-    cells: list[Cell], store: Store, watch: Watch, time_limit: float | None, plugins: tuple[Path, ...]
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    time_limit: float | None,
+    plugins: tuple[Path, ...],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
 ) -> list[Record]:
-    """The records of the cells that ended before the time limit."""
+    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
+    where = place(workers, dask, dask_spec, store)
     for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        cell.suite.check()  # missing data shows before anything is trained
+        cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    if where:
+        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
     found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return [record for record in found if record]
+    return with_tuning(cells, [record for record in found if record], store)
+
+
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def results(store: Store, records: list[Record]) -> Results:
@@ -145,7 +197,7 @@ def default_out(suites: str) -> Path:
 
 
 class Silent:
-    """A Watch that says nothing."""
+    """A Watch that says nothing but what went wrong."""
 
     def starts(self, cell: Cell, done: int) -> None:
         """Nothing."""
@@ -158,3 +210,7 @@ class Silent:
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Nothing."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """Warns, since nothing that is returned tells of it."""
+        log.warning("%s was lost: %s", cell.label, message)

@@ -489,7 +489,8 @@ def _conjugate() -> float:
     matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
     b = torch.randn(6, generator=generator, dtype=torch.float64)
     rule = Rule(iterations=12, tolerance=1e-24)
-    return _gap(conjugate_gradient(lambda v: [matrix @ v[0]], [b], rule), [torch.linalg.solve(matrix, b)])
+    found, _ = conjugate_gradient(lambda v: [matrix @ v[0]], [b], rule)
+    return _gap(found, [torch.linalg.solve(matrix, b)])
 
 
 def _line_search() -> float:

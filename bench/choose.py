@@ -1,17 +1,23 @@
 """Eager or compiled: whichever ends a cell sooner on this machine, found by a short measurement that is kept.
 
 Compiling costs from seconds to a minute and saves some of every iteration after, how much depends on net, algorithm,
-shapes and machine; so it is measured, once for each, before cells are planned.
+shapes and machine; so it is measured, once for each, before cells are planned. What takes long to compile is compiled
+ahead, one process a core, since the compiler is one thread of Python and the next process finds its cache.
 """
 
 import contextlib
 import json
 import logging
 import os
+import pickle
 import platform
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -33,6 +39,14 @@ SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not
 ROUNDS = 6  # in which both are timed, after one to warm up and to compile
 log = logging.getLogger("bench")
 _eager: dict[str, float] = {}  # seconds of one meta-iteration, of work that this process has timed
+
+
+class Case(NamedTuple):
+    """A cell whose engine is open: its specification with any engine, and what trains."""
+
+    spec: Spec
+    suite: Suite  # as the algorithm sees it in training
+    algorithm: Learner
 
 
 class Finding(NamedTuple):
@@ -57,32 +71,33 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def remembered(spec: Spec, _suite: Suite, _algorithm: Learner) -> tuple[EngineName, str]:
-    """The choice for a cell and its reason, by what was measured before; eager where nothing was."""
-    finding = _findings().get(_key(spec))
-    return finding.choice(spec.iterations) if finding else ("eager", "not measured yet")
+def remembered(cases: list[Case]) -> list[tuple[EngineName, str]]:
+    """The choice for each cell and its reason, by what was measured before; eager where nothing was."""
+    found = [(case, _findings().get(_key(case.spec))) for case in cases]
+    return [f.choice(case.spec.iterations) if f else ("eager", "not measured yet") for case, f in found]
 
 
-def measured(spec: Spec, suite: Suite, algorithm: Learner) -> tuple[EngineName, str]:
-    """The choice for a cell and its reason, by measuring what was not measured before.
+def measured(cases: list[Case]) -> list[tuple[EngineName, str]]:
+    """The choice for each cell and its reason, by measuring what was not measured before."""
+    long = {_key(case.spec): case for case in cases if _earns_measuring(case)}  # other seeds do the same work
+    if len(long) > 1:
+        log.info("compiling for %s, once on this machine", ", ".join(c.spec.algorithm.name for c in long.values()))
+        _compile_ahead(list(long.values()))
+    return [_measured(case) for case in cases]
 
-    Args:
-        spec: the cell's, with any engine.
-        suite: as the algorithm sees it in training.
-        algorithm: whose meta-gradient is timed.
-    """
+
+def _measured(case: Case) -> tuple[EngineName, str]:
+    spec = case.spec
     finding = _findings().get(_key(spec))
     if finding is None:
         if compiler() is None:
             log.warning("there is no C++ compiler (g++ or clang++), so %s runs eagerly", spec.algorithm.name)
             return "eager", "there is no C++ compiler"
         try:
-            pace = _eager.get(_key(spec)) or _pace(spec, suite, algorithm)
-            _eager[_key(spec)] = pace  # other seeds do the same work
-            if spec.iterations * pace < SHORT:
-                return "eager", f"too short to compile: about {spec.iterations * pace:.2g} s"
+            if (seconds := spec.iterations * _pace(case)) < SHORT:
+                return "eager", f"too short to compile: about {seconds:.2g} s"
             log.info("timing %s on %s, eager and compiled, once on this machine", spec.algorithm.name, spec.suite.name)
-            finding = _compare(spec, suite, algorithm)
+            finding = _compare(case)
         except BenchError:
             raise  # such as missing data, which says what to do
         except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
@@ -91,8 +106,31 @@ def measured(spec: Spec, suite: Suite, algorithm: Learner) -> tuple[EngineName, 
     return finding.choice(spec.iterations)
 
 
-def inputs(spec: Spec, suite: Suite, algorithm: Learner) -> Iterator[tuple[Meta, Episode]]:
+def _earns_measuring(case: Case) -> bool:
+    if compiler() is None or _key(case.spec) in _findings():
+        return False
+    try:
+        return case.spec.iterations * _pace(case) >= SHORT
+    except Exception:  # whatever it is, `_measured` will meet it and say so
+        return False
+
+
+def _compile_ahead(cases: list[Case]) -> None:
+    """Fills the compiler's cache; what fails here is compiled later, or fails, where it is wanted."""
+
+    def compile_one(case: Case) -> None:
+        with contextlib.suppress(Exception):  # such as a plug-in, whose classes have no place to be imported from
+            content = pickle.dumps(Case(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
+            command = [sys.executable, "-P", "-m", "bench.choose"]
+            subprocess.run(command, input=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    with ThreadPoolExecutor(cases[0].spec.threads) as pool:  # as many processes as we may use cores
+        list(pool.map(compile_one, cases))
+
+
+def inputs(case: Case) -> Iterator[tuple[Meta, Episode]]:
     """Arguments of the meta-gradient, as the cell's training would give."""
+    spec, suite, algorithm = case
     meta = to(algorithm.init(suite.new_params, seeds.generator("timing")), spec.device)
     for batch in episodes(suite, algorithm, lambda: meta, spec.seed, 0, spec.device):
         yield meta, batch
@@ -107,18 +145,21 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _pace(spec: Spec, suite: Suite, algorithm: Learner) -> float:
-    torch.set_num_threads(spec.threads)
-    gradient = meta_gradient(suite, algorithm)
-    return min(timed(partial(gradient, *case)) for case in islice(inputs(spec, suite, algorithm), 3))
+def _pace(case: Case) -> float:
+    """Seconds of one meta-iteration, eagerly; timed once in a process."""
+    if (key := _key(case.spec)) not in _eager:
+        torch.set_num_threads(case.spec.threads)
+        gradient = meta_gradient(case.suite, case.algorithm)
+        _eager[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
+    return _eager[key]
 
 
-def _compare(spec: Spec, suite: Suite, algorithm: Learner) -> Finding:
-    torch.set_num_threads(spec.threads)
-    engines = [meta_gradient(suite, algorithm, compiled=compiled) for compiled in (False, True)]
-    cases = islice(inputs(spec, suite, algorithm), 1 + ROUNDS)
+def _compare(case: Case) -> Finding:
+    torch.set_num_threads(case.spec.threads)
+    engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
+    batches = islice(inputs(case), 1 + ROUNDS)
     # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
-    rounds = [[timed(partial(gradient, *case)) for gradient in engines] for case in cases]
+    rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
     eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))
     return Finding(eager, compiled, rounds[0][1] - compiled)
 
@@ -147,3 +188,9 @@ def _keep(key: str, finding: Finding) -> None:
             part = _path().with_suffix(".part")
             part.write_text(content)
             part.replace(_path())
+
+
+if __name__ == "__main__":  # a process of `_compile_ahead`
+    ahead: Case = pickle.load(sys.stdin.buffer)
+    torch.set_num_threads(ahead.spec.threads)
+    meta_gradient(ahead.suite, ahead.algorithm, compiled=True)(*next(inputs(ahead)))

@@ -1,6 +1,7 @@
 """The `bench` command: parse, call, print. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done; 1 `certify` or `verify` found a fault; 2 bad input; 3 a cell diverged or failed; 130 interrupted.
+Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost;
+130 interrupted.
 """
 
 import errno
@@ -119,6 +120,27 @@ data_option = click.option(
 )  # fmt: skip
 
 
+def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where cells run."""
+    for option in reversed((
+        click.option(
+            "--workers", callback=_count(4096), metavar="N",
+            help="Run N cells at a time, each in a process of its own.  [default: one after the other in this one]",
+        ),
+        click.option("--dask", metavar="ADDRESS", help="Run cells on this Dask scheduler's cluster: tcp://host:8786."),
+        click.option(
+            "--dask-spec", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+            help="Run cells on the Dask cluster that a YAML file describes: module, class, kwargs.",
+        ),
+        click.option(
+            "--retries", type=click.IntRange(0, 100), default=2, show_default=True,
+            help="How often a cell is sent again that was lost by a crash or a broken connection.",
+        ),
+    )):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
@@ -146,43 +168,149 @@ data_option = click.option(
     "--chunk-tasks", default="auto", show_default=True, callback=_chunk, metavar="N",
     help="Tasks in memory at once; auto takes all, and half as many each time memory runs out.",
 )  # fmt: skip
+@click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
+@execution_options
 @plugin_option
+@click.option(
+    "--track", "trackers", type=click.Choice(["tensorboard", "mlflow"]), multiple=True,
+    help="Also send curves and scores there while running (an extra); may be repeated.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(
-    suites: str, out: Path | None, time_limit: float | None, dry_run: bool, plugins: tuple[Path, ...], **options: Any
+    suites: str,
+    out: Path | None,
+    time_limit: float | None,
+    tuned: bool,
+    dry_run: bool,
+    plugins: tuple[Path, ...],
+    workers: int | None,
+    dask: str | None,
+    dask_spec: Path | None,
+    retries: int,
+    trackers: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """Train and score algorithms; print the comparison.
 
     Finished cells are not run again; an interrupted one goes on from its checkpoint.
     """
     from bench import show
-    from bench.api import default_out, results, run_cells
-    from bench.choose import remembered
-    from bench.plan import Request, plan
+    from bench.api import cells_of, default_out, results, run_cells
+    from bench.choose import measured, remembered
+    from bench.execute import default_threads
+    from bench.plan import Request
     from bench.runner import logging_to
-    from bench.store import MARK, Store
+    from bench.store import Store
+    from bench.track import Tracker, Watches
     from reports.table import tables
 
+    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
-    known = Store.open(root).specs() if (root / MARK).exists() else ()
     if dry_run:
-        show.forecast(plan(asked, known, remembered), root)
+        show.forecast(cells_of(asked, root, tuned, remembered), root)
         return
     with logging_to(logging.StreamHandler()):
-        cells = plan(asked, known)
+        cells = cells_of(asked, root, tuned, measured)
     store = Store.create(root)
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
         with show.Progress() as progress:
-            records = run_cells(cells, store, progress, time_limit, plugins)
+            watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
+            records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for table in tables(results(store, records), records):
         show.table(table)
-    if len(records) < len(cells):
+    for label, message in progress.lost.items():
+        click.echo(f"not done, after {retries} retries: {label}: {message}")
+    if len(records) + len(progress.lost) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
-    if any(record.outcome != "finished" for record in records):
+    if progress.lost or any(record.outcome != "finished" for record in records):
+        sys.exit(3)
+
+
+@main.command()
+@click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
+@click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
+@click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
+@click.option(
+    "--trial-iterations", "iterations", callback=_count(), metavar="N",
+    help="Meta-iterations of a trial.  [default: a tenth of the preset's]",
+)  # fmt: skip
+@click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Of a trial: how many, or which.")
+@click.option(
+    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
+    envvar="BENCH_PRESET", show_envvar=True, help="Whose tenth a trial trains for.",
+)  # fmt: skip
+@click.option("--sampler", default="tpe", show_default=True, metavar="NAME", help="tpe, random, cmaes or grid.")
+@click.option(
+    "--pruner", default="none", show_default=True, metavar="NAME",
+    help="none, median or hyperband; a pruned budget is unequal, and the record says so.",
+)  # fmt: skip
+@click.option(
+    "--sampler-seed", "seed", default=0, show_default=True, type=click.IntRange(0, LAST_SEED), help="Its own."
+)
+@click.option(
+    "--batch", default="5", show_default=True, callback=_count(100_000), metavar="N", help="Trials in a round."
+)
+@click.option("--storage", metavar="URL", help="postgresql://...  [default: a journal file in the run directory]")
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
+@data_option
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--engine", type=click.Choice(["eager", "compiled", "learn2learn"]), default="eager", show_default=True,
+    help="How meta-gradients are computed; trials are short and of many shapes, so compiling seldom pays.",
+)  # fmt: skip
+@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@execution_options
+@plugin_option
+def tune(
+    suites: str,
+    trials: int,
+    sampler: str,
+    pruner: str,
+    seed: int,
+    batch: int,
+    storage: str | None,
+    time_limit: float | None,
+    out: Path | None,
+    workers: int | None,
+    dask: str | None,
+    dask_spec: Path | None,
+    retries: int,
+    **options: Any,
+) -> None:
+    """Choose hyperparameters on validation tasks, with equal budgets.
+
+    Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
+    trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
+    """
+    from bench import show
+    from bench.api import default_out
+    from bench.execute import default_threads
+    from bench.plan import Request
+    from bench.sweep import Settings, sweeps
+    from bench.sweep import tune as sweep
+
+    settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
+    root = out or default_out(suites)
+    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    found = sweeps(Request(suites=suites, **options), settings)
+    show.sweeps(found)
+    try:
+        with show.Progress() as progress:
+            done = sweep(found, root, progress, time_limit, **elsewhere)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
+    show.swept(done, root)
+    tunings = [tuning for tuning, _ in done]
+    if any(len(tuning.trials) < trials for tuning in tunings):
+        click.echo("not all trials are done. The same command goes on.")
+    if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
         sys.exit(3)
 
 
@@ -309,6 +437,64 @@ def draw(store: Path, curves: Path | None, video: Path | None, suite: str | None
         from bench.filming import film
 
         click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
+
+
+@main.command()
+@click.argument("store", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B",
+    help="Two run directories side by side instead: did my change help? Paired by task.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="Where it goes.  [default: STORE/report, report-compare]")
+@plugin_option
+def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | None, plugins: tuple[Path, ...]) -> None:
+    """Write a run directory's report.
+
+    One HTML page that needs no network, figures (SVG, PNG, PDF), tables (Markdown, LaTeX), numbers (CSV, Parquet).
+    """
+    if (store is None) == (compare is None):
+        raise BenchError("Give one run directory, or two with --compare: `bench report runs/omniglot`.")
+    from bench import report as reporting
+    from bench import show
+
+    if compare:
+        page = reporting.compare(compare, out, plugins)
+    elif store:
+        page = reporting.report(store, out, plugins)
+        show.store(store)
+    click.echo(f"written to {page}")
+
+
+@main.command()
+@click.argument("store", type=click.Path(path_type=Path))
+def audit(store: Path) -> None:
+    """Find what makes a comparison invalid.
+
+    Reads the records of a run directory: mixed versions, other tasks, missing cells, unequal budgets, results that
+    contradict. Says which comparisons stand and which don't, and why; exit 1 on a fault.
+    """
+    from bench import show
+    from bench.audit import audit as found
+    from bench.store import Store
+
+    if not show.audit(found(Store.open(store))):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B...")
+@click.option("--into", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to.  [default: A]")
+def merge(stores: tuple[Path, ...], into: Path | None) -> None:
+    """Bring the cells of several run directories into one.
+
+    Nothing is overwritten: where two results of one cell differ, both are kept and named.
+    """
+    from bench import show
+    from bench.merge import merge as merged
+
+    if len(stores) < 2 and into is None:
+        raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")
+    show.merged(merged(stores, into or stores[0]), into or stores[0])
 
 
 @main.group()

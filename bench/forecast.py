@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch.utils._pytree import tree_map
 
-from bench.choose import inputs, timed
+from bench.choose import Case, inputs, timed
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import DataError
@@ -70,7 +70,7 @@ def _try(cell: Cell) -> Pace:
     seconds = [0.0]
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
-        cases = islice(inputs(cell.spec, suite, algorithm), 1 + TRIAL)
+        cases = islice(inputs(Case(cell.spec, suite, algorithm)), 1 + TRIAL)
         seconds = [timed(partial(gradient, *case)) for case in cases][1:]
     tested = view(cell.suite, algorithm.test_view, name, Catalogue())
     if suite is not tested and algorithm.train_view == "pretraining":

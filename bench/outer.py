@@ -39,7 +39,8 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     """The meta-learned tensors after one step: θ − η F⁻¹ g, the largest tried that improves within the bound.
 
     F is the Fisher matrix of the adapted policies' distributions as a function of `meta`, which is the Hessian of their
-    mean KL at no distance: one jvp and one vjp per product, no third derivative.
+    mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on an excerpt of every
+    task's query, as appendix C does: leaving out tasks instead would leave out directions. Loss and KL are of all.
     """
     rule = Rule()
     leaves, spec = tree_flatten(meta)
@@ -47,9 +48,9 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     direction, *_ = tree_flatten(gradient)
     if not all(g.isfinite().all() for g in direction) or not any(g.any() for g in direction):
         return Move(meta, 0.0, 0)
-    product = fisher(suite, algorithm, meta, episode)
-    natural = conjugate_gradient(product, direction, rule)
-    curvature = dot(natural, product(natural))
+    product = fisher(suite, algorithm, meta, episode._replace(query=suite.excerpt(episode.query)))
+    natural, residual = conjugate_gradient(product, direction, rule)
+    curvature = dot(natural, direction) - dot(natural, residual)
     if not curvature > 0:
         return Move(meta, 0.0, 0)
     longest = (2 * suite.kl / curvature) ** 0.5
@@ -97,7 +98,10 @@ def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Ten
 
 
 def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
-    """v to (F + damping) v, with F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them."""
+    """The product (F + damping) v, F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them.
+
+    J v is taken as the derivative of Jᵀ u in u, so that one graph serves all products and no inner step is run anew.
+    """
     leaves, spec = tree_flatten(meta)
     predict = prediction(suite, algorithm)
 
@@ -109,21 +113,23 @@ def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode)
 
     live = [leaf.detach().requires_grad_() for leaf in leaves]
     with torch.enable_grad():
-        now = predictions(*live)  # its graph serves every product
+        now = predictions(*live)
+        u = torch.zeros_like(now, requires_grad=True)
+        pulled = torch.autograd.grad(now, live, u, create_graph=True, materialize_grads=True)
+    depends = [i for i, p in enumerate(pulled) if p.requires_grad]
 
     def product(v: Vector) -> Vector:
-        primals = tuple(leaf.detach() for leaf in leaves)
-        with torch.no_grad():
-            moved = jvp(predictions, primals, tuple(v))[1]
-        pulled = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1]
-        back = torch.autograd.grad(now, live, pulled.detach(), retain_graph=True, materialize_grads=True)
+        some = [v[i] for i in depends]
+        (moved,) = torch.autograd.grad([pulled[i] for i in depends], [u], some, retain_graph=True)
+        curved = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1].detach()
+        back = torch.autograd.grad(now, live, curved, retain_graph=True, materialize_grads=True)
         return [b + Rule().damping * x for b, x in zip(back, v, strict=True)]
 
     return product
 
 
-def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> Vector:
-    """X with product(x) ≈ b, for a symmetric positive product."""
+def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> tuple[Vector, Vector]:
+    """The x with product(x) ≈ b, for a symmetric positive product, and the residual b − product(x)."""
     x, residual, direction = [torch.zeros_like(g) for g in b], list(b), list(b)
     square = dot(residual, residual)
     for _ in range(rule.iterations):
@@ -135,7 +141,7 @@ def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rul
         residual = [r - size * i for r, i in zip(residual, image, strict=True)]
         before, square = square, dot(residual, residual)
         direction = [r + square / before * d for r, d in zip(residual, direction, strict=True)]
-    return x
+    return x, residual
 
 
 def backtracking(

@@ -1,6 +1,7 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import os
+import platform
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import torch
 from bench import choose
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
-from bench.core.records import Component, EngineName, Selection, Spec
-from bench.core.types import Interactive, Learner, Suite
+from bench.core.records import Component, EngineName, Selection, Spec, Tuning
+from bench.core.types import Interactive, Learner, Split, Suite
 from bench.engines import learn2learn
 from bench.evaluate import manifest
 
@@ -32,6 +33,7 @@ class Request:
     device: str = "cpu"
     threads: int | None = None
     chunk_tasks: int | None = None
+    split: Literal["test", "validation"] = "test"  # whose tasks are scored; "validation" never draws a test task
     plugins: tuple[Path, ...] = ()
 
 
@@ -44,6 +46,7 @@ class Cell:
     algorithm: Learner
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
     reason: str = field(default="", compare=False)  # why this engine
+    tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
 
     @property
     def id(self) -> str:
@@ -51,7 +54,7 @@ class Cell:
         return self.spec.id
 
 
-Choice = Callable[[Spec, Suite, Learner], tuple[EngineName, str]]
+Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
 
 
 def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
@@ -69,11 +72,29 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
         planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
     ]
     if request.engine == "auto":
-        cells = [planner.with_engine(cell, known, choice) for cell in cells]
+        cells = planner.with_engines(cells, known, choice)
     first: dict[str, Cell] = {}
     for cell in cells:
         first.setdefault(cell.id, cell)
     return list(first.values())
+
+
+def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "") -> Cell:
+    """The cell of a specification, made again where it is to run.
+
+    Raises:
+        BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
+    """
+    suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
+    cls = catalogue.load("algorithm", spec.algorithm.name)
+    algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
+    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+        if (found := source_hash(*classes)) != component.source:
+            raise BenchError(
+                f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
+                f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
+            )
+    return Cell(spec, suite, algorithm, label, reason)
 
 
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
@@ -105,7 +126,12 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
 
 def threads_of(request: Request) -> int:
     """The threads asked for, else as many as this process may use cores."""
-    return request.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return request.threads or cores()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:
@@ -152,7 +178,7 @@ class _Planner:
             iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
             validate_every=request.validate_every or suite.validate_every,
             selection=request.selection if algorithm.trains else "last",
-            test_tasks=budget.test_tasks,
+            test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
             engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
             dtype="float32",
@@ -162,26 +188,38 @@ class _Planner:
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
 
-    def with_engine(self, cell: Cell, known: list[Spec], choice: Choice) -> Cell:
-        trained = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
-        if isinstance(cell.suite, Interactive):
-            return replace(cell, reason="what is collected decides what is computed")
-        engine, reason = _open_engine(cell.spec, known) or choice(cell.spec, trained, cell.algorithm)
-        return replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+    def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
+        begun = [_open_engine(cell, known) for cell in cells]
+        cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
+        chosen = iter(choice(cases))
+        engines = [engine or next(chosen) for engine in begun]
+        return [
+            replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+            for cell, (engine, reason) in zip(cells, engines, strict=True)
+        ]
+
+    def _case(self, cell: Cell) -> choose.Case:
+        suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        return choose.Case(cell.spec, suite, cell.algorithm)
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)
         if key not in self.hashes:
+            trial = self.request.split == "validation"
+            splits: tuple[Split, ...] = ("validation",) if trial else ("test", "validation")
             self.hashes[key] = {
                 f"{variant.setting}/{split}": manifest(variant, named.name, split)[1]
-                for variant in tested.evaluations
-                for split in ("test", "validation")
+                for variant in (tested.evaluations[:1] if trial else tested.evaluations)
+                for split in splits
             }
         return self.hashes[key]
 
 
-def _open_engine(spec: Spec, known: list[Spec]) -> tuple[EngineName, str] | None:
-    """The engine with which the cell, or a shorter run that it goes on from, was started; eager if nothing trains."""
+def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
+    """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
+    if isinstance(cell.suite, Interactive):
+        return "eager", "what is collected decides what is computed"
+    spec = cell.spec
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
     ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
     for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):

@@ -54,6 +54,9 @@ class Watch(Protocol):
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """The cell has its record; not `fresh` if it had it before."""
 
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """The cell was lost where it ran; `again` if it is sent once more."""
+
 
 @dataclass
 class Deadline:
@@ -119,8 +122,8 @@ class _Run:
         chosen, selected = self._select(meta)
         scores = self._test(chosen, meta)
         curve = _curve(state)
-        self.store.write_table(self.cell.id, "scores.parquet", scores)
-        self.store.write_table(self.cell.id, "curve.parquet", curve)
+        tables = {"scores.parquet": scores, "curve.parquet": curve}
+        files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
         return _record(
             self.cell,
             "finished",
@@ -129,6 +132,7 @@ class _Run:
             peak,
             state,
             digest=digest(state.meta, scores, curve),
+            files=files,
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.chunk,
@@ -304,11 +308,14 @@ class _Run:
         return pd.concat(frames, ignore_index=True)
 
     def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
-        variants = self.tested.evaluations
+        trial = self.spec.split == "validation"
+        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
         for setting in dict.fromkeys(variant.setting for variant in variants):
             alike = [variant for variant in variants if variant.setting == setting]
-            tasks = self._tasks(alike[0], "test", self.spec.test_tasks)
-            rest = (algorithm, meta, tasks, steps_of(alike[0], algorithm), self.spec.device)
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
@@ -394,9 +401,15 @@ def _record(
         peak_bytes=peak.bytes(),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
+        tuning=cell.tuning,
         **timing,
         **more,
     )
+
+
+def crashed(cell: Cell, message: str) -> Record:
+    """The record of a cell whose process ended without one."""
+    return _record(cell, "failed", message, 0, PeakMemory()).model_copy(update={"peak_bytes": None})
 
 
 def _judgement(suite: Suite) -> Judgement:

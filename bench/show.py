@@ -5,9 +5,9 @@ import inspect
 import statistics
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
 import pandas as pd
 from rich import box
@@ -18,13 +18,21 @@ from rich.text import Text
 
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
 from bench.core.errors import BenchError, MissingExtraError, unknown
+from bench.core.findings import Audit
 from bench.core.records import Record
 from bench.core.types import Suite
 from bench.evaluate import FROZEN
+from bench.merge import Merged
 from bench.plan import Cell, algorithm_of, suite_of
 from bench.store import Store
 from bench.train import Training
 from reports.table import Table
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bench.core.records import Tuning
+    from bench.sweep import Sweep
 
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_NOTE = (
@@ -53,6 +61,17 @@ def table(report: Table) -> None:
         for part in (report.scores, costs):
             out.print(*(_rich(piece) for piece in _pieces(part, out)), sep="")
     out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
+
+
+def store(root: Path) -> None:
+    """Prints the comparison of everything in a run directory."""
+    from bench.api import results
+    from reports.table import tables
+
+    held = Store.open(root)
+    records = list(held.records())
+    for report in tables(results(held, records), records):
+        table(report)
 
 
 def _pieces(rows: pd.DataFrame, out: Console) -> Iterator[pd.DataFrame]:
@@ -89,14 +108,14 @@ def _frame(*columns: str, right: Collection[str] = (), title: str | None = None)
 
 
 class Progress:
-    """A Watch: one live line for the cell at hand on a terminal, a plain line now and then elsewhere."""
+    """A Watch: a live line for each running cell on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self) -> None:
         """Nothing is shown before a cell starts."""
         self.console = Console(stderr=True, highlight=False)
         self.live = Live(console=self.console, refresh_per_second=4, transient=True) if self._tty else None
-        self.began = self.said = time.monotonic()
-        self.first: int | None = None
+        self.running: dict[str, _Running] = {}
+        self.lost: dict[str, str] = {}  # label -> what happened, of cells that have no record for it
 
     @property
     def _tty(self) -> bool:
@@ -115,7 +134,7 @@ class Progress:
 
     def starts(self, cell: Cell, done: int) -> None:
         """Says which cell begins."""
-        self.said, self.first = time.monotonic(), None
+        self.running[cell.id] = _Running()
         going_on = f", going on from iteration {done:,}" if done else ""
         compiling = ", compiling first" if cell.spec.engine == "compiled" else ""
         what = f"{cell.spec.iterations:,} meta-iterations" if cell.spec.iterations else "no meta-training"
@@ -123,13 +142,13 @@ class Progress:
 
     def trains(self, cell: Cell, state: Training) -> None:
         """Shows loss, validation score and the time left."""
-        now = time.monotonic()
-        if self.first is None:  # the first iteration may compile and foretells nothing
-            self.began, self.first = now, state.iteration
-        if now - self.said < (0.25 if self.live else EVERY) or state.iteration == self.first:
+        now, its = time.monotonic(), self.running.setdefault(cell.id, _Running())
+        if its.first is None:  # the first iteration may compile and foretells nothing
+            its.began, its.first = now, state.iteration
+        if now - its.said < (0.25 if self.live else EVERY) or state.iteration == its.first:
             return
-        self.said = now
-        left = (now - self.began) / (state.iteration - self.first) * (cell.spec.iterations - state.iteration)
+        its.said = now
+        left = (now - its.began) / (state.iteration - its.first) * (cell.spec.iterations - state.iteration)
         losses = state.losses or [row[1] for row in state.curve[-1:]]
         validated = [row[2] for row in state.curve if row[2] is not None]
         score = f"  validation {validated[-1]:.4g}" if validated else ""
@@ -137,26 +156,47 @@ class Progress:
         self._line(
             f"{cell.label}: {state.iteration:,}/{cell.spec.iterations:,} ({share:.0f} %)  "
             f"loss {statistics.fmean(losses):.4g}{score}  {_span(left)} left",
-            live=True,
+            its,
         )
 
     def scores(self, cell: Cell) -> None:
         """Says that evaluation begins."""
-        self._line(f"{cell.label}: scoring {cell.spec.test_tasks} test tasks", live=True)
+        its = self.running.setdefault(cell.id, _Running())
+        count = cell.spec.test_tasks or cell.spec.validation_tasks
+        self._line(f"{cell.label}: scoring {count} {cell.spec.split} tasks", its)
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""
+        self.running.pop(cell.id, None), self.lost.pop(cell.label, None)
         took = _span(record.train_seconds + record.compile_seconds + record.evaluate_seconds)
         how = f"{record.outcome} ({took})" if fresh else f"{record.outcome} before"
         self._line(f"{cell.label}: {how}{': ' + record.message if record.message else ''}")
 
-    def _line(self, text: str, live: bool = False) -> None:
-        if self.live and live:
-            self.live.update(Text(text, overflow="ellipsis", no_wrap=True))
-            return
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """Says that a cell was lost where it ran, and keeps it for the end where it is not sent again."""
+        self.running.pop(cell.id, None)
+        if not again:
+            self.lost[cell.label] = message
+        self._line(f"{cell.label}: lost: {message}{'; sent again' if again else ''}")
+
+    def _line(self, text: str, its: "_Running | None" = None) -> None:
+        """Prints a line, or on a terminal shows it as that of a running cell."""
+        if self.live and its:
+            its.line = text
         if self.live:
-            self.live.update("")
-        self.console.print(Text(text), soft_wrap=True)
+            lines = [its.line for its in self.running.values() if its.line]
+            self.live.update(Group(*(Text(line, overflow="ellipsis", no_wrap=True) for line in lines)))
+        if not self.live or not its:
+            self.console.print(Text(text), soft_wrap=True)
+
+
+class _Running:
+    """What is known of a running cell."""
+
+    def __init__(self) -> None:
+        self.began = self.said = time.monotonic()
+        self.first: int | None = None
+        self.line = ""
 
 
 def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
@@ -308,11 +348,13 @@ def _short(value: Any) -> str:
 def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     """Draws the adaptation curves of a suite's finished cells to a picture."""
     from bench.api import load
-    from reports.curves import adaptation
-    from reports.frame import label, told_apart
+    from reports import figures
+    from reports.comparison import cubes
+    from reports.frame import cells, label, told_apart
 
     frame = load(root)
-    known = {label(r.spec.suite): r.judgement for r in frame.store.records() if r.outcome == "finished"}
+    done = [record for record in frame.store.records() if record.outcome == "finished"]
+    known = {label(record.spec.suite): record.judgement for record in done}
     if not known:
         raise BenchError(f"{root} holds no finished cell. `bench run --out {root} ...` makes some.")
     if suite is None and len(known) > 1:
@@ -321,12 +363,56 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     if name not in known:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
-    figure = adaptation(told_apart(frame[frame["suite"] == name]), judged.metric, judged.floor, judged.better)
+    made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
+    look = figures.looks(cube.algorithm for cube in made)
+    figure = figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor)
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
         raise BenchError(f"cannot write {path}: {error}. Give another file, such as curves.png.") from None
     console().print(f"drawn to {path}")
+
+
+def sweeps(found: "list[Sweep]") -> None:
+    """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    out = console()
+    for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
+        here = [sweep for sweep in found if str(sweep.named[0]) == suite]
+        request, settings, spec = here[0].request, here[0].settings, here[0].cell.spec
+        share = "" if settings.pruner == "none" else f", pruned by {settings.pruner}: budgets will be unequal"
+        out.print(
+            f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
+            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+        )
+        for sweep in here:
+            ranges = (
+                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
+                for name, (low, high, log) in sweep.ranges.items()
+            )
+            out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+
+
+def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
+    """Prints what the sweeps chose and what it cost, draws them, and says what comes next."""
+    from bench.sweep import FOLDER
+    from reports import tuning as drawn
+
+    out = console()
+    tunings = [tuning for tuning, _ in done]
+    summary = drawn.summary(tunings)
+    rows = _frame(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
+    for row in summary.itertuples(index=False):
+        rows.add_row(*row)
+    out.print(rows)
+    pictures = [(root / FOLDER / "budget.png", drawn.budget(tunings))] if any(t.trials for t in tunings) else []
+    for tuning, study in done:
+        folder = root / FOLDER / tuning.study
+        pictures += [(folder / name, figure) for name, figure in drawn.pictures(study, tuning).items()]
+    for path, figure in pictures:
+        figure.savefig(path, dpi=150)
+        out.print(f"drawn to {path}")
+    out.print(f"stored in {root / FOLDER}; `bench run --tuned` takes the chosen values")
 
 
 def certificate(groups: Any) -> bool:
@@ -342,6 +428,42 @@ def certificate(groups: Any) -> bool:
         out.print(rows)
     out.print("certified" if sound else "at least one fault: do not trust its numbers")
     return sound
+
+
+def audit(found: Audit) -> bool:
+    """Prints what an audit found, and which comparisons stand; whether all do."""
+    out = console()
+    for finding in found.findings:
+        style = "bold red" if finding.severity == "fault" else "yellow"
+        out.print(Text(f"{finding.severity.upper()}  {finding.suite}: {finding.what}", style=style))
+        out.print(Text(f"  {finding.message}"), Text(f"  {finding.advice}", style="dim"), sep="\n", soft_wrap=True)
+    for comparison in found.comparisons:
+        names = ", ".join(comparison.algorithms)
+        if comparison.why_not:
+            out.print(Text(f"{comparison.suite}: {names} compares with none: {comparison.why_not}"), soft_wrap=True)
+        elif len(comparison.algorithms) > 1:
+            out.print(Text(f"{comparison.suite}: {names} may be compared with one another"), soft_wrap=True)
+        else:
+            out.print(Text(f"{comparison.suite}: {names} has nothing to be compared with"), soft_wrap=True)
+    cautions = sum(finding.severity == "caution" for finding in found.findings)
+    faults = len(found.findings) - cautions
+    verdict = "sound" if found.sound else "not every comparison stands"
+    out.print(f"faults: {faults}, cautions: {cautions}: {verdict}")
+    return found.sound
+
+
+def merged(cells: Iterable[Merged], into: Path) -> None:
+    """Prints what became of the cells of a merge, those that need no word as a count."""
+    out = console()
+    counts: dict[str, int] = {}
+    for cell in cells:
+        counts[cell.what] = counts.get(cell.what, 0) + 1
+        if cell.message:
+            out.print(Text(f"{cell.what}  {cell.cell} of {cell.source}: {cell.message}"), soft_wrap=True)
+    said = {"copied": "copied", "equal": "already there", "differs": "DIFFER", "kept": "kept as they were"}
+    out.print(", ".join(f"{n} {said[what]}" for what, n in counts.items()) or "no cells", f"in {into}", sep=", ")
+    if counts.get("differs"):
+        out.print(f"results that differ make comparisons invalid: `bench audit {into}` says which")
 
 
 def _span(seconds: float | None) -> str:

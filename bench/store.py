@@ -5,6 +5,8 @@ record.json. What is reported done is on the disk.
 """
 
 import errno
+import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -69,8 +71,9 @@ class Store:
     def record(self, cell: str) -> Record | None:
         """The record of a cell, or None if it has not ended."""
         path = self.folder(cell) / "record.json"
-        if not path.exists():
-            return None
+        return self._read(cell, path) if path.exists() else None
+
+    def _read(self, cell: str, path: Path) -> Record:
         try:
             data = json.loads(path.read_bytes())
             if isinstance(data, dict):
@@ -85,6 +88,11 @@ class Store:
                 f"{path} belongs to another cell ({record.spec.id}). Move {path.parent} away and run again."
             )
         return record
+
+    def rivals(self, cell: str) -> list[Record]:
+        """Records of the same cell with other digests, which a merge kept beside the first."""
+        paths = sorted(self.folder(cell).glob("record-*.json"))
+        return [self._read(cell, path) for path in paths]
 
     def records(self) -> Iterator[Record]:
         """All records, in order of their ids."""
@@ -106,17 +114,23 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             write(folder / name, content)
 
-    def write_table(self, cell: str, name: str, table: "pd.DataFrame") -> None:
-        """Writes a table of a cell as Parquet."""
-        self.write(cell, name, table.to_parquet(index=False))
+    def write_table(self, cell: str, name: str, table: "pd.DataFrame") -> str:
+        """Writes a table of a cell as Parquet; the file's SHA-256, for the record."""
+        content: bytes = table.to_parquet(index=False)
+        self.write(cell, name, content)
+        return hashlib.sha256(content).hexdigest()
 
     def read_table(self, cell: str, name: str) -> "pd.DataFrame":
-        """A table of a cell."""
+        """A table of a cell; what its record was not written with is refused."""
         import pandas as pd
 
-        path = self.folder(cell) / name
+        path, record = self.folder(cell) / name, self.record(cell)
+        expected = record.files.get(name) if record else None
         try:
-            table = pd.read_parquet(path)
+            content = path.read_bytes()
+            if expected and (found := hashlib.sha256(content).hexdigest()) != expected:
+                raise ValueError(f"its SHA-256 is {found[:16]}..., not {expected[:16]}... as in the record")
+            table = pd.read_parquet(io.BytesIO(content))
             if missing := [column for column in TABLES[name] if column not in table]:
                 raise ValueError(f"it has no column {', '.join(missing)}")
         except Exception as error:  # broken files break readers in many ways, and one cure serves all

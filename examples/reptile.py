@@ -11,15 +11,17 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Episode, Learner, Loss, Params
+from bench.core.types import Data, Episode, Learner, Loss, Params, Search
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reptile(Learner):
     """φ ← φ + β (θ_K − φ): the gradient of ½ ‖φ − stop(θ_K)‖², which is what meta_loss returns."""
 
-    inner_lr: Annotated[float, Field(gt=0, description="rate of the inner steps")]
-    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")] = 5
+    inner_lr: Annotated[
+        float, Field(gt=0, description="rate of the inner steps"), Search(0.1, 10, log=True, times_protocol=True)
+    ]
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(1, 10)] = 5
 
     @property
     def second_order(self) -> bool:

@@ -82,7 +82,7 @@ def against_seconds(progress: pd.DataFrame) -> matplotlib.figure.Figure:
     """The validation score against the seconds of training, compiling included; one line per cell.
 
     Args:
-        progress: columns suite, algorithm, seed, seconds, score, metric.
+        progress: reports.frame.progress.
     """
     suites = list(dict.fromkeys(progress["suite"]))
     figure = matplotlib.figure.Figure(figsize=(2.2 + 4.2 * len(suites), 3.6), layout="constrained")

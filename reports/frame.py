@@ -1,5 +1,6 @@
 """Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,58 +10,139 @@ from bench.core.records import Component, Record
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
-    *("iterations", "selection", "engine", "cell"),
+    *("iterations", "selection", "engine", "cell", "arm", "parameters"),
+    *("seconds_per_iteration", "train_seconds", "peak_bytes", "environment_steps"),
 ]
 
 
 def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
-    """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`."""
-    parts = []
-    for record, scores in results:
-        spec = record.spec
-        parts.append(
-            scores.assign(
-                suite=label(spec.suite),
-                algorithm=label(spec.algorithm),
-                seed=spec.seed,
-                iterations=spec.iterations,
-                selection=spec.selection,
-                engine=spec.engine,
-                cell=record.cell,
-            )
-        )
+    """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`.
+
+    `arm` is the hash of a cell's specification without its seed; `parameters` is JSON of all the algorithm's.
+    """
+    parts = [scores.assign(**{name: about[name] for name in COLUMNS if name not in scores})
+             for about, scores in ((_about(record), scores) for record, scores in results)]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
+def cells(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read."""
+    return pd.DataFrame([_about(record) for record in records])
+
+
+def _about(record: Record) -> dict[str, Any]:
+    spec, judged = record.spec, record.judgement
+    tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
+    return {
+        "suite": label(spec.suite),
+        "algorithm": label(spec.algorithm),
+        "seed": spec.seed,
+        "iterations": spec.iterations,
+        "selection": spec.selection,
+        "engine": spec.engine,
+        "cell": record.cell,
+        "arm": spec.arm,
+        "parameters": json.dumps(spec.algorithm.parameters, sort_keys=True),
+        "seconds_per_iteration": _number(record.seconds_per_iteration),
+        "train_seconds": record.train_seconds,
+        "peak_bytes": _number(record.peak_bytes),
+        "environment_steps": _number(getattr(record, "environment_steps", None)),  # where interaction is counted
+        "trials": len(tuning.trials) if tuning else 0,
+        "tuning_iterations": tuning.spent if tuning else 0,
+        # what follows is not repeated in every row of scores
+        "suite_name": spec.suite.name,
+        "suite_given": json.dumps(spec.suite.given, sort_keys=True),
+        "algorithm_name": spec.algorithm.name,
+        "setting": next(iter(spec.manifests), "/").rpartition("/")[0],
+        "norm": spec.norm,
+        "device": spec.device,
+        "threads": spec.threads,
+        "test_tasks": spec.test_tasks,
+        "outcome": record.outcome,
+        "message": record.message,
+        "stopped_at": record.stopped_at,
+        "selected": json.dumps(record.selected, sort_keys=True, default=str),
+        "compile_seconds": record.compile_seconds,
+        "evaluate_seconds": record.evaluate_seconds,
+        "finished": record.finished,
+        "digest": record.digest,
+        "metric": judged.metric,
+        "unit": judged.unit,
+        "better": judged.better,
+        "report_steps": judged.report_steps,
+        "floor": judged.floor,
+        "caveat": judged.caveat,
+    }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+PROGRESS = [
+    *("suite", "algorithm", "arm", "seed", "iteration", "seconds", "environment_steps", "score", "metric", "better"),
+]
+
+
 def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
-    """Validation scores of cells against their seconds of training: suite, algorithm, seed, seconds, score, metric."""
+    """Validation scores of cells against what had been spent on them by then, with the columns of `PROGRESS`."""
     parts = []
     for record, curve in results:
-        rows = curve.dropna(subset="validation")
-        seconds = record.compile_seconds + rows["iteration"] * (record.train_seconds / max(record.stopped_at, 1))
+        rows, about = curve.dropna(subset="validation"), _about(record)
+        share = rows["iteration"] / max(record.stopped_at, 1)
+        unit = f" {about['unit']}" if about["unit"] else ""
         parts.append(
             pd.DataFrame(
                 {
-                    "suite": label(record.spec.suite),
-                    "algorithm": label(record.spec.algorithm),
-                    "seed": record.spec.seed,
-                    "seconds": seconds,
+                    **{name: about[name] for name in ("suite", "algorithm", "arm", "seed", "better")},
+                    "iteration": rows["iteration"],
+                    "seconds": record.compile_seconds + share * record.train_seconds,
+                    "environment_steps": share * about["environment_steps"],
                     "score": rows["validation"],
-                    "metric": f"{record.judgement.metric}, {record.judgement.unit},",
+                    "metric": f"{about['metric']}{unit}",
                 }
             )
         )
-    columns = ["suite", "algorithm", "seed", "seconds", "score", "metric"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True)[PROGRESS] if parts else pd.DataFrame(columns=PROGRESS)
+
+
+def trials(records: Iterable[Record]) -> pd.DataFrame:
+    """The trials of the sweeps that chose the records' parameters: what each reached and what was spent by then."""
+    sweeps = {}
+    for record in records:
+        if sweep := getattr(record, "tuning", None):
+            sweeps[sweep.study] = (record, sweep)
+    rows = []
+    for record, sweep in sweeps.values():
+        spent, best = 0, float("nan")
+        for trial in sweep.trials:
+            spent += trial.iterations
+            score = _number(trial.score)
+            best = min(best, score) if sweep.better == "lower" else max(best, score)
+            best = score if best != best else best
+            rows.append(
+                {
+                    "suite": label(record.spec.suite),
+                    "algorithm": label(record.spec.algorithm),
+                    "arm": record.spec.arm,
+                    **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
+                    **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with as much added to an algorithm's label as it takes to be that of one cell per seed."""
-    for column in ("iterations", "selection", "engine", "cell"):  # in a store that has grown, several may differ
-        several = frame.groupby(["suite", "algorithm", "seed"])[column].transform("nunique") > 1
-        longer = frame["algorithm"] + f", {column} " + frame[column].astype(str)
-        frame = frame.assign(algorithm=frame["algorithm"].where(~several, longer))
-    return frame
+    """The frame with as much added to an algorithm's label as it takes to be that of one arm."""
+    arms = frame.drop_duplicates(["suite", "arm"])
+    names = arms["algorithm"]
+    for column in ("iterations", "selection", "engine", "arm"):  # in a store that has grown, several may differ
+        group = [arms["suite"], names]
+        shared = arms.groupby(group)["arm"].transform("nunique") > 1
+        differs = arms.groupby(group)[column].transform("nunique") > 1
+        names = names.where(~(shared & differs), names + f", {column} " + arms[column].astype(str))
+    apart = dict(zip(zip(arms["suite"], arms["arm"], strict=True), names, strict=True))
+    return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["arm"], strict=True)])
 
 
 def label(component: Component) -> str:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from bench.core.records import Judgement, Record
 from reports.frame import label
+from reports.statistics import Interval, heavy_tailed, interval
 
-REPLICATES = 2_000
 COUNTS = ("tasks", "seeds", "iterations", "selected")
+TUNING = ("values", "trials", "tuning iterations")  # where a row's values were chosen by a sweep
 COST = ("s/iteration", "train s", "compile s", "peak MB", "outcome")
 SHARED = ("setting", "norm", *COUNTS, "outcome")  # said once, in a note, where all rows agree
 
@@ -31,25 +32,6 @@ class Table:
     notes: tuple[str, ...]
 
 
-def interval(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and half width of the 95 % interval of scores [S, T].
-
-    Over tasks, 1.96 sd / sqrt(T) as published, where there is one seed; else from a crossed bootstrap, whose every
-    replicate draws seeds and, once for all of them, tasks: every seed met the same tasks. Infinite where a single
-    score is not finite.
-    """
-    seeds, tasks = scores.shape
-    if not np.isfinite(scores).all():
-        return math.inf, math.nan
-    if seeds == 1:
-        return float(scores.mean()), float(1.96 * scores.std() / np.sqrt(tasks))
-    rng = np.random.default_rng(0)
-    seed_weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), REPLICATES) / seeds
-    task_weights = rng.multinomial(tasks, np.full(tasks, 1 / tasks), REPLICATES) / tasks
-    means = np.einsum("rs,st,rt->r", seed_weights, scores, task_weights, optimize=True)
-    return float(scores.mean()), float(1.96 * means.std())
-
-
 def tables(frame: pd.DataFrame, records: list[Record]) -> list[Table]:
     """One table per suite of the records, in the records' order; `frame` is what reports.frame.tidy made of them."""
     suites = dict.fromkeys(label(record.spec.suite) for record in records)
@@ -61,12 +43,12 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     unit = f" {judged.unit}" if judged.unit else ""
     columns = {step: f"{judged.metric}{unit} @{step}" for step in judged.report_steps}
     frame = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
-    groups: dict[tuple[str, int, str, str], list[Record]] = {}
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        key = (label(record.spec.algorithm), record.spec.iterations, record.spec.engine, record.spec.selection)
-        groups.setdefault(key, []).append(record)
+        groups.setdefault((label(record.spec.algorithm), record.spec.arm), []).append(record)
     rows, tails = [], list[str]()
-    for (algorithm, iterations, _, _), cells in groups.items():
+    for (algorithm, _), cells in groups.items():
+        iterations = cells[0].spec.iterations
         own = frame[frame["cell"].isin([r.cell for r in cells])]
         headline = next(iter(cells[0].spec.manifests)).rpartition("/")[0], cells[0].spec.norm  # of cells without scores
         for setting, norm in dict.fromkeys(zip(own["setting"], own["norm"], strict=True)) or [headline]:
@@ -83,35 +65,58 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
             ]
             rows.append(
                 {"algorithm": algorithm, "setting": setting, "norm": norm}
-                | {name: _plus_minus(*interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
-                | {"tasks": str(tasks), "seeds": str(seeds), "iterations": f"{iterations:,}", **_cost(cells)}
+                | {name: plus_minus(interval(matrix)) if matrix.size else "–" for name, matrix in matrices.items()}
+                | {
+                    "tasks": str(tasks),
+                    "seeds": str(seeds),
+                    "iterations": f"{iterations:,}",
+                    **_tuning(cells, records),
+                    **_cost(cells),
+                }
             )
     table = pd.DataFrame(rows)
     shared = {name: table[name].iloc[0] for name in SHARED if table[name].nunique() == 1}
     said = ", ".join(f"{name} {value}" for name, value in shared.items() if value != "–")
     table = table.drop(columns=list(shared))
-    costs = [name for name in (*COUNTS, *COST) if name in table]
+    costs = [name for name in (*COUNTS, *TUNING, *COST) if name in table]
     notes = (*([f"in every row: {said}"] if said else []), *_notes(records), *tails)
     return Table(suite, table.drop(columns=costs), table[costs], notes)
 
 
 def _tail(scores: NDArray[np.float64], judged: Judgement) -> str:
-    """What to say where single tasks make a mean of errors meaningless: it is over ten times the median."""
-    median = np.median(np.where(np.isnan(scores), np.inf, scores))
-    if judged.better == "higher" or np.mean(scores) <= 10 * median:
+    """What to say where single tasks make a mean of errors meaningless."""
+    if judged.better == "higher" or not heavy_tailed(scores, judged.better):
         return ""
+    median = np.median(np.where(np.isnan(scores), np.inf, scores))
     lost = np.count_nonzero(~(scores <= judged.floor))
     return f"median {median:.2f}; {lost:,} of {scores.size:,} scores worse than knowing nothing"
 
 
-def _plus_minus(mean: float, half: float) -> str:
-    """With two digits of the interval, and no fewer than two decimals."""
+def plus_minus(found: Interval) -> str:
+    """The value ± half its interval, with two digits of that and no fewer than two decimals."""
+    mean, half = found.value, found.half
     if not math.isfinite(mean):
         return "∞"
     if mean >= 1e6:
         return f"{mean:.1e} ± {half:.1e}"
-    decimals = min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
+    decimals = decimals_of(half)
     return f"{mean:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def _tuning(cells: list[Record], records: list[Record]) -> dict[str, str]:
+    """Whose values a row has and what choosing them took; nothing where no row of the table was tuned."""
+    if not any(record.tuning for record in records):
+        return {}
+    tuning = cells[0].tuning
+    if tuning is None or tuning.best is None:
+        return dict(zip(TUNING, ("default", "–", "–"), strict=True))
+    values = "tuned, the default" if tuning.best.default else "tuned"
+    return dict(zip(TUNING, (values, str(len(tuning.trials)), f"{tuning.spent:,}"), strict=True))
+
+
+def decimals_of(half: float) -> int:
+    """How many decimals show two digits of half an interval: from 2 to 6."""
+    return min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
 
 
 def _cost(cells: list[Record]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from bench.core.types import Interactive, Metric, Params, Role, Tasks
+from bench.core.types import Interactive, Metric, Params, Role, Split, Tasks
 from suites.policies import Policy
 
 Estimator = Literal["maml", "lvc", "dice", "emaml"]
@@ -95,10 +95,10 @@ class Reinforcement(Interactive):
         """The same tasks with as many environment steps as a learner takes that adapts once and is then judged."""
         return replace(self, trajectories=2 * self.trajectories)
 
-    def check(self) -> None:
+    def check(self, split: Split = "test") -> None:
         """Raises what is wrong with the environment before anything is trained."""
         generator = torch.Generator().manual_seed(0)
-        self.environment().reset(self.sample(1, "test", generator), 1, generator)
+        self.environment().reset(self.sample(1, split, generator), 1, generator)
 
     def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Trajectories:
         """Episodes of the tasks' policies, parameters [T, ...], with advantages; leaves [T, B, ...]."""
@@ -186,6 +186,15 @@ class Reinforcement(Interactive):
             raise ValueError("a support has no behaviour to compare with")
         kl = self.policy.divergence(data.behaviour, prediction) * data.mask
         return kl.sum() / data.mask.sum()
+
+    def excerpt(self, data: Trajectories) -> Trajectories:
+        """A quarter of every task's trajectories [T, B, ...]."""
+        some = -(-self.trajectories // 4)
+        observations, actions, rewards, mask, advantages = (x[:, :some] for x in data[:5])
+        behaviour = data.behaviour if isinstance(data.behaviour, tuple) else data.behaviour[:, :some]
+        return Trajectories(
+            observations, actions, rewards, mask, advantages, data.scale, data.unstable[:, :some], behaviour
+        )
 
     def score(self, prediction: Tensor, data: Trajectories) -> dict[str, Tensor]:
         """The mean undiscounted return of an episode, and all time-steps taken."""

@@ -130,6 +130,11 @@ class Sinusoid(Supervised):
         support, query = draw(-5.0, 5.0, self.shots, 1), draw(-5.0, 5.0, self.queries(split), 1)
         return Waves(amplitude, phase, frequency, support, query, torch.zeros_like(support), torch.zeros_like(query))
 
+    def grid(self, tasks: Waves) -> Waves:
+        """The tasks with a query of 200 points over the inputs' whole range, to draw what is predicted."""
+        x = torch.linspace(-5, 5, 200)[None, :, None].expand(len(tasks.amplitude), -1, -1)
+        return tasks._replace(query=x, query_noise=torch.zeros_like(x))
+
     def look_up(self, tasks: Waves, role: Role) -> Points:
         """Inputs and labels."""
         x = tasks.support if role == "support" else tasks.query

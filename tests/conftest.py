@@ -1,7 +1,12 @@
 """What all tests share: a cache of their own, one thread, the real data if it is at hand."""
 
 import os
+import shutil
+import socket
+import subprocess
+import tempfile
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -25,6 +30,64 @@ def omniglot_dir() -> Path:
         if folder and (Path(folder) / "omniglot").is_dir():
             return Path(folder)
     pytest.skip("real Omniglot not found: set BENCH_DATA_DIR")
+
+
+@dataclass(frozen=True)
+class PostgreSQL:
+    """A server of the tests' own, in a folder of its own, that takes whoever comes from this machine."""
+
+    programs: Path
+    folder: Path
+    port: int
+    user: str | None  # that it runs as: the server refuses to run as root
+
+    @property
+    def url(self) -> str:
+        """Of its one database."""
+        return f"postgresql://bench@127.0.0.1:{self.port}/postgres"
+
+    def call(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [self.programs / program, "-D", self.folder / "data", *arguments],
+            user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        quick = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self.call("pg_ctl", "-w", "-l", str(self.folder / "log"), "-o", quick, "start")
+
+    def stop(self) -> None:
+        self.call("pg_ctl", "-w", "-m", "immediate", "stop")
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+
+@pytest.fixture
+def postgresql() -> Generator[PostgreSQL, None, None]:
+    """A running PostgreSQL."""
+    pytest.importorskip("psycopg", reason="psycopg not found: pip install 'meta-bench[postgresql]'")
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        Path(shutil.which("initdb") or "").parent,
+    ]
+    programs = next((place for place in places if (place / "initdb").exists()), None)
+    if programs is None:
+        pytest.skip("PostgreSQL's initdb and pg_ctl not found: apt-get install postgresql")
+    with tempfile.TemporaryDirectory(prefix="bench-postgresql-") as folder, socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        server = PostgreSQL(programs, Path(folder), port, "postgres" if os.getuid() == 0 else None)
+        if server.user:
+            shutil.chown(folder, server.user)
+        server.call("initdb", "-U", "bench", "-A", "trust", "--no-sync")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -101,7 +101,7 @@ def test_a_bad_value_is_said_with_what_is_allowed(option: str, value: str, words
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["rnu"], ["unknown command 'rnu'", "Did you mean 'run'?", "Allowed: certify, cost, data"]),
+        (["rnu"], ["unknown command 'rnu'", "Did you mean 'run'?", "Allowed: audit, certify, cost, data"]),
         (["run", "--suite", "sinusoid"], ["Missing option '--algos'"]),
         (["run", "--prest", "smoke"], ["--prest", "--preset"]),
         (["show", "omnigolt"], ["Did you mean 'omniglot'?"]),

@@ -29,7 +29,7 @@ def test_what_ends_sooner_is_chosen(iterations: int, engine: str) -> None:
 
 
 def test_a_measurement_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_pace", lambda *_: 0.5)
+    monkeypatch.setattr(choose, "_pace", lambda _: 0.5)
     timed = iter([Finding(0.5, 0.1, 9.0)])
     monkeypatch.setattr(choose, "_compare", lambda *_: next(timed))
     assert [one(iterations=1_000).spec.engine for _ in range(2)] == ["compiled", "compiled"]

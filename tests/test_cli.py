@@ -148,7 +148,7 @@ def test_ctrl_c_while_planning_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.plan.plan", interrupt)
+    monkeypatch.setattr("bench.api.plan", interrupt)
     assert bench(*RUN, "--algos", "maml", code=130).output == "Error: interrupted.\n"
 
 

@@ -3,15 +3,14 @@
 import re
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
 from bench import show
-from bench.core.records import Component, Judgement, Record, Spec
+from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
 from reports.frame import tidy, told_apart
-from reports.table import Table, interval, tables
+from reports.table import Table, tables
 
 
 def spec(**changes: Any) -> Spec:
@@ -75,25 +74,6 @@ def printed(report: Table, width: int, monkeypatch: pytest.MonkeyPatch, capsys: 
     return capsys.readouterr().out
 
 
-def test_one_seed_has_the_published_interval_over_tasks() -> None:
-    mean, half = interval(np.array([[1.0, 2.0, 3.0, 6.0]]))
-    assert mean == 3.0
-    assert half == pytest.approx(1.96 * np.std([1, 2, 3, 6]) / 2)
-
-
-def test_several_seeds_widen_the_interval_by_what_they_differ() -> None:
-    tasks = np.random.default_rng(0).normal(size=(1, 200))
-    alike, apart = np.repeat(tasks, 3, 0), tasks + np.array([[-1.0], [0.0], [1.0]])
-    (_, one), (_, same), (_, wide) = interval(tasks), interval(alike), interval(apart)
-    assert same == pytest.approx(one, rel=0.1)
-    assert wide == pytest.approx(np.hypot(one, 1.96 * np.sqrt(2 / 3 / 3)), rel=0.1)
-
-
-def test_the_interval_is_the_same_at_every_call() -> None:
-    values = np.random.default_rng(1).normal(size=(3, 50))
-    assert interval(values) == interval(values)
-
-
 def test_a_row_holds_score_interval_and_cost() -> None:
     made = one_table((record(spec()), ONE))
     [row] = made.scores.to_dict("records")
@@ -148,8 +128,8 @@ def test_cells_that_share_a_label_are_told_apart_by_what_differs() -> None:
     labels = told_apart(frame).drop_duplicates("cell").set_index("cell")["algorithm"]
     assert labels[longer.id] == "maml, iterations 3000"
     assert labels[other.id] == "maml[steps=5]"
-    assert labels[spec(seed=1).id] == "maml"
-    assert labels[edited.id] == f"maml, iterations 1500, cell {edited.id}"
+    assert labels[edited.id] == f"maml, iterations 1500, arm {edited.arm}"
+    assert labels[spec(seed=1).id] == labels[spec().id]
     assert labels.drop(spec(seed=1).id).is_unique
 
 
@@ -170,3 +150,27 @@ def test_a_wide_terminal_gets_one_table(monkeypatch: pytest.MonkeyPatch, capsys:
     made = one_table((record(spec()), ONE))
     assert printed(made, 120, monkeypatch, capsys).count("algorithm") == 1
     assert printed(made, 60, monkeypatch, capsys).count("algorithm") == 2
+
+
+def test_a_table_with_tuned_rows_says_whose_values_each_row_has_and_what_they_cost() -> None:
+    part = Component(name="maml", given={}, parameters={}, source="")
+    trials = [
+        Trial(number=i, parameters={"steps": i + 1}, default=i == 0, outcome="finished", score=score,
+              iterations=10, cells=())
+        for i, score in enumerate((2.0, 1.0))
+    ]  # fmt: skip
+    plain: dict[str, Any] = {
+        "study": "", "suite": part, "algorithm": part, "space": {}, "metric": "mse", "better": "lower", "step": 1,
+        "iterations": 10, "seeds": (0,), "validation_tasks": 2, "sampler": "tpe", "pruner": "none", "seed": 0,
+        "batch": 5, "finished": "",
+    }  # fmt: skip
+    both, first = Tuning(trials=tuple(trials), **plain), Tuning(trials=tuple(trials[:1]), **plain)
+    default, tuned, same = record(spec()), record(spec(given={"steps": 2}), tuning=both), record(spec(seed=1))
+    assert not {"values", "trials", "tuning iterations"} & set(one_table((default, ONE)).costs)
+    costs = one_table((default, ONE), (tuned, ONE)).costs
+    assert costs[["values", "trials", "tuning iterations"]].to_numpy().tolist() == [
+        ["default", "–", "–"],
+        ["tuned", "2", "20"],
+    ]
+    costs = one_table((same.model_copy(update={"tuning": first}), ONE)).costs
+    assert costs["values"].tolist() == ["tuned, the default"]

@@ -39,13 +39,18 @@ class Spec(BaseModel):
     iterations: int
     validate_every: int
     selection: Selection
-    test_tasks: int
+    test_tasks: int  # 0: a trial of a sweep, which is scored on the validation tasks and never sees the others
     validation_tasks: int
     engine: EngineName
     dtype: str
     device: str
     threads: int
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
+
+    @property
+    def split(self) -> Literal["test", "validation"]:
+        """Whose frozen tasks the scores are of."""
+        return "test" if self.test_tasks else "validation"
 
     @property
     def id(self) -> str:
@@ -56,6 +61,11 @@ class Spec(BaseModel):
     def trajectory(self) -> str:
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other."""
         return self._hash({"iterations"})
+
+    @property
+    def arm(self) -> str:
+        """Likewise of all but the seed: equal for cells that repeat one another."""
+        return self._hash({"seed"})
 
     @property
     def work(self) -> str:
@@ -85,6 +95,62 @@ class Judgement(BaseModel):
     caveat: str
 
 
+class Trial(BaseModel):
+    """One set of values that a sweep tried, and what became of it on the validation tasks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    number: int
+    parameters: dict[str, Any]  # those that were searched
+    default: bool = False  # the values are those of the suite's protocol
+    outcome: Outcome | Literal["pruned"]
+    score: float | None  # mean over seeds and tasks, None where it is no finite number
+    iterations: int  # meta-iterations spent, over all seeds
+    cells: tuple[str, ...]  # one per seed, in the sweep's own store
+
+
+class Tuning(BaseModel):
+    """A sweep of one algorithm on one suite: its protocol, every trial, and the values it chose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    study: str  # its name in Optuna's storage
+    suite: Component
+    algorithm: Component  # as built with the suite's protocol; `given` was not searched
+    space: dict[str, tuple[float, float, bool]]  # low, high, logarithmic
+    metric: str
+    better: Literal["lower", "higher"]
+    step: int  # the inner step after which tasks are scored
+    iterations: int  # meta-iterations of one seed of a trial that is not cut short
+    seeds: tuple[int, ...]
+    validation_tasks: int
+    sampler: str
+    pruner: str
+    seed: int  # the sampler's
+    batch: int  # trials proposed at once
+    trials: tuple[Trial, ...]
+    finished: str  # of the last trial, UTC
+
+    @property
+    def budget(self) -> dict[str, Any]:
+        """What sweeps that are compared must have in common."""
+        names = ("iterations", "seeds", "validation_tasks", "sampler", "pruner", "seed", "batch")
+        return {name: getattr(self, name) for name in names} | {"trials": len(self.trials)}
+
+    @property
+    def spent(self) -> int:
+        """Meta-iterations of all trials."""
+        return sum(trial.iterations for trial in self.trials)
+
+    @property
+    def best(self) -> Trial | None:
+        """The finished trial of the best score, the first of equals; None if none has a finite one."""
+        done = [t for t in self.trials if t.outcome == "finished" and t.score is not None]
+        sign = 1 if self.better == "lower" else -1
+        return min(done, key=lambda trial: sign * (trial.score or 0.0), default=None)
+
+
 class Record(BaseModel):
     """What became of a cell."""
 
@@ -98,6 +164,7 @@ class Record(BaseModel):
     message: str = ""
     stopped_at: int  # meta-iterations done
     digest: str = ""  # SHA-256 of the final Meta, the scores and the curve
+    files: dict[str, str] = {}  # name of a table -> SHA-256 of its file
     selected: dict[str, Any] = {}
     seconds_per_iteration: float | None = None  # median after warm-up
     train_seconds: float = 0.0  # without compiling, summed over resumed pieces
@@ -106,6 +173,7 @@ class Record(BaseModel):
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     pieces: int = 1
+    tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
     environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]

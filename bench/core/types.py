@@ -61,6 +61,15 @@ class Setting(NamedTuple):
     source: str
 
 
+class Search(NamedTuple):
+    """Where `bench tune` looks for a hyperparameter: [low, high], declared beside the field in its Annotated."""
+
+    low: float
+    high: float
+    log: bool = False  # uniform in the logarithm
+    times_protocol: bool = False  # the bounds multiply the suite's protocol value: rates have each suite's own scale
+
+
 class Budget(NamedTuple):
     """How long a preset meta-trains and on how many of the frozen tasks it scores."""
 
@@ -139,10 +148,10 @@ class Suite:
         """
         raise NotImplementedError
 
-    def check(self) -> None:
+    def check(self, split: Split = "test") -> None:
         """Raises what is missing, such as data, before anything is trained."""
         generator = Generator().manual_seed(0)
-        self.collect(self.sample(1, "test", generator), {}, "query", 0, generator)
+        self.collect(self.sample(1, split, generator), {}, "query", 0, generator)
 
     def predict(self, params: Params, data: Data) -> Tensor:
         """The prediction for one task's data."""
@@ -220,6 +229,10 @@ class Interactive(Suite):
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
         raise NotImplementedError
 
+    def excerpt(self, data: Data) -> Data:
+        """As much of data [T, ...] as tells how far predictions move; all of it by default."""
+        return data
+
     def exploration(self, params: Params, support: Data, query: Data) -> Tensor | None:
         """What a task's meta-loss owes to having collected this support with these parameters; None: nothing."""
         return None
@@ -238,8 +251,10 @@ class Learner:
     meta-gradient; no algorithm writes an outer loop.
     """
 
-    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training")]
-    outer_lr: Annotated[float, Field(gt=0, description="Adam's rate in the outer loop")]
+    steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(1, 5)]
+    outer_lr: Annotated[
+        float, Field(gt=0, description="Adam's rate in the outer loop"), Search(0.1, 10, log=True, times_protocol=True)
+    ]
     meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
 
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is

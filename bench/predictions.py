@@ -1,0 +1,110 @@
+"""What stored models predict: curves of regression suites before and after adaptation, for a figure."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.func import vmap
+from torch.utils._pytree import tree_map
+
+from bench.core import seeds
+from bench.core.discovery import Catalogue, Named
+from bench.core.errors import BenchError
+from bench.core.records import Component, Record
+from bench.core.types import Data, Learner, Meta, State, Suite, SuiteLoss
+from bench.evaluate import manifest
+from bench.plan import algorithm_of, suite_of, view
+from bench.store import Store
+from bench.train import Training
+from reports.frame import label
+
+TASKS = 2  # of the manifest's
+STEPS = (0, 1, 10)  # of Finn et al. 2017, figure 2
+COLUMNS = ["suite", "algorithm", "arm", "task", "kind", "step", "x", "y"]
+
+
+def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalogue) -> pd.DataFrame:
+    """Truth, support points and predictions of every arm's first seed on the first test tasks.
+
+    For suites with a method `grid`, which gives tasks whose query covers the inputs' range; other suites, and cells
+    that can no longer be rebuilt (their code has changed, a plug-in is not at hand), have no rows. Columns: COLUMNS;
+    kind is truth, support or prediction.
+    """
+    first: dict[str, Record] = {}
+    for record in sorted(records, key=lambda record: record.spec.seed):
+        first.setdefault(record.spec.arm, record)
+    parts = []
+    for record in (record for record in records if first[record.spec.arm] is record):
+        try:
+            parts += _curves(store, record, catalogue)
+        except (BenchError, OSError, ValueError, KeyError, RuntimeError):
+            continue  # no figure is lost but this line's
+    return pd.DataFrame([row for part in parts for row in part], columns=COLUMNS)
+
+
+def restore(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, Learner, Meta]:
+    """What a cell was tested on, the learner that was chosen for it, and what it had meta-learned.
+
+    Raises:
+        BenchError: the suite or the algorithm is not at hand.
+        OSError: it has no checkpoint.
+    """
+    suite = suite_of(catalogue, _named(record.spec.suite))
+    algorithm = algorithm_of(catalogue, _named(record.spec.algorithm), suite)
+    name = record.spec.algorithm.name
+    seen, tested = (view(suite, v, name, catalogue) for v in (algorithm.train_view, algorithm.test_view))
+    like = algorithm.init(seen.new_params, seeds.generator(record.spec.seed, "init"))
+    state = Training.begin(like)
+    if algorithm.trains:
+        state = Training.load((store.folder(record.cell) / "checkpoint.safetensors").read_bytes(), like)
+    meta = state.best if record.spec.selection == "best" and state.best is not None else state.meta
+    if algorithm.train_view == "pretraining":
+        meta = tested.replace_head(meta, seeds.generator(record.spec.seed, "head"))
+    chosen = algorithm_of(
+        catalogue, Named(name, _given(record.spec.algorithm) | record.selected), suite
+    ) if record.selected else algorithm  # fmt: skip
+    return tested, chosen, meta
+
+
+def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tuple[object, ...]]]:
+    if not hasattr(suite_of(catalogue, _named(record.spec.suite)), "grid"):
+        return []
+    suite, algorithm, meta = restore(store, record, catalogue)
+    suite = suite.evaluations[0]
+    tasks = tree_map(lambda leaf: leaf[:TASKS], manifest(suite, record.spec.suite.name, "test")[0])
+    loss, generator = SuiteLoss(suite), seeds.generator("predictions")
+    support, noise = suite.collect(tasks, meta, "support", 0, generator), algorithm.noise(meta, TASKS, generator)
+    query = suite.collect(suite.grid(tasks), meta, "query", 0, generator)  # type: ignore[attr-defined]
+    parts = []
+    for task in range(TASKS):
+        shown, grid, own = (tree_map(lambda leaf, i=task: leaf[i], data) for data in (support, query, noise))
+
+        def rows(kind: str, step: int, x: torch.Tensor, y: torch.Tensor, i: int = task) -> list[tuple[object, ...]]:
+            about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm, i, kind, step)
+            return [(*about, a, b) for a, b in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)]
+
+        parts += [rows("truth", 0, grid.x, grid.y), rows("support", 0, shown.x, shown.y)]
+        state = algorithm.start(meta, own)
+        with torch.no_grad():
+            for step in range(max(STEPS) + 1):
+                if step in STEPS:
+                    parts.append(rows("prediction", step, grid.x, _predict(suite, algorithm, meta, state, grid)))
+                if step < max(STEPS):
+                    state = algorithm.step(meta, state, loss, shown, step)
+    return parts
+
+
+def _predict(suite: Suite, algorithm: Learner, meta: Meta, state: State, query: Data) -> torch.Tensor:
+    params = algorithm.params(meta, state)
+    if algorithm.ensemble:
+        return suite.average(vmap(lambda p: suite.predict(p, query))(params))
+    return suite.predict(params, query)
+
+
+def _given(component: Component) -> dict[str, Any]:
+    return {name: value for name, value in component.parameters.items() if value is not None}
+
+
+def _named(component: Component) -> Named:
+    return Named(component.name, _given(component))

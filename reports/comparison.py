@@ -1,0 +1,251 @@
+"""The tidy DataFrame -> who reaches what, who can't be told apart, and what it costs; numbers, not text."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from reports import statistics
+from reports.statistics import Better, Interval, Robust, Scores
+
+KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
+
+
+@dataclass(frozen=True, eq=False)
+class Cube:
+    """One arm's headline scores in one setting."""
+
+    suite: str
+    setting: str
+    norm: str
+    algorithm: str
+    arm: str
+    better: Better
+    report_steps: tuple[int, ...]
+    seeds: tuple[int, ...]
+    tasks: tuple[int, ...]
+    steps: tuple[int, ...]
+    values: NDArray[np.float64]  # [K, S, T]
+    known: dict[int, Robust] = field(default_factory=dict)  # what `robust` has found
+
+    def at(self, step: int) -> Scores:
+        """The scores after an inner step, [S, T]."""
+        scores: Scores = self.values[self.steps.index(step)]
+        return scores
+
+    def robust(self, step: int) -> Robust:
+        """Median and interquartile mean after an inner step, drawn once."""
+        if step not in self.known:
+            self.known[step] = statistics.median_and_iqm(self.at(step))
+        return self.known[step]
+
+    @property
+    def last(self) -> int:
+        """The last inner step that the suite reports."""
+        return self.report_steps[-1]
+
+
+def cubes(frame: pd.DataFrame, cells: pd.DataFrame) -> list[Cube]:
+    """One per suite, setting, normalisation and arm; labels tell the arms apart.
+
+    Args:
+        frame: reports.frame.tidy of all cells.
+        cells: reports.frame.cells of all cells.
+    """
+    if frame.empty:
+        return []
+    suites = cells.drop_duplicates("suite").set_index("suite")
+    headline = frame["metric"].to_numpy() == frame["suite"].map(suites["metric"]).to_numpy()
+    made = []
+    for (suite, setting, norm, algorithm, arm), part in frame[headline].groupby(
+        [*KEYS, "algorithm", "arm"], sort=False
+    ):
+        judged = suites.loc[suite]
+        values = part.sort_values(["step", "seed", "task"])["value"].to_numpy(dtype=float)
+        steps, seeds, tasks = (tuple(np.unique(part[name]).tolist()) for name in ("step", "seed", "task"))
+        worst = np.inf if judged["better"] == "lower" else -np.inf
+        made.append(
+            Cube(
+                *(str(suite), str(setting), str(norm), str(algorithm), str(arm)),
+                better=judged["better"],
+                report_steps=tuple(judged["report_steps"]),
+                seeds=seeds,
+                tasks=tasks,
+                steps=steps,
+                values=np.where(np.isnan(values), worst, values).reshape(len(steps), len(seeds), len(tasks)),
+            )
+        )
+    return made
+
+
+def compare(made: Iterable[Cube]) -> pd.DataFrame:
+    """One row per setting, algorithm and report step, in the order of `made`.
+
+    `mark` is "best" for the best mean (the best median where a mean is infinite or spoilt by single tasks, which
+    `by` says), "level" for what can't be told apart from it: the 95 % interval of the paired difference holds 0.
+    """
+    rows: list[dict[str, Any]] = []
+    for group in _groups(made):
+        for step in group[0].report_steps:
+            rows += _compare_at(group, step)
+    return pd.DataFrame(rows)
+
+
+def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
+    better = group[0].better
+    heavy = [statistics.heavy_tailed(cube.at(step), better) for cube in group]
+    by = "median" if any(heavy) else "mean"
+    means = [statistics.interval(cube.at(step)) for cube in group]
+    robust = [cube.robust(step) for cube in group]
+    sign = 1 if better == "lower" else -1
+    middles = [r.median.value for r in robust] if by == "median" else [m.value for m in means]
+    best = int(np.argmin([sign * v for v in middles]))
+    rows = []
+    for i, cube in enumerate(group):
+        apart = _difference(cube, group[best], step, by) if i != best else Interval(0.0, 0.0, 0.0)
+        split = statistics.variance(cube.at(step))
+        level = bool(apart.low <= 0 <= apart.high)
+        rows.append(
+            {
+                **{name: getattr(cube, name) for name in [*KEYS, "algorithm", "arm"]},
+                "step": step,
+                **_named("", means[i], "mean"),
+                **_named("median_", robust[i].median, "median"),
+                **_named("iqm_", robust[i].iqm, "iqm"),
+                "tasks": len(cube.tasks),
+                "seeds": len(cube.seeds),
+                "over": "seeds and tasks" if len(cube.seeds) > 1 else "tasks",
+                "heavy": heavy[i],
+                "by": by,
+                "mark": "best" if i == best else "level" if level else "",
+                **_named("behind_", apart, "behind"),
+                "variance_seeds": split.seeds if split else np.nan,
+                "variance_tasks": split.tasks if split else np.nan,
+                "variance_interaction": split.interaction if split else np.nan,
+            }
+        )
+    return rows
+
+
+def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
+    """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
+
+    With `wanted`, the pairs for which it is true.
+    `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting.
+    """
+    rows: list[dict[str, Any]] = []
+    for group in _groups(made):
+        step = group[0].last
+        by = "median" if any(statistics.heavy_tailed(cube.at(step), cube.better) for cube in group) else "mean"
+        pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
+        p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
+        for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):
+            wins = statistics.improvement(*_shared(a, b, step), a.better)
+            rows.append(
+                {
+                    **{name: getattr(a, name) for name in KEYS},
+                    "step": step,
+                    "a": a.algorithm,
+                    "b": b.algorithm,
+                    "by": by,
+                    "tasks": len(set(a.tasks) & set(b.tasks)),
+                    "paired_seeds": a.seeds == b.seeds,
+                    **_named("", _difference(a, b, step, by), "difference"),
+                    **_named("improvement_", wins, "improvement"),
+                    "p": raw,
+                    "p_holm": corrected,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def orders(cells: pd.DataFrame) -> pd.DataFrame:
+    """What second order costs against first: seconds per meta-iteration and peak memory, as ratios.
+
+    A pair is two arms that differ in nothing but `gradient` (and the name): same suite, hyperparameters, engine, device
+    and threads. The ratio is the geometric mean over common seeds, its 95 % interval Student's on the logarithms;
+    none with fewer than three seeds.
+    """
+    done = cells[(cells["outcome"] == "finished") & cells["seconds_per_iteration"].notna()] if len(cells) else cells
+    rows = []
+    arms = [(part.iloc[0], part.set_index("seed")) for _, part in done.groupby("arm", sort=False)] if len(done) else []
+    for second, its in arms:
+        gradient, rest = _work(second)
+        if gradient in ("first_order", None):
+            continue
+        for first, others in arms:
+            if _work(first) != ("first_order", rest):
+                continue
+            seeds = [seed for seed in its.index if seed in others.index]
+            if not seeds:
+                continue
+            ratio = its.loc[seeds, "seconds_per_iteration"] / others.loc[seeds, "seconds_per_iteration"]
+            memory = its.loc[seeds, "peak_bytes"] / others.loc[seeds, "peak_bytes"]
+            rows.append(
+                {
+                    "suite": second["suite"],
+                    "second": second["algorithm"],
+                    "first": first["algorithm"],
+                    "operator": gradient,
+                    "inner_steps": json.loads(second["parameters"]).get("steps"),
+                    "engine": second["engine"],
+                    "seeds": len(seeds),
+                    "second_seconds": its.loc[seeds, "seconds_per_iteration"].median(),
+                    "first_seconds": others.loc[seeds, "seconds_per_iteration"].median(),
+                    **_named("", _geometric(ratio.to_numpy()), "ratio"),
+                    "memory_ratio": float(np.exp(np.log(memory).mean())),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _work(cell: "pd.Series[Any]") -> tuple[str | None, tuple[Any, ...]]:
+    parameters = json.loads(cell["parameters"])
+    gradient = parameters.pop("gradient", None)
+    same = ("suite", "engine", "device", "threads", "store")
+    return gradient, (*(cell.get(name) for name in same), json.dumps(parameters, sort_keys=True))
+
+
+def _geometric(ratios: NDArray[np.float64]) -> Interval:
+    from scipy import stats
+
+    logs = np.log(ratios)
+    middle, count = float(logs.mean()), len(logs)
+    if count < 3:
+        return Interval(float(np.exp(middle)), np.nan, np.nan)
+    half = float(stats.t.ppf(0.975, count - 1) * logs.std(ddof=1) / np.sqrt(count))
+    return Interval(*map(float, np.exp([middle, middle - half, middle + half])))
+
+
+def _groups(made: Iterable[Cube]) -> list[list[Cube]]:
+    groups: dict[tuple[str, ...], list[Cube]] = {}
+    for cube in made:
+        groups.setdefault((cube.suite, cube.setting, cube.norm), []).append(cube)
+    return list(groups.values())
+
+
+def _shared(a: Cube, b: Cube, step: int) -> tuple[Scores, Scores]:
+    """Both on the tasks that both met."""
+    if a.tasks == b.tasks:
+        return a.at(step), b.at(step)
+    both = sorted(set(a.tasks) & set(b.tasks))
+    left, right = (cube.at(step)[:, np.searchsorted(cube.tasks, both)] for cube in (a, b))
+    return left, right
+
+
+def _difference(a: Cube, b: Cube, step: int, by: str) -> Interval:
+    left, right = _shared(a, b, step)
+    if by == "median" and a.tasks == b.tasks:
+        return statistics.median_difference(a.robust(step), b.robust(step))
+    if by == "median":
+        return statistics.median_difference(*map(statistics.median_and_iqm, (left, right)))
+    return statistics.difference(left, right, a.seeds == b.seeds)
+
+
+def _named(prefix: str, found: Interval, value: str) -> dict[str, float]:
+    return {value: found.value, f"{prefix}low": found.low, f"{prefix}high": found.high}

@@ -1,0 +1,359 @@
+"""Numbers -> what people read: one table as HTML cells, Markdown, LaTeX and plain text; the summary in words."""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from reports.statistics import Interval
+from reports.table import decimals_of, plus_minus
+
+NONE = "–"
+COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by"]
+MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
+Mark = Literal["", "best", "level"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown, and what it is sorted by."""
+
+    text: str
+    order: float | str = ""
+    mark: Mark = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """A table with its title and what must be said with it."""
+
+    name: str  # of its files
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def frame(self, best: str = "{}", level: str = "{} ≈") -> pd.DataFrame:
+        """The texts; the best and what is level with it as the formats say."""
+        shown = {"": "{}", "best": best, "level": level}
+        return pd.DataFrame([[shown[c.mark].format(c.text) for c in row] for row in self.rows], columns=self.columns)
+
+    def markdown(self) -> str:
+        """A pipe table below its title, with its notes."""
+        rows = self.frame(best="**{}**").map(_escaped)
+        head = [_escaped(name) for name in self.columns]
+        lines = [head, ["---"] * len(head), *rows.to_numpy().tolist()]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"## {_escaped(self.title)}\n\n{table}\n\n" + "".join(f"{_escaped(note)}\n\n" for note in self.notes)
+
+    def latex(self) -> str:
+        """A booktabs table for a paper."""
+        style = self.frame(best="BEST{}TSEB").style.hide(axis="index")
+        style = style.format(escape="latex").format_index(escape="latex", axis=1)
+        text = style.to_latex(hrules=True, caption=_latex(self.title), label=f"tab:{self.name}")
+        for symbol, command in {"±": "$\\pm$", "∞": "$\\infty$", "≈": "$\\approx$", "–": "--", "−": "$-$"}.items():
+            text = text.replace(symbol, command)
+        return text.replace("BEST", "\\textbf{").replace("TSEB", "}")
+
+
+def comparison(suite: str, compared: pd.DataFrame, cells: pd.DataFrame) -> View:
+    """Who reaches what at what cost: a row per setting, normalisation and algorithm of one suite."""
+    here = compared[compared["suite"] == suite] if len(compared) else pd.DataFrame(columns=COMPARED)
+    arms = dict(iter(cells[cells["suite"] == suite].groupby("arm", sort=False)))
+    about = next(iter(arms.values())).iloc[0]
+    unit = f" {about['unit']}" if about["unit"] else ""
+    last = about["report_steps"][-1]
+    rows: list[dict[str, Cell]] = []
+    for (_, _, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
+        first = part.iloc[0]
+        row = {name: Cell(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
+        robust: dict[str, Cell] = {}
+        for entry in part.to_dict("records"):
+            found = Interval(entry["mean"], entry["low"], entry["high"])
+            mark: Mark = entry["mark"] if entry["by"] == "mean" else ""
+            row[f"{about['metric']}{unit} @{entry['step']}"] = Cell(plus_minus(found), entry["mean"], mark)
+            if not about["unit"]:
+                for name in ("median", *(["iqm"] if entry["step"] == last else [])):
+                    own = Interval(*(entry[f"{name}{end}"] for end in ("", "_low", "_high")))
+                    mark = entry["mark"] if entry["by"] == name else ""
+                    title = "median" if name == "median" else "interquartile mean"
+                    robust[f"{title} @{entry['step']}"] = Cell(spanned(own), own.value, mark)
+        row |= robust
+        row |= {name: Cell(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
+        rows.append(row | _cost(arms[str(arm)]))
+    for arm, part in arms.items():
+        if arm not in set(here["arm"]):  # none of its cells has scores
+            first = part.iloc[0]
+            row = {name: Cell(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
+            rows.append(row | {"seeds": Cell("0", 0.0)} | _cost(part))
+    by_median = bool(len(here)) and (here["by"] == "median").any()
+    notes = [
+        f"{about['metric']}{unit} after @k inner steps, mean ± 95 % interval over {_over(here)}; {about['better']} is "
+        f"better; knowing nothing: {about['floor']:.3g}. {MARKS}.",
+        *(["Where single tasks spoil a mean, medians decide what is marked."] if by_median else []),
+        *([str(about["caveat"])] if about["caveat"] else []),
+    ]
+    return _view(f"comparison-{slug(suite)}", suite, rows, notes)
+
+
+def differences(suite: str, pairs: pd.DataFrame) -> View:
+    """Every pair of algorithms of one suite."""
+    rows = []
+    here = pairs[pairs["suite"] == suite]
+    for row in here.to_dict("records"):
+        found = Interval(row["difference"], row["low"], row["high"])
+        wins = Interval(row["improvement"], row["improvement_low"], row["improvement_high"])
+        rows.append(
+            {
+                **{name: Cell(str(row[name]), str(row[name])) for name in ("a", "b", "setting", "norm")},
+                f"a − b @{row['step']}": Cell(spanned(found), found.value),
+                "of": Cell(row["by"], row["by"]),
+                "P(a beats b)": Cell(spanned(wins), wins.value),
+                "p": Cell(_p(row["p"]), row["p"]),
+                "p, Holm": Cell(_p(row["p_holm"]), row["p_holm"]),
+            }
+        )
+    notes = [
+        "Differences are of the same tasks, with their 95 % interval from the same draws. P: the probability that a "
+        "scores better than b on a task, ties halved. p: Wilcoxon's signed-rank test on per-task means over seeds, "
+        "corrected by Holm's method within a setting; it speaks of these trained models, not of models trained anew."
+    ]
+    return _view(f"differences-{slug(suite)}", f"{suite}: pairs", rows, notes)
+
+
+def variances(compared: pd.DataFrame, cells: pd.DataFrame) -> View:
+    """Where the variance of a single score comes from, after the last report step."""
+    last = cells.drop_duplicates("suite").set_index("suite")["report_steps"].map(lambda steps: steps[-1])
+    rows = []
+    for row in compared.to_dict("records"):
+        if row["step"] != last[row["suite"]] or np.isnan(row["variance_seeds"]):
+            continue
+        shares = {
+            f"{name} %": Cell(f"{100 * row[f'variance_{name}']:.0f}", row[f"variance_{name}"])
+            for name in ("seeds", "tasks", "interaction")
+        }
+        rows.append({n: Cell(str(row[n]), str(row[n])) for n in ("suite", "setting", "norm", "algorithm")} | shares)
+    note = (
+        "Shares of the variance of a single score: of the seeds, of the tasks, and of how seeds differ from task to "
+        "task, noise included (two-way random model, method of moments). Needs two seeds and finite scores."
+    )
+    return _view("variance", "Where the variance comes from", rows, [note])
+
+
+def costs(orders: pd.DataFrame) -> View:
+    """Second order against first."""
+    rows = [
+        {
+            "suite": Cell(row["suite"], row["suite"]),
+            "second order": Cell(row["second"], row["second"]),
+            "first order": Cell(row["first"], row["first"]),
+            "operator": Cell(row["operator"], row["operator"]),
+            "inner steps": Cell(str(row["inner_steps"]), row["inner_steps"] or 0),
+            "engine": Cell(row["engine"], row["engine"]),
+            "ratio of seconds": Cell(spanned(Interval(row["ratio"], row["low"], row["high"])), row["ratio"]),
+            "s/iteration": Cell(
+                f"{row['second_seconds']:.3g} against {row['first_seconds']:.3g}", row["second_seconds"]
+            ),
+            "ratio of peak memory": Cell(f"{row['memory_ratio']:.2f}", row["memory_ratio"]),
+            "seeds": Cell(str(row["seeds"]), row["seeds"]),
+        }
+        for row in orders.to_dict("records")
+    ]
+    note = (
+        "Pairs that differ in the operator alone. The ratio is the geometric mean over seeds of the medians per "
+        "meta-iteration as they were while training, with Student's 95 % interval from three seeds on; `bench cost` "
+        "measures the same in alternation on a quiet machine."
+    )
+    return _view("second-order", "What second order costs", rows, [note])
+
+
+def published(rows: pd.DataFrame) -> View:
+    """Measured values beside published ones."""
+    shown = []
+    for row in rows.to_dict("records"):
+        measured = Interval(*(row[f"measured_{name}"] for name in ("mean", "low", "high")))
+        half = row["published_ci95"]
+        value = f"{row['published']:g}" + ("" if np.isnan(half) else f" ± {half:g}")
+        shown.append(
+            {
+                **{name: Cell(str(row[name]), str(row[name])) for name in ("suite", "setting", "norm", "algorithm")},
+                "step": Cell(str(row["step"]), row["step"]),
+                "measured here": Cell(plus_minus(measured), measured.value),
+                "published": Cell(value, row["published"]),
+                "verdict": Cell(row["verdict"] or NONE, row["verdict"]),
+                "source": Cell(f"{row['source']} ({row['grade']})", row["source"]),
+                "protocol": Cell(row["protocol"] or NONE, row["protocol"]),
+            }
+        )
+    note = (
+        "Inside or outside the published value ± its 95 % interval; no verdict where the source gives none (a standard "
+        "deviation over seeds is none). primary: read in the paper, its code or its data; secondary: in a page that "
+        "quotes it. What is known to differ stands in the last column: a value outside is no failed reproduction."
+    )
+    return _view("published", "Beside published values", shown, [note])
+
+
+def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
+    """Every cell with its outcome, its specification and its log.
+
+    Args:
+        cells: reports.frame.cells.
+        links: cell -> where its folder is, seen from the page.
+    """
+    rows = []
+    for row in cells.to_dict("records"):
+        folder = links.get(row["cell"], "")
+        rows.append(
+            {
+                "cell": Cell(row["cell"], row["cell"], link=f"{folder}/spec.json" if folder else ""),
+                "log": Cell("log", "", link=f"{folder}/log.txt" if folder else ""),
+                **{name: Cell(str(row[name]), str(row[name])) for name in ("suite", "algorithm")},
+                "seed": Cell(str(row["seed"]), row["seed"]),
+                "iterations": Cell(f"{row['iterations']:,}", row["iterations"]),
+                "outcome": Cell(row["outcome"], row["outcome"]),
+                "message": Cell(row["message"] or NONE, row["message"]),
+                "train s": Cell(f"{row['train_seconds']:.0f}", row["train_seconds"]),
+                "digest": Cell(row["digest"][:12] or NONE, row["digest"]),
+                "finished": Cell(row["finished"], row["finished"]),
+            }
+        )
+    return _view("cells", "Cells", rows, [])
+
+
+def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    """What came out, in sentences: each suite's headline setting after its last report step, then the cost."""
+    said = []
+    for suite, part in cells.groupby("suite", sort=False):
+        about = part.iloc[0]
+        lost = Counter(part.loc[part["outcome"] != "finished", "outcome"])
+        if lost:
+            said.append(f"{suite}: " + " and ".join(f"{n} of {len(part)} cells {o}" for o, n in lost.items()) + ".")
+        if not len(compared):
+            continue
+        rows = compared[(compared["suite"] == suite) & (compared["step"] == about["report_steps"][-1])]
+        rows = rows[(rows["setting"] == about["setting"]) & (rows["norm"] == about["norm"])]
+        if not len(rows):
+            continue
+        best = rows[rows["mark"] == "best"].iloc[0]
+        level, behind = rows.loc[rows["mark"] == "level", "algorithm"], rows.loc[rows["mark"] == "", "algorithm"]
+        median = best["by"] == "median"
+        value = (
+            f"a median of {spanned(Interval(best['median'], best['median_low'], best['median_high']))}"
+            if median
+            else plus_minus(Interval(best["mean"], best["low"], best["high"]))
+        )
+        unit = f" {about['unit']}" if about["unit"] else ""
+        norm = "" if about["norm"] == "none" else f", {about['norm']}"
+        text = (
+            f"On {suite} ({about['setting']}{norm}) {best['algorithm']} is best of {len(rows)}: {about['metric']} "
+            f"{value}{unit} after {best['step']} inner steps, over {best['tasks']} tasks and {best['seeds']} "
+            f"seed{'s' if best['seeds'] > 1 else ''}."
+        )
+        if len(level):
+            text += f" {_listed(level.tolist())} can't be told apart from it."
+        if len(behind):
+            text += f" Behind: {_listed(behind.tolist())}."
+        said.append(text)
+    for row in orders.to_dict("records"):
+        ratio = spanned(Interval(row["ratio"], row["low"], row["high"]))
+        said.append(
+            f"On {row['suite']} a meta-iteration of {row['second']} takes {ratio} times that of {row['first']} "
+            f"({row['operator']}, {row['engine']}, {row['inner_steps']} inner steps)."
+        )
+    return said
+
+
+def spanned(found: Interval) -> str:
+    """Value (low to high), with two digits of half the width."""
+    if math.isnan(found.value):
+        return NONE
+    decimals = decimals_of(found.half)
+    if math.isnan(found.low):
+        return _finite(found.value, decimals)
+    return f"{_finite(found.value, decimals)} ({_finite(found.low, decimals)} to {_finite(found.high, decimals)})"
+
+
+def slug(name: str) -> str:
+    """The name with everything that is no letter, digit, dash or underscore replaced."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-") or "suite"
+
+
+def _view(name: str, title: str, rows: Sequence[dict[str, Cell]], notes: Sequence[str]) -> View:
+    columns = tuple(dict.fromkeys(column for row in rows for column in row))
+    columns = tuple(c for c in columns if any(row.get(c, Cell(NONE)).text not in (NONE, "none") for row in rows))
+    whole = tuple(tuple(row.get(column, Cell(NONE)) for column in columns) for row in rows)
+    return View(name, title, columns, whole, tuple(notes))
+
+
+def _cost(cells: pd.DataFrame) -> dict[str, Cell]:
+    first = cells.iloc[0]
+    pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
+    steps = cells["environment_steps"].sum(min_count=1)
+    chosen: dict[str, dict[str, None]] = {}
+    for name, value in (pair for text in cells["selected"] for pair in json.loads(text).items()):
+        chosen.setdefault(name, {})[f"{value:g}" if isinstance(value, float) else str(value)] = None
+    selected = ", ".join(f"{name}={'/'.join(values)}" for name, values in chosen.items())
+    outcomes = Counter(cells["outcome"])
+    outcome = next(iter(outcomes)) if len(outcomes) == 1 else ", ".join(f"{n} {o}" for o, n in outcomes.items())
+    return {
+        "iterations": Cell(f"{first['iterations']:,}", float(first["iterations"])),
+        "selected": Cell(selected or NONE, selected),
+        "trials": _number(first["trials"] or math.nan),
+        "iterations tuning": _number(first["tuning_iterations"] or math.nan),
+        "environment steps": _number(steps),
+        "s/iteration": _number(pace, ".4f"),
+        "train s": Cell(f"{cells['train_seconds'].sum():,.0f}", float(cells["train_seconds"].sum())),
+        "compile s": Cell(f"{cells['compile_seconds'].sum():,.0f}", float(cells["compile_seconds"].sum())),
+        "peak MB": _number(peak / 1e6),
+        "outcome": Cell(outcome, outcome),
+    }
+
+
+def _number(value: float, form: str = ",.0f") -> Cell:
+    return Cell(NONE, -math.inf) if math.isnan(value) else Cell(format(value, form), float(value))
+
+
+def _over(rows: pd.DataFrame) -> str:
+    said = set(rows["over"]) if len(rows) else set()
+    if said == {"tasks"}:
+        return "tasks (one seed: what another would reach is not in it)"
+    return "seeds and tasks" if "tasks" not in said else "seeds and tasks, over tasks alone where there is one seed"
+
+
+def _finite(value: float, decimals: int) -> str:
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞" if value < 0 else NONE
+    return f"{value:.1e}" if abs(value) >= 1e6 else f"{value:.{decimals}f}"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is, in one cell."""
+    for sign, safe in {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "\n": " "}.items():
+        text = text.replace(sign, safe)
+    return text
+
+
+def _latex(text: str) -> str:
+    signs = {"\\": r"\textbackslash{}", **{c: f"\\{c}" for c in "&%$#_{}"}, "~": r"\textasciitilde{}", "^": r"\^{}"}
+    return "".join(signs.get(c, c) for c in text)
+
+
+def columns_of(view: View) -> Iterator[tuple[str, bool]]:
+    """Each column's name, and whether it holds numbers."""
+    for i, name in enumerate(view.columns):
+        orders = [row[i].order for row in view.rows]
+        yield name, any(isinstance(order, float | int) for order in orders)

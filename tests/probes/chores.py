@@ -1,0 +1,87 @@
+"""Jobs for the tests of where jobs run: they import nothing, and so cost a few hundredths of a second."""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError
+from bench.jobs import Emit
+
+
+def nap(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Sleeps; whether it was left alone."""
+    emit({"event": "begins", "pid": os.getpid()})
+    return not stop.wait(arguments.get("seconds", 0))
+
+
+def crash(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Reads where nothing is, in native code."""
+    sys.stderr.write("about to crash\n")
+    return ctypes.string_at(0) is None
+
+
+def crash_at_first(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Crashes as often as it is told to, and then is done."""
+    tries = Path(arguments["tries"])
+    tries.write_text(f"{tries.read_text() if tries.exists() else ''}x")
+    if len(tries.read_text()) <= arguments["crashes"]:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return True
+
+
+def chatter(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Prints to where the events go, by Python and past it."""
+    print("no event")  # noqa: T201
+    os.write(1, b"no event either\n")
+    emit({"event": "spoke"})
+    return True
+
+
+def refuse(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Raises what a user can mend."""
+    raise BenchError("mend this")
+
+
+def hang(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Holds the interpreter's lock in native code, deaf to everything."""
+    emit({"event": "begins", "pid": os.getpid()})
+    ctypes.PyDLL(None).sleep(int(arguments["seconds"]))
+    return True
+
+
+def interrupted(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Sleeps until Ctrl-C."""
+    emit({"event": "begins", "pid": os.getpid()})
+    time.sleep(60)
+    return True
+
+
+def cell(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Does as a cell does that sleeps (validate_every ms) instead of training, and crashes for every tenth seed."""
+    spec, folder = arguments["spec"], Path(arguments["store"]) / "cells" / arguments["cell"]
+    emit({"event": "starts", "done": 0})
+    if spec["seed"] % 10 == 9 and spec["selection"] == "best":
+        ctypes.string_at(0)
+    if stop.wait(spec["validate_every"] / 1000):
+        return False
+    record = {
+        "cell": arguments["cell"],
+        "spec": spec,
+        "judgement": {"metric": "mse", "unit": "", "better": "lower", "report_steps": [1], "floor": 1, "caveat": ""},
+        "outcome": "finished",
+        "stopped_at": spec["iterations"],
+        "digest": arguments["cell"] * 4,
+        "finished": "2026-01-01T00:00:00+00:00",
+        "environment": {},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".record.json.{os.getpid()}"
+    partial.write_text(json.dumps(record))
+    partial.replace(folder / "record.json")
+    return True

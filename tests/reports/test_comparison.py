@@ -1,0 +1,171 @@
+"""Who is best, who is level, what the pairs are: on scores made by hand."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from reports import comparison, published
+from reports.comparison import Cube
+
+
+def cell(**changes: Any) -> dict[str, Any]:
+    plain = {
+        "suite": "sinusoid",
+        "suite_name": "sinusoid",
+        "suite_given": "{}",
+        "algorithm": "maml",
+        "algorithm_name": "maml",
+        "arm": "m",
+        "seed": 0,
+        "iterations": 10_000,
+        "engine": "eager",
+        "device": "cpu",
+        "threads": 1,
+        "parameters": '{"gradient": "reverse", "steps": 1}',
+        "seconds_per_iteration": 0.2,
+        "peak_bytes": 100.0,
+        "outcome": "finished",
+        "setting": "K=5",
+        "norm": "none",
+        "metric": "mse",
+        "better": "lower",
+        "report_steps": (1, 10),
+    }
+    return plain | changes
+
+
+def cube(algorithm: str, values: Any, **changes: Any) -> Cube:
+    """A cube of two steps, the second half of the first: values [S, T]."""
+    last = np.asarray(values, dtype=float)
+    plain: dict[str, Any] = {
+        "suite": "sinusoid",
+        "setting": "K=5",
+        "norm": "none",
+        "algorithm": algorithm,
+        "arm": algorithm,
+        "better": "lower",
+        "report_steps": (1, 10),
+        "seeds": tuple(range(len(last))),
+        "tasks": tuple(range(last.shape[1])),
+        "steps": (0, 1, 10),
+        "values": np.stack([4 * last, 2 * last, last]),
+    }
+    return Cube(**(plain | changes))
+
+
+RNG = np.random.default_rng(0)
+TASKS = RNG.uniform(1, 5, size=(1, 60))
+GOOD = TASKS + 0.01 * RNG.normal(size=(3, 60))
+NOISE = RNG.normal(size=(3, 60))
+LEVEL = GOOD + 0.05 * (NOISE - NOISE.mean()) + 0.0001  # a little worse, and less than can be told
+WORSE = GOOD + 0.5
+
+
+def test_scores_come_back_as_seeds_by_tasks_whatever_the_order_of_the_rows() -> None:
+    rows = [
+        {"suite": "sinusoid", "setting": "K=5", "norm": "none", "algorithm": "maml", "arm": "m", "metric": metric}
+        | {"seed": seed, "task": task, "step": step, "value": 100 * step + 10 * seed + task}
+        for metric in ("mse", "other")
+        for seed in (3, 1)
+        for task in (2, 0, 1)
+        for step in (1, 0)
+    ]
+    rows[0]["value"] = np.nan
+    [made] = comparison.cubes(pd.DataFrame(rows), pd.DataFrame([cell()]))
+    assert (made.seeds, made.tasks, made.steps) == ((1, 3), (0, 1, 2), (0, 1))
+    assert made.at(0).tolist() == [[10, 11, 12], [30, 31, 32]]
+    assert made.at(1).tolist() == [[110, 111, 112], [130, 131, np.inf]]  # what is no number is the worst
+
+
+def test_the_best_and_what_cannot_be_told_apart_from_it_are_marked() -> None:
+    made = comparison.compare([cube("good", GOOD), cube("level", LEVEL), cube("worse", WORSE)])
+    assert dict(zip(made["algorithm"], made["mark"], strict=True)) == {"good": "best", "level": "level", "worse": ""}
+    [behind] = made.loc[(made["algorithm"] == "worse") & (made["step"] == 10), "behind"]
+    assert behind == pytest.approx(0.5)
+
+
+def test_higher_is_better_where_the_suite_says_so() -> None:
+    made = comparison.compare([cube("good", GOOD, better="higher"), cube("worse", WORSE, better="higher")])
+    assert set(made.loc[made["mark"] == "best", "algorithm"]) == {"worse"}
+
+
+def test_medians_decide_where_single_tasks_spoil_a_mean() -> None:
+    spoilt = GOOD - 0.5
+    spoilt[0, 0] = np.inf
+    made = comparison.compare([cube("spoilt", spoilt), cube("good", GOOD)])
+    assert set(made["by"]) == {"median"}
+    assert set(made.loc[made["mark"] == "best", "algorithm"]) == {"spoilt"}
+
+
+def test_one_seed_speaks_of_tasks_alone_and_has_no_variance_of_seeds() -> None:
+    made = comparison.compare([cube("one", TASKS)])
+    assert set(made["over"]) == {"tasks"}
+    assert made["variance_seeds"].isna().all()
+
+
+def test_pairs_share_tasks_and_are_corrected_within_a_setting() -> None:
+    fewer = cube("fewer", WORSE[:, 10:], tasks=tuple(range(10, 60)))
+    made = comparison.differences([cube("good", GOOD), cube("worse", WORSE), fewer])
+    assert list(zip(made["a"], made["b"], made["tasks"], strict=True)) == [
+        ("good", "worse", 60),
+        ("good", "fewer", 50),
+        ("worse", "fewer", 50),
+    ]
+    assert made["difference"].tolist() == pytest.approx([-0.5, -0.5, 0.0])
+    assert made["improvement"].tolist() == [1.0, 1.0, 0.5]
+    assert made["p_holm"].iloc[0] == pytest.approx(min(1, 3 * made["p"].iloc[0]))
+    assert made["p_holm"].iloc[2] == 1.0
+
+
+def test_only_pairs_that_are_wanted_are_corrected_for() -> None:
+    made = comparison.differences(
+        [cube("a", GOOD), cube("b", WORSE), cube("c", LEVEL)], lambda x, y: (x.algorithm, y.algorithm) == ("a", "b")
+    )
+    assert len(made) == 1
+    assert made["p_holm"].iloc[0] == made["p"].iloc[0]
+
+
+def test_second_order_is_held_against_what_differs_in_the_operator_alone() -> None:
+    first = '{"gradient": "first_order", "steps": 1}'
+    rows = [cell(seed=s, seconds_per_iteration=0.2 + 0.01 * s) for s in range(3)]
+    rows += [cell(algorithm="fomaml", arm="f", seed=s, parameters=first, seconds_per_iteration=0.1) for s in range(3)]
+    rows += [cell(algorithm="slow", arm="t", parameters=first, threads=2, seconds_per_iteration=9.0)]
+    rows += [cell(algorithm="other", arm="o", parameters='{"gradient": "first_order", "steps": 5}')]
+    [made] = comparison.orders(pd.DataFrame(rows)).to_dict("records")
+    assert (made["second"], made["first"], made["operator"], made["seeds"]) == ("maml", "fomaml", "reverse", 3)
+    assert made["ratio"] == pytest.approx((2.0 * 2.1 * 2.2) ** (1 / 3))
+    assert made["low"] < made["ratio"] < made["high"]
+
+
+def test_a_published_value_has_a_verdict_only_with_an_interval() -> None:
+    omniglot = {"suite": "omniglot", "suite_name": "omniglot", "setting": "5-way 1-shot", "norm": "transductive"}
+    accuracy = {"metric": "accuracy", "better": "higher", "report_steps": (1, 3)}
+    cells = pd.DataFrame([cell(), cell(arm="o", iterations=1_200, **omniglot, **accuracy)])
+    common = {"low": 0.0, "high": 1.0}
+    compared = pd.DataFrame(
+        [
+            {"suite": "sinusoid", "setting": "K=5", "norm": "none", "algorithm": "maml", "arm": "m", "step": 10}
+            | {"mean": 0.35, **common},
+            *(
+                {"suite": "omniglot", "setting": "5-way 1-shot", "algorithm": "maml", "arm": "o", "step": 3}
+                | {"norm": norm, "mean": mean, **common}
+                for norm, mean in (("transductive", 98.9), ("inductive", 98.9))
+            ),
+        ]
+    )
+    made = published.beside(compared, cells)
+    found = {(row["suite"], row["norm"], row["published"]): row for row in made.to_dict("records")}
+    assert found["sinusoid", "none", 0.35]["verdict"] == ""
+    omni = found["omniglot", "transductive", 98.7]
+    assert omni["verdict"] == "inside"
+    assert "trained for 1,200 meta-iterations, published 60,000" in omni["protocol"]
+    assert not any(norm == "inductive" for _, norm, _ in found)  # the paper's normalises with the query batch
+
+
+def test_published_values_were_read_in_a_source_that_is_named() -> None:
+    known = published.values()
+    assert set(known["grade"]) == {"primary", "secondary"}
+    assert known["source"].notna().all()
+    assert known["value"].notna().all()

@@ -1,0 +1,131 @@
+"""Intervals cover, tests and estimates agree with hand-worked cases and with the libraries that have them."""
+
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from reports import statistics
+from reports.statistics import Scores
+
+
+def crossed(rng: np.random.Generator, seeds: int, tasks: int, sd: tuple[float, float, float]) -> Scores:
+    return np.asarray(
+        sd[0] * rng.normal(size=(seeds, 1))
+        + sd[1] * rng.normal(size=(1, tasks))
+        + sd[2] * rng.normal(size=(seeds, tasks))
+    )
+
+
+def test_one_seed_has_the_published_interval_over_tasks() -> None:
+    found = statistics.interval(np.array([[1.0, 2.0, 3.0, 6.0]]))
+    assert found.value == 3.0
+    assert found.half == pytest.approx(1.96 * np.std([1, 2, 3, 6]) / 2)
+
+
+def test_seeds_that_agree_add_nothing_and_seeds_that_differ_have_students_interval() -> None:
+    tasks = np.random.default_rng(0).normal(size=(1, 200))
+    alike = statistics.interval(np.repeat(tasks, 3, 0))
+    assert alike.half == pytest.approx(statistics.interval(tasks).half, rel=0.1)
+    apart = statistics.interval(np.repeat([[-1.0], [0.0], [1.0]], 200, 1))
+    assert apart.half == pytest.approx(4.303 / math.sqrt(3), rel=0.05)  # t(2 degrees of freedom) sd / sqrt(3)
+
+
+def test_the_interval_is_the_same_at_every_call() -> None:
+    values = np.random.default_rng(1).normal(size=(3, 50))
+    assert statistics.interval(values) == statistics.interval(values)
+
+
+@pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
+def test_the_interval_of_a_mean_covers_at_five_seeds(sd: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    found = [statistics.interval(crossed(rng, 5, 40, sd)) for _ in range(400)]
+    assert np.mean([i.low <= 0 <= i.high for i in found]) >= 0.92  # 0.95 less three standard errors
+
+
+def test_the_interval_of_a_difference_covers_with_other_seeds() -> None:
+    rng = np.random.default_rng(1)
+    covered = []
+    for _ in range(300):
+        tasks = 3 * rng.normal(size=(1, 40))
+        a, b = (tasks + crossed(rng, n, 40, (1.0, 0.5, 1.0)) for n in (5, 4))
+        found = statistics.difference(a, b, paired_seeds=False)
+        covered.append(found.low <= 0 <= found.high)
+    assert np.mean(covered) >= 0.91
+
+
+def test_the_intervals_of_median_and_iqm_cover_at_five_seeds() -> None:
+    rng = np.random.default_rng(2)
+    median, iqm, *_ = zip(
+        *(statistics.median_and_iqm(crossed(rng, 5, 30, (0.5, 1.0, 0.5))) for _ in range(100)), strict=True
+    )
+    for found in (median, iqm):
+        assert np.mean([i.low <= 0 <= i.high for i in found]) >= 0.9
+
+
+def test_differences_are_told_where_single_means_are_not() -> None:
+    rng = np.random.default_rng(3)
+    tasks = 5 * rng.normal(size=(1, 100))
+    a = tasks + 0.1 * rng.normal(size=(3, 100))
+    b = a + 0.2 + 0.1 * rng.normal(size=(3, 100))
+    assert statistics.interval(a).high > statistics.interval(b).low
+    assert statistics.difference(a, b).high < 0
+
+
+def test_a_score_that_is_not_finite_leaves_the_median_and_no_interval_of_the_mean() -> None:
+    scores = np.array([[1.0, 2.0, 3.0, math.inf, 1.0]])
+    assert statistics.interval(scores).value == math.inf
+    assert math.isnan(statistics.interval(scores).low)
+    median = statistics.median_and_iqm(scores).median
+    assert median.value == 2.0
+    assert statistics.heavy_tailed(scores, "lower")
+
+
+def test_median_and_iqm_are_those_of_the_definition() -> None:
+    scores = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 800.0]])
+    median, iqm, *_ = statistics.median_and_iqm(scores)
+    assert median.value == 4.5
+    assert iqm.value == np.mean([3, 4, 5, 6])  # a quarter of eight is cut at each end
+
+
+def test_the_variance_split_is_that_of_the_anova_table() -> None:
+    import pandas as pd
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+
+    scores = crossed(np.random.default_rng(4), 4, 12, (2.0, 1.0, 0.5))
+    frame = pd.DataFrame([{"seed": s, "task": t, "value": scores[s, t]} for s in range(4) for t in range(12)])
+    squares = anova_lm(ols("value ~ C(seed) + C(task)", frame).fit())["mean_sq"]
+    noise = squares["Residual"]
+    parts = np.array([(squares["C(seed)"] - noise) / 12, (squares["C(task)"] - noise) / 4, noise])
+    assert statistics.variance(scores) == pytest.approx(tuple(parts / parts.sum()))
+    assert statistics.variance(scores[:1]) is None
+
+
+def test_wilcoxon_counts_every_task_once_and_halves_its_ties() -> None:
+    a = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]])
+    b = np.array([[1.0, 1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    # |d| = 0 1 2 3 4: ranks 1..5, of which the zero's is halved: T- = 0.5, mean 7.5, variance (5 6 11 / 4 - 1 / 4) / 6
+    z = (0.5 - 7.5) / math.sqrt(82.5 / 6)
+    assert statistics.wilcoxon(a, b) == pytest.approx(math.erfc(-z / math.sqrt(2)), rel=0.02)
+    assert statistics.wilcoxon(a, a) == 1.0
+
+
+def test_holm_multiplies_by_what_is_left() -> None:
+    assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert statistics.holm([]) == []
+
+
+def test_the_probability_of_improvement_counts_pairs_of_seeds() -> None:
+    a, b = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[2.0, 5.0], [2.0, 5.0]])
+    # task 0: 1 < 2 and 3 > 2, so one half; task 1: ties, one half
+    assert statistics.improvement(a, b, "higher").value == 0.5
+    assert statistics.improvement(a + 10, b, "higher") == (1.0, 1.0, 1.0)
+    assert statistics.improvement(a + 10, b, "lower").value == 0.0
+
+
+def test_a_profile_falls_from_all_to_none() -> None:
+    scores: NDArray[np.float64] = np.array([[1.0, 2.0, 3.0, 4.0]])
+    shares = [i.value for i in statistics.profile(scores, np.array([0.0, 2.5, 9.0]), "higher")]
+    assert shares == [1.0, 0.5, 0.0]
