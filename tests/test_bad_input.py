@@ -53,7 +53,7 @@ def refused(result: Result, *words: str) -> None:
         (
             "suite",
             "sinusiod",
-            ["unknown suite 'sinusiod'", "Did you mean 'sinusoid'?", "glyphs, halfcheetah_dir", "bench list"],
+            ["unknown suite 'sinusiod'", "Did you mean 'sinusoid'?", "omniglot, sinusoid", "bench list"],
         ),
         ("algos", "maml,MMAL", ["unknown algorithm 'MMAL'", "Did you mean 'maml'?", "finetune, fomaml"]),
         ("algos", "sinusoid", ["unknown algorithm 'sinusoid'", "Its kind is suite"]),

@@ -1,4 +1,4 @@
-"""Cells per second against workers, with cells that sleep for a second and import nothing; writes docs/scaling.md's tables.
+"""Cells per second against workers, with cells that sleep for a second and import nothing; writes docs/scaling.md.
 
 What is measured is all that `bench run` adds to a cell: processes, Dask, records, the watch. `python
 tests/benchmarks/scaling.py` from the root of a checkout.
