@@ -427,7 +427,10 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 @click.option("--algo", help="Whose paths or film, if the run directory holds several.")
 @click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
 def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures: Path | None) -> None:
-    """Draw what a run directory holds: adaptation curves, paths, or a film before and after each inner step."""
+    """Draw what a run directory holds.
+
+    Adaptation curves, or the paths or a film of what policies do before and after each inner step.
+    """
     if not any(pictures.values()):
         raise BenchError("say what to draw, and where: --curves FILE.png, --paths FILE.png or --video FILE.mp4.")
     from bench import show

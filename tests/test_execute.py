@@ -157,7 +157,7 @@ def scheduler() -> Any:
     from distributed import LocalCluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)])
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, resources={"CORES": 1}) as made:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", resources={"CORES": 1}) as made:
         yield made.scheduler_address
 
 
@@ -220,7 +220,11 @@ def test_ctrl_c_saves_where_every_cell_was_and_leaves_no_process(tmp_path: Path)
         *("--out", str(tmp_path / "store")),
     ]
     env = {**os.environ, "BENCH_SAVE_EVERY": "0.2"}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    # A shell gives what it starts in the background a SIGINT that is ignored, and so may whoever runs the tests.
+    running = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     until = time.monotonic() + 300
     while len(saved := list(tmp_path.glob("store/cells/*/checkpoint.safetensors"))) < 2 and time.monotonic() < until:
         time.sleep(0.1)

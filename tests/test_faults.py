@@ -179,7 +179,7 @@ def test_sigkill_of_a_cell_s_process(time_: int, light: list[Cell], tmp_path: Pa
 def local_cluster() -> Iterator[Any]:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as made:
         yield made
 
 
