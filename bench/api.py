@@ -14,6 +14,7 @@ from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
 from bench.core.records import Record
+from bench.core.types import Learner, Meta, Suite
 from bench.execute import RETRIES, default_threads, place, run_elsewhere
 from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
 from bench.runner import Deadline, Watch, run_cell
@@ -44,13 +45,8 @@ class Results(pd.DataFrame):
         if record is None:
             raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
         catalogue = Catalogue(tuple(map(Path, plugins)))
-        spec = record.spec
-        suite = suite_of(
-            catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None})
-        )
-        named = Named(spec.algorithm.name, {k: v for k, v in spec.algorithm.parameters.items() if v is not None})
-        algorithm = algorithm_of(catalogue, named, suite)
-        seen = view(suite, algorithm.train_view, spec.algorithm.name, catalogue)
+        suite, algorithm = components(record, catalogue)
+        seen = view(suite, algorithm.train_view, record.spec.algorithm.name, catalogue)
         return trained_module(seen, algorithm, self.store, record)
 
 
@@ -165,12 +161,29 @@ def results(store: Store, records: list[Record]) -> Results:
     return frame
 
 
+def components(record: Record, catalogue: Catalogue) -> tuple[Suite, Learner]:
+    """The suite and the algorithm that a record is of."""
+    spec = record.spec
+    suite = suite_of(
+        catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None})
+    )
+    named = Named(spec.algorithm.name, {k: v for k, v in spec.algorithm.parameters.items() if v is not None})
+    return suite, algorithm_of(catalogue, named, suite)
+
+
+def trained_meta(suite: Suite, algorithm: Learner, store: Store, record: Record) -> Meta:
+    """All that was meta-learned, as selected."""
+    like = algorithm.init(suite.new_params, seeds_.generator(record.spec.seed, "init"))
+    if not algorithm.trains:
+        return like
+    path = store.folder(record.cell) / "checkpoint.safetensors"
+    state = Training.load(path.read_bytes(), like)
+    return state.best if record.spec.selection == "best" and state.best is not None else state.meta
+
+
 def trained_module(suite: Any, algorithm: Any, store: Store, record: Record) -> nn.Module:
     """The suite's module with the parameters that the selected Meta starts from."""
-    path = store.folder(record.cell) / "checkpoint.safetensors"
-    like = algorithm.init(suite.new_params, seeds_.generator(record.spec.seed, "init"))
-    state = Training.load(path.read_bytes(), like) if algorithm.trains else Training.begin(like)
-    meta = state.best if record.spec.selection == "best" and state.best is not None else state.meta
+    meta = trained_meta(suite, algorithm, store, record)
     params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds_.generator(0))))
     module: nn.Module = suite.module()
     module.load_state_dict(params, strict=False)

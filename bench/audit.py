@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import combinations
 
 from bench.core.findings import Audit, Comparison, Finding
 from bench.core.records import Record, Spec
@@ -95,30 +96,31 @@ class _Group:
     def examine(self) -> None:
         everything = list(self.entrants.values())
         trained = [e for e in everything if e.spec.iterations]
-        self._unless_whole(ITERATIONS, trained, lambda e: e.spec.iterations, lambda n: f"{n:,}")
-        self._unless_whole("normalisation differs", everything, lambda e: e.spec.norm, str)
-        for members in _by(trained, lambda e: (e.spec.iterations, e.spec.norm)) or [[]]:
-            others = [
-                e for e in everything if e not in trained and (not members or e.spec.norm == members[0].spec.norm)
-            ]
+        self._unless_shared(ITERATIONS, trained, lambda e: e.spec.iterations, lambda n: f"{n:,}")
+        self._unless_shared("normalisation differs", everything, lambda e: e.spec.norm, str)
+        self._unless_shared("tuning budgets differ", everything, _budget, str)
+        for members in _by(trained, lambda e: (e.spec.iterations, *_side(e))) or [[]]:
+            others = [e for e in everything if e not in trained and (not members or _side(e) == _side(members[0]))]
             self._versions([*members, *others])
             self._missing([*members, *others])
         self._digests()
         self._cautions(everything)
         self.findings = list(dict.fromkeys(self.findings))
 
-    def _unless_whole(
+    def _unless_shared(
         self, what: str, entrants: list[_Entrant], value: Callable[[_Entrant], Hashable], shown: Callable[..., str]
     ) -> None:
-        """A fault, unless all algorithms are there with each of the values: then each is a comparison of its own."""
+        """A fault, unless any two algorithms have a value in common: then comparisons stand side by side."""
         values = list(dict.fromkeys(map(value, entrants)))
-        algorithms = {frozenset(e.name for e in entrants if value(e) == v) for v in values}
         if len(values) < 2:
             return
         self.differing.append((what, value))
-        if len(algorithms) > 1:
+        had: dict[str, set[Hashable]] = {}
+        for entrant in entrants:
+            had.setdefault(entrant.spec.algorithm.name, set()).add(value(entrant))
+        if any(not one & other for one, other in combinations(had.values(), 2)):
             listed = {shown(v): [e.name for e in entrants if value(e) == v] for v in values}
-            self._fault(what, _values(listed), f"Run all algorithms with the same, {' or '.join(listed)}.")
+            self._fault(what, _values(listed), "Run all algorithms with the same.")
 
     def _versions(self, comparable: list[_Entrant]) -> None:
         packages = dict.fromkeys(name for e in comparable for record in e.cells for name in record.environment)
@@ -188,6 +190,10 @@ class _Group:
             hardware.setdefault(_hardware(record), []).append(label(record.spec.algorithm))
         if len(hardware) > 1:
             self._caution("hardware differs", _values(hardware), "Don't compare seconds and memory.")
+        pruned = {e.name: n for e in everything if (n := _pruned(e))}
+        if pruned:
+            trials = "; ".join(f"{name}: {n} trials" for name, n in pruned.items())
+            self._caution("trials were pruned", trials, "A pruned budget is unequal; tune with --pruner none.")
         diverged: dict[str, list[str]] = {}
         for record in self.records:
             if record.outcome == "diverged":
@@ -244,6 +250,21 @@ def _by(entrants: list[_Entrant], key: Callable[[_Entrant], Hashable]) -> list[l
     for entrant in entrants:
         parts.setdefault(key(entrant), []).append(entrant)
     return list(parts.values())
+
+
+def _budget(entrant: _Entrant) -> str:
+    tuning = next((record.tuning for record in entrant.cells if record.tuning), None)
+    return ", ".join(f"{name} {value}" for name, value in tuning.budget.items()) if tuning else "not tuned"
+
+
+def _side(entrant: _Entrant) -> tuple[Hashable, ...]:
+    """What, with the iterations, tells comparisons apart that stand side by side."""
+    return entrant.spec.norm, _budget(entrant)
+
+
+def _pruned(entrant: _Entrant) -> int:
+    tunings = [record.tuning for record in entrant.cells if record.tuning]
+    return sum(trial.outcome == "pruned" for trial in tunings[0].trials) if tunings else 0
 
 
 def _canonical(value: object) -> str:

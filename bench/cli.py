@@ -171,6 +171,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
 @execution_options
 @plugin_option
+@click.option(
+    "--track", "trackers", type=click.Choice(["tensorboard", "mlflow"]), multiple=True,
+    help="Also send curves and scores there while running (an extra); may be repeated.",
+)  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
 def run(
     suites: str,
@@ -183,6 +187,7 @@ def run(
     dask: str | None,
     dask_spec: Path | None,
     retries: int,
+    trackers: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train and score algorithms; print the comparison.
@@ -196,6 +201,7 @@ def run(
     from bench.plan import Request
     from bench.runner import logging_to
     from bench.store import Store
+    from bench.track import Tracker, Watches
     from reports.table import tables
 
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
@@ -210,7 +216,8 @@ def run(
     elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
         with show.Progress() as progress:
-            records = run_cells(cells, store, progress, time_limit, plugins, **elsewhere)
+            watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
+            records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for table in tables(results(store, records), records):
@@ -258,6 +265,7 @@ def run(
     help="How meta-gradients are computed; trials are short and of many shapes, so compiling seldom pays.",
 )  # fmt: skip
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@execution_options
 @plugin_option
 def tune(
     suites: str,
@@ -269,6 +277,10 @@ def tune(
     storage: str | None,
     time_limit: float | None,
     out: Path | None,
+    workers: int | None,
+    dask: str | None,
+    dask_spec: Path | None,
+    retries: int,
     **options: Any,
 ) -> None:
     """Choose hyperparameters on validation tasks, with equal budgets.
@@ -278,21 +290,26 @@ def tune(
     """
     from bench import show
     from bench.api import default_out
+    from bench.execute import default_threads
     from bench.plan import Request
     from bench.sweep import Settings, sweeps
     from bench.sweep import tune as sweep
 
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
+    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
+    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     found = sweeps(Request(suites=suites, **options), settings)
     show.sweeps(found)
     try:
         with show.Progress() as progress:
-            done = sweep(found, root, progress, time_limit)
+            done = sweep(found, root, progress, time_limit, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     show.swept(done, root)
     tunings = [tuning for tuning, _ in done]
+    for label, message in progress.lost.items():
+        click.echo(f"not done, after {retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
@@ -401,19 +418,28 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), help="The score against inner steps.")
-@click.option("--suite", help="Which suite, if the run directory holds several.")
 @click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where navigation2d's policies walk.")
-@click.option("--algo", help="Whose paths, if the run directory holds several.")
-def draw(store: Path, curves: Path | None, suite: str | None, paths: Path | None, algo: str | None) -> None:
-    """Draw what a run directory holds: adaptation curves, or paths before and after each inner step."""
-    if curves is None and paths is None:
-        raise BenchError("say what to draw, and where: --curves curves.png or --paths paths.png.")
+@click.option(
+    "--video", type=click.Path(path_type=Path, dir_okay=False), metavar="MP4",
+    help="Film a robot before and after adapting.",
+)  # fmt: skip
+@click.option("--suite", help="Which suite, if the run directory holds several.")
+@click.option("--algo", help="Whose paths or film, if the run directory holds several.")
+@click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
+def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures: Path | None) -> None:
+    """Draw what a run directory holds: adaptation curves, paths, or a film before and after each inner step."""
+    if not any(pictures.values()):
+        raise BenchError("say what to draw, and where: --curves FILE.png, --paths FILE.png or --video FILE.mp4.")
     from bench import show
 
-    if curves:
+    if curves := pictures["curves"]:
         show.draw_curves(store, suite, curves)
-    if paths:
+    if paths := pictures["paths"]:
         show.draw_paths(store, algo, paths)
+    if video := pictures["video"]:
+        from bench.filming import film
+
+        click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
 
 
 @main.command()

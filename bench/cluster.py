@@ -22,6 +22,7 @@ from bench.jobs import Child, Ending, Event, Job
 EXTRA = 'pip install "meta-bench[dask]"'
 PATIENCE = 30.0  # seconds in which a scheduler must answer, and a first worker may come
 LOOK = 0.5  # seconds between two looks at whether a job is still wanted
+FRESH = 5.0  # seconds for which what the workers offer is taken for known
 TELL = 2.0  # seconds between two words of a cell in training, through the scheduler
 BACK = ("spec.json", "log.txt", "checkpoint.safetensors", "scores.parquet", "curve.parquet", "record.json")
 
@@ -42,6 +43,8 @@ class Cluster:
         self.sign = self.root / f".{self.token}"  # a worker that sees it sees the run directory
         self.futures: dict[str, Any] = {}
         self.begun: set[str] = set()
+        self.offers: list[dict[str, float]] = []  # of each worker, when it was last asked
+        self.asked = -FRESH
 
     def __enter__(self) -> Self:
         """Connects.
@@ -122,8 +125,10 @@ class Cluster:
 
     def _resources(self, needs: dict[str, float]) -> dict[str, float]:
         """Of what the job needs, that which this cluster's workers declare to have."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        offers: list[dict[str, float]] = [worker["resources"] for worker in workers]
+        if time.monotonic() - self.asked > FRESH:
+            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            self.offers, self.asked = [worker["resources"] for worker in workers], time.monotonic()
+        offers = self.offers
         asked = {name: amount for name, amount in needs.items() if any(name in offer for offer in offers)}
         if offers and not any(all(offer.get(name, 0) >= amount for name, amount in asked.items()) for offer in offers):
             raise BenchError(

@@ -158,7 +158,8 @@ class Store:
             self.write(cell, "holder.json", json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
             yield
         finally:
-            (folder / "holder.json").unlink(missing_ok=True)
+            with suppress(OSError):  # what can no longer be written to is told of already
+                (folder / "holder.json").unlink(missing_ok=True)
             lock.release()
 
 

@@ -371,7 +371,12 @@ def _round(
         for number in numbers:
             earlier = study.get_trials(deepcopy=False)
             if len(earlier) <= number:
-                study.add_trial(propose(earlier[:number], sweep))
+                study.add_trial(propose(earlier, sweep))
+                if len(study.get_trials(deepcopy=False)) != number + 1:
+                    raise BenchError(
+                        f"somebody else adds trials to the study {sweep.name} in the same storage. One `bench tune` at "
+                        "a time proposes; give it workers or a cluster instead."
+                    )
     for level in range(max(len(sweep.rungs) for sweep, _ in studies)):
         cells: list[Cell] = []
         for sweep, study in studies:
@@ -381,6 +386,7 @@ def _round(
                 cells += [cell for cell in some if not told or store.record(cell.id) is None]
         left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
         plugins = studies[0][0].request.plugins
+        cells = list({cell.id: cell for cell in cells}.values())  # two trials may be alike
         ended = run_cells(cells, store, watch, left, plugins, **execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from reports import statistics
-from reports.statistics import Better, Interval, Scores
+from reports.statistics import Better, Interval, Robust, Scores
 
 KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cube:
     """One arm's headline scores in one setting."""
 
@@ -31,11 +31,18 @@ class Cube:
     tasks: tuple[int, ...]
     steps: tuple[int, ...]
     values: NDArray[np.float64]  # [K, S, T]
+    known: dict[int, Robust] = field(default_factory=dict)  # what `robust` has found
 
     def at(self, step: int) -> Scores:
         """The scores after an inner step, [S, T]."""
         scores: Scores = self.values[self.steps.index(step)]
         return scores
+
+    def robust(self, step: int) -> Robust:
+        """Median and interquartile mean after an inner step, drawn once."""
+        if step not in self.known:
+            self.known[step] = statistics.median_and_iqm(self.at(step))
+        return self.known[step]
 
     @property
     def last(self) -> int:
@@ -94,9 +101,9 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     heavy = [statistics.heavy_tailed(cube.at(step), better) for cube in group]
     by = "median" if any(heavy) else "mean"
     means = [statistics.interval(cube.at(step)) for cube in group]
-    robust = [statistics.median_and_iqm(cube.at(step)) for cube in group]
+    robust = [cube.robust(step) for cube in group]
     sign = 1 if better == "lower" else -1
-    middles = [m.value for m, _ in robust] if by == "median" else [m.value for m in means]
+    middles = [r.median.value for r in robust] if by == "median" else [m.value for m in means]
     best = int(np.argmin([sign * v for v in middles]))
     rows = []
     for i, cube in enumerate(group):
@@ -108,8 +115,8 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 **{name: getattr(cube, name) for name in [*KEYS, "algorithm", "arm"]},
                 "step": step,
                 **_named("", means[i], "mean"),
-                **_named("median_", robust[i][0], "median"),
-                **_named("iqm_", robust[i][1], "iqm"),
+                **_named("median_", robust[i].median, "median"),
+                **_named("iqm_", robust[i].iqm, "iqm"),
                 "tasks": len(cube.tasks),
                 "seeds": len(cube.seeds),
                 "over": "seeds and tasks" if len(cube.seeds) > 1 else "tasks",
@@ -233,8 +240,10 @@ def _shared(a: Cube, b: Cube, step: int) -> tuple[Scores, Scores]:
 
 def _difference(a: Cube, b: Cube, step: int, by: str) -> Interval:
     left, right = _shared(a, b, step)
+    if by == "median" and a.tasks == b.tasks:
+        return statistics.median_difference(a.robust(step), b.robust(step))
     if by == "median":
-        return statistics.median_difference(left, right)
+        return statistics.median_difference(*map(statistics.median_and_iqm, (left, right)))
     return statistics.difference(left, right, a.seeds == b.seeds)
 
 

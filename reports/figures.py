@@ -75,7 +75,7 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         for cube in cubes:
             if (cube.setting, cube.norm) != (setting, norm):
                 continue
-            each = [statistics.median_and_iqm(s, 300)[0] if errors else statistics.interval(s) for s in cube.values]
+            each = [statistics.median_and_iqm(s, 300).median if errors else statistics.interval(s) for s in cube.values]
             middle, low, high = (np.array(column) for column in zip(*each, strict=True))
             ax.plot(cube.steps, middle, label=cube.algorithm, **look[cube.algorithm]._asdict())
             ax.fill_between(cube.steps, low, high, color=look[cube.algorithm].color, alpha=0.15, linewidth=0)
@@ -84,7 +84,8 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
-            ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * floor))
+    if errors:  # once all is drawn: the panels share the axis
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * floor))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure
@@ -153,7 +154,7 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         if len(front) > 1:
             ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0, label="Pareto front")
         ax.set_xscale("symlog", linthresh=1.0)
-        ax.set_xlim(left=0)
+        ax.margins(x=0.1)
         if about["better"] == "lower" and all(y > 0 for _, y in points):
             ax.set_yscale("log")
             ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * float(about["floor"])))
@@ -211,16 +212,20 @@ def scatter(a: Cube, b: Cube, metric: str, floor: float) -> Figure:
         (~ahead & ~tied, orange, f"{b.algorithm} better: {wins[1]}"),
         (tied, GREY, f"equal: {wins[2]}"),
     )
+    size = 9 + 240 * (count - 1) / max(1, count.max() - 1) if count.max() > 3 else np.full(len(count), 9.0)
     for where, colour, label in which:
-        ax.scatter(
-            points[where, 0], points[where, 1], s=9 * count[where], color=colour, alpha=0.6, linewidth=0, label=label
-        )
+        style: dict[str, Any] = {"color": colour, "alpha": 0.6, "linewidth": 0, "rasterized": True}
+        ax.scatter(points[where, 0], points[where, 1], s=size[where], **style)
+        if where.any():
+            ax.plot([], [], "o", color=colour, label=label)
     if a.better == "lower" and (points > 0).all():
         ax.set(xscale="log", yscale="log")
     ends = (points.min(), points.max()) if len(points) else (0, 1)
     ax.plot(ends, ends, color=GREY, linewidth=1, zorder=0)
-    ax.set(xlabel=f"{metric} @{step} of {a.algorithm}", ylabel=f"of {b.algorithm}", aspect="equal")
-    ax.set_title(f"{a.suite}, {a.setting}{'' if a.norm == 'none' else ', ' + a.norm}: {count.sum()} tasks")
+    ax.set(xlabel=f"{metric} @{step} of {a.algorithm}", ylabel=f"of {b.algorithm}", box_aspect=1)
+    ax.set_ylim(ax.get_xlim())
+    norm = "" if a.norm == "none" else f", {a.norm}"
+    figure.suptitle(f"{a.suite}, {a.setting}{norm}: {count.sum()} tasks", x=0.02, ha="left", fontsize=9.5)
     figure.legend(loc="outside lower left", ncols=1)
     return figure
 
@@ -234,7 +239,7 @@ def profiles(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> F
     logarithmic = better == "lower" and bool((pooled > 0).all())
     low, high = np.quantile(pooled, [0.005, 0.995])
     high = min(high, BEYOND * floor) if better == "lower" else high
-    thresholds = np.geomspace(low, high, 60) if logarithmic else np.linspace(low, high, 60)
+    thresholds = np.geomspace(low, high, 40) if logarithmic else np.linspace(low, high, 40)
     figure = Figure(figsize=(5.6, 3.2), layout="constrained")
     ax = figure.subplots()
     for cube in cubes:
@@ -314,6 +319,8 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
     algorithms = list(dict.fromkeys(curves["algorithm"]))
     figure = Figure(figsize=(1.4 + 2.2 * len(algorithms), 0.4 + 2.0 * len(tasks)), layout="constrained")
     axes = np.atleast_2d(figure.subplots(len(tasks), len(algorithms), sharex=True, sharey="row", squeeze=False))
+    for ax, algorithm in zip(axes[0], algorithms, strict=True):
+        ax.set_title(algorithm)
     for row, task in zip(axes, tasks, strict=True):
         for ax, algorithm in zip(row, algorithms, strict=True):
             own = look[algorithm]
@@ -328,8 +335,6 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
                     name = "before" if step == 0 else f"{step} step{'s' if step > 1 else ''}"
                     style = ":" if step == 0 else "-" if last else "--"
                     ax.plot(line["x"], line["y"], style, color=own.color, label=name, linewidth=1.6 if last else 1.2)
-            if row is axes[0]:
-                ax.set_title(algorithm)
         most = 1.6 * float(curves.loc[(curves["task"] == task) & (curves["kind"] == "truth"), "y"].abs().max())
         row[0].set(ylabel="y", ylim=(-most, most))
     for ax in axes[-1]:

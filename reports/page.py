@@ -85,7 +85,7 @@ def publish(
 
 
 def draw(figure: Figure) -> dict[str, bytes]:
-    """The figure's files by format; it is laid out once."""
+    """The figure's files by format."""
     contents = {}
     with matplotlib.rc_context(SALT):
         for form in FORMATS:
@@ -93,7 +93,6 @@ def draw(figure: Figure) -> dict[str, bytes]:
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
             figure.savefig(file, format=form, dpi=150, metadata=metadata, transparent=form == "svg")
             contents[form] = file.getvalue()
-            figure.set_layout_engine("none")
     return contents
 
 

@@ -75,19 +75,30 @@ def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def median_and_iqm(scores: Scores, replicates: int = 1_000) -> tuple[Interval, Interval]:
-    """The median and the interquartile mean (Agarwal et al. 2021, arXiv:2108.13264) of all scores."""
-    here, found = _robust(scores.reshape(1, -1))[0], _robust_replicates(scores, replicates)
-    lows, highs = _expanded(found, _rank_freedom(scores))
+class Robust(NamedTuple):
+    """What is left of scores of which single ones may be anything."""
+
+    median: Interval
+    iqm: Interval  # interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)
+    medians: NDArray[np.float64]  # of the replicates, [R]
+    freedom: float
+
+
+def median_and_iqm(scores: Scores, replicates: int = 1_000) -> Robust:
+    """The median and the interquartile mean of all scores, with the replicates that differences need."""
+    here, found, freedom = _robust(scores.reshape(1, -1))[0], _replicate(scores, replicates), _rank_freedom(scores)
+    lows, highs = _expanded(found, freedom)
     median, iqm = (Interval(float(v), float(lo), float(hi)) for v, lo, hi in zip(here, lows, highs, strict=True))
-    return median, iqm
+    return Robust(median, iqm, found[:, 0], freedom)
 
 
-def median_difference(a: Scores, b: Scores) -> Interval:
+def median_difference(a: Robust, b: Robust) -> Interval:
     """The median of a minus that of b, with the same draws of tasks (and of seeds, where there are as many)."""
-    found = _robust_replicates(a)[:, :1] - _robust_replicates(b)[:, :1]
-    (low,), (high,) = _expanded(found, min(_rank_freedom(a), _rank_freedom(b)))
-    return Interval(float(np.median(a) - np.median(b)), float(low), float(high))
+    with np.errstate(invalid="ignore"):
+        found = np.nan_to_num(a.medians - b.medians, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        value = a.median.value - b.median.value
+    low, high = _expanded(found, min(a.freedom, b.freedom))
+    return Interval(float(value), float(low), float(high))
 
 
 def variance(scores: Scores) -> Variance | None:
@@ -193,7 +204,8 @@ def _robust(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([np.median(ordered, axis=1), ordered[:, cut : count - cut].mean(1)], 1)
 
 
-def _robust_replicates(scores: Scores, most: int = 1_000) -> NDArray[np.float64]:
+def _replicate(scores: Scores, most: int) -> NDArray[np.float64]:
+    """Median and interquartile mean in every replicate, [R, 2]."""
     seeds, tasks = scores.shape
     count = min(_replicates(tasks), most)
     which_tasks = _draws(tasks, tasks, _replicates(tasks), -1 % 2**32)[:count]

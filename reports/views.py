@@ -14,6 +14,7 @@ from reports.statistics import Interval
 from reports.table import decimals_of, plus_minus
 
 NONE = "–"
+COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
 Mark = Literal["", "best", "level"]
 
@@ -63,7 +64,7 @@ class View:
 
 def comparison(suite: str, compared: pd.DataFrame, cells: pd.DataFrame) -> View:
     """Who reaches what at what cost: a row per setting, normalisation and algorithm of one suite."""
-    here = compared[compared["suite"] == suite]
+    here = compared[compared["suite"] == suite] if len(compared) else pd.DataFrame(columns=COMPARED)
     arms = dict(iter(cells[cells["suite"] == suite].groupby("arm", sort=False)))
     about = next(iter(arms.values())).iloc[0]
     unit = f" {about['unit']}" if about["unit"] else ""

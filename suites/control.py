@@ -47,6 +47,7 @@ class Trajectories(NamedTuple):
     scale: Tensor  # [], what the advantages were divided by
     unstable: Tensor  # [B], bool: ended since the simulation broke down
     behaviour: Tensor | tuple[()]  # [B, H, D]: what the actions were drawn from; () of a support, which is never judged
+    success: Tensor | tuple[()] = ()  # [B], 1 where the episode reached what the environment calls success, if any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +136,9 @@ class Reinforcement(Interactive):
         )
         empty = torch.zeros(len(mask))
         return Trajectories(
-            observations, actions, rewards, mask, torch.zeros_like(rewards), empty, unstable, behaviours
-        )
+            observations, actions, rewards, mask, torch.zeros_like(rewards), empty, unstable, behaviours,
+            getattr(environment, "success", ()),
+        )  # fmt: skip
 
     @property
     def policy(self) -> Policy:

@@ -1,14 +1,15 @@
 """What the MuJoCo suites share: robots that run, with the observations and rewards of Finn et al. 2017's code.
 
 The physics are gymnasium's models by the MuJoCo that is installed; the paper's were rllab's by an early version, so
-that returns compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts near the
-model's home (positions 0.01 N(0, 1) and velocities 0.1 N(0, 1) off), takes 200 steps, and is observed as the code does
-(the absolute position along the track included); velocities are those of the whole robot's centre of mass, read after
-the step; actions are cut to ±1 before they cost anything.
+that returns compare with the published ones in kind, not in digits. Taken from the paper's code: every episode starts
+near the model's home (positions 0.01 N(0, 1) and velocities 0.1 N(0, 1) off), takes 200 steps, and is observed as the
+code does (the absolute position along the track included); velocities are those of the whole robot's centre of mass,
+read after the step; actions are cut to ±1 before they cost anything.
 Letters: T tasks, B trajectories, N = T · B, O observation, A action.
 """
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
@@ -17,6 +18,7 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from bench.core.types import Budget, Setting, Split
+from suites import film
 from suites.control import Reinforcement
 from suites.physics import Floats, Reading, Robot, Simulations, installed
 from suites.policies import Gaussian, Policy
@@ -135,6 +137,20 @@ class Locomotive(Reinforcement):
             draws[:PUBLISHED] = torch.from_numpy(known)[:count]
         return Goals(self.aim(draws).float())
 
+    def film(self, episodes: list[tuple[str, Tensor]], path: Path) -> None:
+        """Draws first trajectories side by side: caption -> observations [B, H, O] of one task, padded or not.
+
+        The position along the track is not observed by every robot: the camera follows.
+        """
+        robot = replace(self.robot, frame_skip=self.frame_skip)
+        engine = Simulations(robot, 1).engine
+        panels = [list(film.frames(engine.model, self.positions(seen[0].double().numpy()))) for _, seen in episodes]
+        film.encode(path, film.side_by_side(panels, [caption for caption, _ in episodes]), 1 / engine.lasts)
+
+    def positions(self, observation: Floats) -> Floats:
+        """The model's positions [H, Q] that were observed, [H, O]."""
+        raise NotImplementedError
+
     def environment(self) -> "Track":
         """The robots, at most as many threads as torch may use."""
         return Track(self)
@@ -199,6 +215,10 @@ class Cheetah(Locomotive):
         """Positions without the one along the track, velocities, centre of mass."""
         return np.concatenate([reading.position[:, 1:], reading.velocity, reading.centre], 1)
 
+    def positions(self, observation: Floats) -> Floats:
+        """The height and angles; the place along the track from the centre of mass."""
+        return np.concatenate([observation[:, 17:18], observation[:, :8]], 1)
+
     def cost(self, action: Floats, reading: Reading) -> Floats:
         """0.05 ‖a‖²."""
         return np.asarray(0.05 * np.square(action).sum(1))
@@ -221,6 +241,10 @@ class Quadruped(Locomotive):
         """Positions, velocities, contact forces cut to ±1, the torso's rotation matrix, centre of mass."""
         forces = np.clip(reading.contact, -1, 1)
         return np.concatenate([reading.position, reading.velocity, forces, reading.orientation, reading.centre], 1)
+
+    def positions(self, observation: Floats) -> Floats:
+        """All were observed."""
+        return observation[:, :15]
 
     def cost(self, action: Floats, reading: Reading) -> Floats:
         """0.005 ‖a‖² + 0.0005 ‖contact forces, cut to ±1‖² − 0.05 for being alive."""

@@ -182,7 +182,8 @@ class _Engine:
         # A step of this one solves no contacts: it is taken for its sensors, at a fraction of the price.
         self.still.opt.disableflags |= (
             off.mjDSBL_CONSTRAINT | off.mjDSBL_CONTACT | off.mjDSBL_ACTUATION | off.mjDSBL_GRAVITY
-        )
+            | off.mjDSBL_SPRING | off.mjDSBL_DAMPER | off.mjDSBL_EULERDAMP
+        )  # fmt: skip
         self.still.opt.integrator = mujoco.mjtIntegrator.mjINT_EULER
         self.full = mujoco.mjtState.mjSTATE_FULLPHYSICS
         self.data = [mujoco.MjData(self.model) for _ in range(threads)]
@@ -210,7 +211,7 @@ class _Engine:
         count, steps = control.shape[:2]
         states, sensors = np.empty((count, steps, state.shape[1])), np.empty((count, steps, model.nsensordata))
         if count:
-            chunk = max(1, count // (4 * self.threads))
+            chunk = max(1, count // (16 * self.threads))
             self.pool.rollout(
                 [model] * count, self.data, state, control, skip_checks=True, nstep=steps, state=states,
                 sensordata=sensors, chunk_size=chunk,

@@ -6,7 +6,7 @@ import pytest
 
 from bench.audit import audit_of
 from bench.core.findings import Audit
-from bench.core.records import Component, Judgement, Record, Spec
+from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
 
 JUDGEMENT = Judgement(metric="mse", unit="", better="lower", report_steps=(1,), floor=1.0, caveat="")
 ENVIRONMENT = {"bench": "0.1.0", "torch": "2.13.0", "cpu": "a CPU", "host": "here", "system": "Linux"}
@@ -16,12 +16,13 @@ def record(algorithm: str = "maml", seed: int = 0, outcome: Any = "finished", **
     """A record; `changes` are of its specification, or of its environment where that has the name."""
     environment = ENVIRONMENT | {name: changes.pop(name) for name in list(changes) if name in ENVIRONMENT}
     source, digest = changes.pop("source", "a" * 64), changes.pop("digest", "d" * 64)
+    given = changes.pop("given", {})
     values: dict[str, Any] = {
         "suite": Component(name="sinusoid", given={}, parameters={"shots": 10}, source="s" * 64),
         "suite_version": 1,
         "norm": "none",
         "manifests": {"K=10/test": "t" * 64},
-        "algorithm": Component(name=algorithm, given={}, parameters={}, source=source),
+        "algorithm": Component(name=algorithm, given=given, parameters=given, source=source),
         "seed": seed,
         "iterations": 1000,
         "validate_every": 500,
@@ -42,6 +43,23 @@ def record(algorithm: str = "maml", seed: int = 0, outcome: Any = "finished", **
 
 def grid(*algorithms: str, seeds: int = 3, **changes: Any) -> list[Record]:
     return [record(name, seed, **changes) for name in algorithms for seed in range(seeds)]
+
+
+def tuned(record: Record, trials: int = 2, iterations: int = 100, pruned: int = 0) -> Record:
+    """The record with the sweep that chose its values."""
+    tried = [
+        Trial(
+            number=i, parameters={}, outcome="pruned" if i < pruned else "finished", score=1.0, iterations=iterations,
+            cells=(),
+        )
+        for i in range(trials)
+    ]  # fmt: skip
+    tuning = Tuning(
+        study="a-study", suite=record.spec.suite, algorithm=record.spec.algorithm, space={}, metric="mse",
+        better="lower", step=1, iterations=iterations, seeds=(0,), validation_tasks=200, sampler="tpe",
+        pruner="median" if pruned else "none", seed=0, batch=5, trials=tuple(tried), finished="",
+    )  # fmt: skip
+    return record.model_copy(update={"tuning": tuning})
 
 
 def found(audit: Audit) -> list[tuple[str, str]]:
@@ -126,3 +144,25 @@ def test_cautions_leave_comparisons_standing() -> None:
     assert found(audit) == [("caution", "hardware differs"), ("caution", "diverged")]
     assert audit.sound
     assert found(audit_of(grid("maml", seeds=2))) == [("caution", "few seeds")]
+
+
+@pytest.mark.parametrize("other", [{"trials": 3}, {"iterations": 200}, None])
+def test_tuning_budgets_that_differ_are_a_fault(other: Any) -> None:
+    second = [tuned(r, **other) if other else r for r in grid("fomaml")]
+    audit = audit_of([*map(tuned, grid("maml")), *second])
+    assert found(audit) == [("fault", "tuning budgets differ")]
+    assert "trials 2: maml; " in audit.findings[0].message and ": fomaml" in audit.findings[0].message
+    assert together(audit) == [("maml",), ("fomaml",)]
+
+
+def test_defaults_and_tuned_values_are_two_comparisons() -> None:
+    chosen = [tuned(r) for r in grid("maml", "fomaml", given={"inner_lr": 0.3})]
+    audit = audit_of([*grid("maml", "fomaml", "oracle"), *chosen])
+    assert audit.sound
+    assert together(audit) == [("maml", "fomaml", "oracle"), ("maml[inner_lr=0.3]", "fomaml[inner_lr=0.3]")]
+
+
+def test_pruned_trials_are_a_caution() -> None:
+    audit = audit_of([tuned(r, pruned=1) for r in grid("maml", "fomaml")])
+    assert found(audit) == [("caution", "trials were pruned")]
+    assert audit.findings[0].message == "maml: 1 trials; fomaml: 1 trials"

@@ -36,6 +36,7 @@ def test_every_algorithm_is_certified(name: str) -> None:
     assert sum(check.verdict == "pass" for check in checks) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operator", ["reverse", "mixed", "first_order"])
 @pytest.mark.parametrize("name", ["maml", "metasgd"])
 def test_every_operator_is_certified(name: str, operator: str) -> None:

@@ -103,6 +103,7 @@ def test_the_growth_of_a_known_law_is_recovered() -> None:
     assert row["worst error"] == "0 %"
 
 
+@pytest.mark.slow
 def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     arguments = ["cost", "--suite", "sinusoid", "--algos", "maml", "--steps", "1,2", "--tasks", "2,4"]
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path), "--json", str(tmp_path / "c.json")])

@@ -1,5 +1,6 @@
 """The examples are sound plug-ins: certified, found by --plugin, run to a table."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.conftest import ROOT, SMALL
 REPTILE, POLYNOMIAL = ROOT / "examples" / "reptile.py", ROOT / "examples" / "polynomial.py"
 
 
+@pytest.mark.slow
 def test_the_example_algorithm_is_certified() -> None:
     check_algorithm(Catalogue((REPTILE,)).load("algorithm", "reptile"))
 
@@ -32,3 +34,17 @@ def test_both_run_beside_what_is_built_in(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "reptile" in done.output
     assert "mse @10" in done.output
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "examples" / "comparison.ipynb", as_version=4)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    client = NotebookClient(notebook, timeout=100, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute(env=environment)
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in shown if output.output_type == "error"]
+    assert any("image/png" in output.get("data", {}) for output in shown)

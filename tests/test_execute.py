@@ -133,6 +133,7 @@ def test_threads_are_shared_among_workers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_processes_and_a_cluster_give_the_digests_of_this_process(tmp_path: Path) -> None:
     cells = plan(Request(suites="sinusoid", algos="maml[meta_batch=2],metasgd[meta_batch=2]", **SMALL))
     here, _ = run(cells, tmp_path / "here")
@@ -211,18 +212,21 @@ def test_needs_that_no_worker_offers_are_said(tmp_path: Path, scheduler: str) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_ctrl_c_saves_where_every_cell_was_and_leaves_no_process(tmp_path: Path) -> None:
     command = [
         *(str(Path(sys.executable).parent / "bench"), "run", "--suite", "sinusoid", "--algos", "maml,metasgd"),
         *("--preset", "smoke", "--iterations", "100000", "--threads", "1", "--engine", "eager", "--workers", "2"),
         *("--out", str(tmp_path / "store")),
     ]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    until = time.monotonic() + 60
-    while len(list(tmp_path.glob("store/cells/*/spec.json"))) < 2 and time.monotonic() < until:
+    env = {**os.environ, "BENCH_SAVE_EVERY": "0.2"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+    until = time.monotonic() + 300
+    while len(saved := list(tmp_path.glob("store/cells/*/checkpoint.safetensors"))) < 2 and time.monotonic() < until:
         time.sleep(0.1)
-    time.sleep(2)
     children = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    for path in saved:
+        path.unlink()
     running.send_signal(signal.SIGINT)
     output, _ = running.communicate(timeout=60)
     assert running.returncode == 130, output

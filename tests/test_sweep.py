@@ -3,11 +3,13 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,12 @@ def stored() -> dict[str, Tuning]:
     return {tuning.algorithm.name: tuning for tuning in found}
 
 
+def swept(algos: str, trials: int, seeds: tuple[int, ...] = (0,), plugins: tuple[Path, ...] = ()) -> dict[str, Tuning]:
+    asked_for = replace(SMALL, algos=algos, iterations=1, seeds=seeds, plugins=plugins)
+    done = tune(sweeps(asked_for, Settings(trials=trials)), Path("store"), Silent())
+    return {tuning.algorithm.name: tuning for tuning, _ in done}
+
+
 def one(**settings: Any) -> Sweep:
     [sweep] = sweeps(SMALL, Settings(**settings))
     return sweep
@@ -86,20 +94,20 @@ def asked(sweep: Sweep, trials: int, cuts: dict[int, int] | None = None) -> list
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
 def test_proposals_do_not_depend_on_where_a_sweep_was_cut(sampler: str) -> None:
-    sweep = one(sampler=sampler, trials=24, batch=4)
-    whole = [trial.params for trial in asked(sweep, 24)]
-    assert [trial.params for trial in asked(sweep, 24, {0: 2, 8: 0, 16: 3, 20: 1})] == whole
-    assert len({str(params) for params in whole}) == 24
-    assert [trial.params for trial in asked(one(sampler=sampler, trials=24, batch=4, seed=1), 24)] != whole
+    sweep = one(sampler=sampler, trials=18, batch=4)
+    whole = [trial.params for trial in asked(sweep, 18)]
+    assert [trial.params for trial in asked(sweep, 18, {0: 2, 8: 0, 12: 3, 16: 1})] == whole
+    assert len({str(params) for params in whole}) == 18
+    assert [trial.params for trial in asked(one(sampler=sampler, trials=18, batch=4, seed=1), 4)] != whole[:4]
 
 
 def test_more_trials_go_on_from_fewer() -> None:
-    few, many = one(trials=13, batch=4), one(trials=24, batch=4)
+    few, many = one(trials=13, batch=4), one(trials=16, batch=4)
     assert few.name == many.name
     first = asked(few, 13)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler())
     study.add_trials(first)  # of which the last was told before its round was whole
-    assert propose(study.trials, many).params == asked(many, 24)[13].params
+    assert propose(study.trials, many).params == asked(many, 16)[13].params
 
 
 def test_what_was_told_moves_the_proposals_of_later_rounds() -> None:
@@ -134,43 +142,29 @@ def test_ranges_are_centred_on_the_suites_protocol() -> None:
 
 
 def test_every_algorithm_gets_the_same_budget_and_run_takes_what_was_chosen() -> None:
-    algos = "maml[meta_batch=2],scratch"
-    asked_for = (*TUNE, "--algos", algos, "--trials", "2", "--trial-iterations", "2", "--seeds", "0,1")
-    output = bench(*asked_for).output
-    assert "for each algorithm 2 trials of 2 meta-iterations, seeds 0,1" in output
-    assert "scored on 10 validation tasks" in output
-    assert "inner_lr 0.001 to 0.1 (logarithmic)" in output
-    sweeps_ = stored()
-    assert len({json.dumps(tuning.budget) for tuning in sweeps_.values()}) == 1
-    assert {name: tuning.spent for name, tuning in sweeps_.items()} == {"maml": 8, "scratch": 0}
-    assert [trial.number for trial in sweeps_["maml"].trials] == [0, 1]
-    for line in output.splitlines():
-        if line.startswith("drawn to "):
-            assert Path(line.removeprefix("drawn to ")).stat().st_size > 5_000
-    assert {Path(line).name for line in output.splitlines() if line.startswith("drawn to ")} == {
-        "budget.png", "slice.png", "contour.png", "importance.png",
-    }  # fmt: skip
+    pair = "maml[meta_batch=2],fomaml[meta_batch=2]"
+    found = swept("maml[meta_batch=2],scratch", trials=2, seeds=(0, 1))
+    assert len({json.dumps(tuning.budget) for tuning in found.values()}) == 1
+    assert {name: tuning.spent for name, tuning in found.items()} == {"maml": 4, "scratch": 0}
+    assert [trial.number for trial in found["maml"].trials] == [0, 1]
+    assert stored() == found
 
-    table = bench(*RUN, "--algos", f"{algos},maml[meta_batch=2]", "--tuned", "--iterations", "3").output
-    records = [Record.model_validate_json(path.read_bytes()) for path in Path("store/cells").glob("*/record.json")]
-    assert {record.spec.algorithm.name: record.tuning for record in records} == sweeps_
-    for record in records:
-        best = sweeps_[record.spec.algorithm.name].best
-        assert best is not None
-        assert best.parameters.items() <= record.spec.algorithm.parameters.items()
-    for heading in ("values", "trials", "tuning iterations"):
-        assert heading in table
-    assert "tuned" in table
+    missing = bench(*RUN, "--algos", pair, "--tuned", code=2).output
+    assert "fomaml[meta_batch=2] was not tuned on sinusoid" in missing
+    assert f'bench tune --suite "sinusoid" --algos "{pair}" --out store --trials 2 --trial-iterations 1' in missing
+    swept("fomaml[meta_batch=2]", trials=1, seeds=(0, 1))
+    assert "unequal budgets" in bench(*RUN, "--algos", pair, "--tuned", code=2).output
 
-    again = bench(*RUN, "--algos", "maml[meta_batch=2],fomaml[meta_batch=2]", "--tuned", code=2).output
-    assert "fomaml[meta_batch=2] was not tuned on sinusoid" in again
-    assert 'bench tune --suite "sinusoid" --algos "maml[meta_batch=2],fomaml[meta_batch=2]" --out store' in again
-    assert "--trials 2 --trial-iterations 2" in again
-    bench(*TUNE, "--algos", "fomaml[meta_batch=2]", "--trials", "1", "--trial-iterations", "2", "--seeds", "0,1")
-    unequal = bench(*RUN, "--algos", "maml[meta_batch=2],fomaml[meta_batch=2]", "--tuned", code=2).output
-    assert "unequal budgets" in unequal
-    plain = bench(*RUN, "--algos", "maml[meta_batch=2,inner_lr=0.02]", "--iterations", "3").output
-    assert "tuning iterations" not in plain
+    table = bench(*RUN, "--algos", "maml[meta_batch=2]", "--tuned", "--iterations", "1").output
+    rows = [line for line in table.splitlines() if re.search(r"maml\S* .* tuned", line)]
+    assert len(rows) == 3  # K = 5, 10, 20
+    assert all(re.search(r" 2 +4 ", row) for row in rows)  # trials, and the meta-iterations of both seeds
+    assert re.search(r"values +trials +tuning iterations", table)
+    [record] = [r for r in Store.open(Path("store")).records() if r.tuning]
+    assert record.tuning == found["maml"]
+    best = found["maml"].best
+    assert best is not None
+    assert best.parameters.items() <= record.spec.algorithm.parameters.items()
 
 
 def test_a_trial_cannot_reach_the_test_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,31 +176,41 @@ def test_a_trial_cannot_reach_the_test_tasks(monkeypatch: pytest.MonkeyPatch) ->
         return sample(self, count, split, generator)
 
     monkeypatch.setattr(Sinusoid, "sample", guarded)
-    bench(*TUNE, "--algos", "maml[meta_batch=2],oracle[meta_batch=2],finetune[meta_batch=2]",
-          "--trials", "1", "--trial-iterations", "1")  # fmt: skip
-    for record in Store.open(Path("store/tuning")).records():
-        assert record.outcome == "finished"
-        assert all(key.endswith("/validation") for key in record.spec.manifests)
+    swept("maml[meta_batch=2],oracle[meta_batch=2],finetune[meta_batch=2]", trials=1)
+    records = list(Store.open(Path("store/tuning")).records())
+    assert [record.outcome for record in records] == ["finished"] * 3
+    assert all(key.endswith("/validation") for record in records for key in record.spec.manifests)
     with pytest.raises(AssertionError, match="a test task was drawn"):
         CliRunner().invoke(main, [*RUN, "--algos", "maml[meta_batch=2]"], catch_exceptions=False)
 
 
 def test_trials_that_diverge_or_fail_are_results_and_the_sweep_goes_on(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
-    command = (*TUNE, "--algos", "mine[meta_batch=2]", "--trials", "5", "--trial-iterations", "1")
-    output = bench(*command, "--plugin", "mine.py", code=3).output
-    trials = stored()["mine"].trials
+    found = swept("mine[meta_batch=2]", trials=5, plugins=(tmp_path / "mine.py",))
+    trials = found["mine"].trials
     wanted = {1: "diverged", 3: "failed"}
     assert [trial.outcome for trial in trials] == [wanted.get(t.parameters["steps"], "finished") for t in trials]
-    assert {"diverged", "failed"} <= {trial.outcome for trial in trials}
+    assert {"diverged", "failed", "finished"} == {trial.outcome for trial in trials}
     assert all((trial.score is None) == (trial.outcome != "finished") for trial in trials)
-    assert "1 diverged" in output
     journal = Path("store/tuning/journal.log")
-    before = stored()
     journal.write_bytes(journal.read_bytes() + b'{"op_code":')  # as a full disk leaves it
-    again = bench(*command, "--plugin", "mine.py", code=3)
-    assert stored() == before
-    assert "finished" not in again.stderr  # nothing is run again
+    written = {path: path.stat().st_mtime_ns for path in Path("store/tuning/cells").rglob("*")}
+    assert swept("mine[meta_batch=2]", trials=5, plugins=(tmp_path / "mine.py",)) == found
+    assert {path: path.stat().st_mtime_ns for path in Path("store/tuning/cells").rglob("*")} == written
+
+
+@pytest.mark.slow
+def test_the_command_says_what_it_does_and_draws_what_it_found(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    asked_for = ("--algos", "mine[meta_batch=2],maml[meta_batch=2]", "--trials", "4", "--trial-iterations", "2")
+    output = bench(*TUNE, *asked_for, "--plugin", "mine.py", code=3).output
+    assert "for each algorithm 4 trials of 2 meta-iterations, seeds 0, in rounds of 5 by tpe" in output
+    assert "scored on 10 validation tasks after 10 steps" in output
+    assert "inner_lr 0.001 to 0.1 (logarithmic)" in output
+    assert re.search(r"mine.* 4 +1 finished, 1 diverged, 2 failed +\d", output)
+    drawn = [line.removeprefix("drawn to ") for line in output.splitlines() if line.startswith("drawn to ")]
+    assert {Path(path).name for path in drawn} == {"budget.png", "slice.png", "contour.png", "importance.png"}
+    assert all(Path(path).stat().st_size > 5_000 for path in drawn)
 
 
 @pytest.mark.parametrize(
@@ -239,24 +243,37 @@ def test_a_tuned_run_without_a_sweep_says_which_command_to_run() -> None:
     assert not Path("store").exists()
 
 
+def test_trials_run_where_cells_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def nowhere(cells: list[Cell], *_: Any, **execution: Any) -> list[Record]:
+        given.update(execution, cells=len(cells))
+        return []
+
+    monkeypatch.setattr("bench.sweep.run_cells", nowhere)
+    output = bench(*TUNE, "--algos", "maml,scratch", "--trials", "8", "--workers", "3", "--retries", "1").output
+    assert given == {"workers": 3, "dask": None, "dask_spec": None, "retries": 1, "cells": 10}  # a round of each
+    assert "not all trials are done. The same command goes on." in output
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["median", "hyperband"])
 def test_a_pruned_trial_is_recorded_with_what_it_spent(pruner: str) -> None:
-    bench(*TUNE, "--algos", "maml[meta_batch=2]", "--trials", "10", "--trial-iterations", "9", "--pruner", pruner)
-    tuning = stored()["maml"]
+    asked_for = sweeps(replace(SMALL, iterations=9), Settings(trials=8, pruner=pruner))
+    [(tuning, _)] = tune(asked_for, Path("store"), Silent())
     pruned = [trial for trial in tuning.trials if trial.outcome == "pruned"]
     assert pruned
     assert {trial.iterations for trial in pruned} <= {1, 3}
     assert {trial.iterations for trial in tuning.trials if trial.outcome == "finished"} == {9}
-    assert tuning.spent < 90
+    assert tuning.spent < 8 * 9
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_sweep_that_was_killed_equals_one_that_was_left_alone() -> None:
     def command(out: str) -> list[str]:
-        asked = ["--suite", "sinusoid", "--algos", "maml[meta_batch=2],scratch", "--trials", "6", "--batch", "3"]
-        more = ["--trial-iterations", "60", "--preset", "smoke", "--threads", "1", "--out", out]
+        asked = ["--suite", "sinusoid", "--algos", "maml[meta_batch=2]", "--trials", "5", "--batch", "2"]
+        more = ["--trial-iterations", "40", "--preset", "smoke", "--threads", "1", "--out", out]
         return [str(Path(sys.executable).parent / "bench"), "tune", *asked, *more]
 
     env = {**os.environ, "BENCH_SAVE_EVERY": "0.1"}
@@ -264,7 +281,7 @@ def test_a_sweep_that_was_killed_equals_one_that_was_left_alone() -> None:
     subprocess.run(command("whole"), check=True, capture_output=True)
     took = time.monotonic() - began
     moment = random.Random(os.getpid())
-    for _ in range(3):
+    for _ in range(2):
         running = subprocess.Popen(command("killed"), env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(moment.uniform(0.3, 0.9) * took)
         running.send_signal(signal.SIGKILL)
@@ -272,7 +289,7 @@ def test_a_sweep_that_was_killed_equals_one_that_was_left_alone() -> None:
     last = subprocess.run(command("killed"), env=env, capture_output=True, text=True, check=False)
     assert last.returncode == 0, last.stderr
     assert what_was_found("killed") == what_was_found("whole")
-    assert len(what_was_found("whole")[0]) == 2
+    assert len(what_was_found("whole")[1]) == 5
 
 
 def what_was_found(out: str) -> tuple[dict[str, Any], dict[str, str]]:
@@ -299,8 +316,8 @@ def test_postgresql_holds_the_same_sweep_and_may_be_restarted_meanwhile(postgres
     found: dict[str, Any] = {}
     for out, url in (("file", None), ("server", postgresql.url)):
         watch = Restarting(postgresql.restart) if url else Silent()
-        settings = Settings(trials=12, batch=3, storage=url)
-        [(tuning, study)] = tune(sweeps(SMALL, settings), Path(out), watch)
+        settings = Settings(trials=12, batch=4, storage=url)
+        [(tuning, study)] = tune(sweeps(replace(SMALL, algos="scratch"), settings), Path(out), watch)
         assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 12
         found[out] = tuning.model_dump() | {"finished": ""}
     assert found["server"] == found["file"]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench import show
-from bench.core.records import Component, Judgement, Record, Spec
+from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
 from reports.frame import tidy, told_apart
 from reports.table import Table, tables
 
@@ -150,3 +150,27 @@ def test_a_wide_terminal_gets_one_table(monkeypatch: pytest.MonkeyPatch, capsys:
     made = one_table((record(spec()), ONE))
     assert printed(made, 120, monkeypatch, capsys).count("algorithm") == 1
     assert printed(made, 60, monkeypatch, capsys).count("algorithm") == 2
+
+
+def test_a_table_with_tuned_rows_says_whose_values_each_row_has_and_what_they_cost() -> None:
+    part = Component(name="maml", given={}, parameters={}, source="")
+    trials = [
+        Trial(number=i, parameters={"steps": i + 1}, default=i == 0, outcome="finished", score=score,
+              iterations=10, cells=())
+        for i, score in enumerate((2.0, 1.0))
+    ]  # fmt: skip
+    plain: dict[str, Any] = {
+        "study": "", "suite": part, "algorithm": part, "space": {}, "metric": "mse", "better": "lower", "step": 1,
+        "iterations": 10, "seeds": (0,), "validation_tasks": 2, "sampler": "tpe", "pruner": "none", "seed": 0,
+        "batch": 5, "finished": "",
+    }  # fmt: skip
+    both, first = Tuning(trials=tuple(trials), **plain), Tuning(trials=tuple(trials[:1]), **plain)
+    default, tuned, same = record(spec()), record(spec(given={"steps": 2}), tuning=both), record(spec(seed=1))
+    assert not {"values", "trials", "tuning iterations"} & set(one_table((default, ONE)).costs)
+    costs = one_table((default, ONE), (tuned, ONE)).costs
+    assert costs[["values", "trials", "tuning iterations"]].to_numpy().tolist() == [
+        ["default", "–", "–"],
+        ["tuned", "2", "20"],
+    ]
+    costs = one_table((same.model_copy(update={"tuning": first}), ONE)).costs
+    assert costs["values"].tolist() == ["tuned, the default"]

@@ -239,6 +239,7 @@ def in_a_new_process(script: str) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 def test_shim_leaves_a_torchvision_that_loads_alone() -> None:
     # The compiled part is played by other schemas, which would show if they were declared over.
     script = """
@@ -255,6 +256,7 @@ assert "learn2learn" not in sys.modules and "torchvision" not in sys.modules
     in_a_new_process(script)
 
 
+@pytest.mark.slow
 def test_library_is_imported_in_silence_where_torchvision_does_not_load() -> None:
     script = """
 import torch

@@ -1,6 +1,7 @@
 """Jobs for the tests of where jobs run: they import nothing, and so cost a few hundredths of a second."""
 
 import ctypes
+import hashlib
 import json
 import os
 import signal
@@ -70,18 +71,50 @@ def cell(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
         ctypes.string_at(0)
     if stop.wait(spec["validate_every"] / 1000):
         return False
-    record = {
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "record.json", _record(arguments, arguments["cell"] * 4))
+    return True
+
+
+def digest(seed: int, iterations: int, state: str = "", done: int = 0) -> str:
+    """What `trained` must end with."""
+    for i in range(done, iterations):
+        state = hashlib.sha256(f"{state}{seed}{i}".encode()).hexdigest()
+    return state
+
+
+def trained(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Does as a cell does that trains, a millisecond for an iteration: checkpoints, goes on, ends with a digest."""
+    spec, folder = arguments["spec"], Path(arguments["store"]) / "cells" / arguments["cell"]
+    folder.mkdir(parents=True, exist_ok=True)
+    saved = folder / "checkpoint.json"
+    state, done = json.loads(saved.read_text()) if saved.exists() else ("", 0)
+    emit({"event": "starts", "done": done})
+    while done < spec["iterations"] and not stop.wait(0.001):
+        state, done = digest(spec["seed"], done + 1, state, done), done + 1
+        if done % 20 == 0:
+            _write(saved, [state, done])
+    if done < spec["iterations"]:
+        _write(saved, [state, done])
+        return False
+    _write(folder / "record.json", _record(arguments, state))
+    return True
+
+
+def _record(arguments: dict[str, Any], final: str) -> dict[str, Any]:
+    return {
         "cell": arguments["cell"],
-        "spec": spec,
+        "spec": arguments["spec"],
         "judgement": {"metric": "mse", "unit": "", "better": "lower", "report_steps": [1], "floor": 1, "caveat": ""},
         "outcome": "finished",
-        "stopped_at": spec["iterations"],
-        "digest": arguments["cell"] * 4,
+        "stopped_at": arguments["spec"]["iterations"],
+        "digest": final,
         "finished": "2026-01-01T00:00:00+00:00",
         "environment": {},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".record.json.{os.getpid()}"
-    partial.write_text(json.dumps(record))
-    partial.replace(folder / "record.json")
-    return True
+
+
+def _write(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content))
+    partial.replace(path)

@@ -29,6 +29,11 @@ box.value = "maml"; box.dispatchEvent(new Event("input", { bubbles: true })); aw
 found.filtered = column();
 found.figures = [...document.querySelectorAll("figure svg")].map(s => s.getBoundingClientRect().height > 50);
 found.title = document.title;
+const light = colour => colour.match(/[\\d.]+/g).slice(0, 3).reduce((a, c) => a + Number(c), 0) / 765;
+const under = e => { const c = getComputedStyle(e).backgroundColor;
+  return /, 0\\)$/.test(c) ? under(e.parentElement) : c; };
+const cell = table.tBodies[0].rows[0].cells[0];
+found.ink = light(getComputedStyle(cell).color); found.paper = light(under(cell));
 found.wider = document.documentElement.scrollWidth > innerWidth + 1;
 const out = document.createElement("pre"); out.id = "probe"; out.textContent = JSON.stringify(found);
 document.body.append(out);
@@ -66,10 +71,11 @@ def browser() -> str:
     return found
 
 
-def visited(page: Path, width: int) -> tuple[dict[str, object], str]:
+def visited(page: Path, width: int, dark: bool = False) -> tuple[dict[str, object], str]:
     """What the probe found in the page, and what was written to the console."""
     command = [browser(), "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
     command += [f"--user-data-dir={page.parent / 'profile'}", f"--window-size={width},900"]
+    command += ["--force-dark-mode", "--blink-settings=preferredColorScheme=0"] if dark else []
     command += ["--virtual-time-budget=20000", "--dump-dom", f"file://{page}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, re.S)
@@ -79,11 +85,11 @@ def visited(page: Path, width: int) -> tuple[dict[str, object], str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1400, 500])
-def test_the_page_sorts_filters_and_shows_every_figure_in_a_browser(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (500, True)], ids=["wide and light", "narrow and dark"])
+def test_the_page_sorts_filters_and_shows_every_figure_in_a_browser(tmp_path: Path, width: int, dark: bool) -> None:
     page = publish(report(), tmp_path, {}, Path.write_bytes)
     page.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
-    found, console = visited(page, width)
+    found, console = visited(page, width, dark)
     assert console == ""
     assert found["before"] == [f"{v} ± 0.10" for v in ("10.50", "9.25", "100.00", "-3.00", "0.50")]
     assert found["ascending"] == [f"{v} ± 0.10" for v in ("-3.00", "0.50", "9.25", "10.50", "100.00")]
@@ -91,6 +97,8 @@ def test_the_page_sorts_filters_and_shows_every_figure_in_a_browser(tmp_path: Pa
     assert found["filtered"] == ["9.25 ± 0.10", "-3.00 ± 0.10"] or found["filtered"] == ["-3.00 ± 0.10", "9.25 ± 0.10"]
     assert found["figures"] == [True]
     assert not found["wider"]
+    ink, paper = float(str(found["ink"])), float(str(found["paper"]))
+    assert (paper < 0.3 and ink > 0.7) if dark else (paper > 0.9 and ink < 0.3)
 
 
 @pytest.mark.slow
