@@ -67,7 +67,10 @@ class Gaussian(Policy):
     def forward(self, observation: Tensor) -> Tensor:
         """Means and log-deviations, [..., 2 A]."""
         mean = _run(self.layers, self.activation, observation)
-        return torch.cat([mean, self.log_std.clamp(min=self.least).unsqueeze(-2).expand_as(mean)], -1)
+        log_std = self.log_std.clamp(min=self.least)
+        if log_std.dim() > 1:  # one for each task
+            log_std = log_std.unsqueeze(-2)
+        return torch.cat([mean, log_std.expand_as(mean)], -1)
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """Standard normals, [H, T, B, A]."""
