@@ -141,7 +141,7 @@ def test_processes_and_a_cluster_give_the_digests_of_this_process(tmp_path: Path
     spec = tmp_path / "cluster.yaml"
     spec.write_text(
         "{module: distributed, class: LocalCluster,"
-        " kwargs: {n_workers: 2, threads_per_worker: 1, dashboard_address: null, resources: {CORES: 1}}}"
+        " kwargs: {n_workers: 2, threads_per_worker: 1, dashboard_address: ':0', resources: {CORES: 1}}}"
     )
     cluster, watch = run(cells, tmp_path / "cluster", dask_spec=spec)
     assert [record.outcome for record in cluster] == ["finished", "finished"]
