@@ -57,7 +57,7 @@ def write_table(path: Path) -> None:
         ["| fault | times injected | results lost | resumed to the same digests |", "|---|---|---|---|", *rows]
     )
     text = path.read_text(encoding="utf-8")
-    made = re.sub(r"(?<=<!-- faults -->\n).*?(?=\n<!-- /faults -->)", lambda _: table, text, flags=re.S)
+    made = re.sub(r"(?<=<!-- faults -->\n).*?(?=<!-- /faults -->)", lambda _: f"{table}\n", text, flags=re.S)
     path.write_text(made, encoding="utf-8")
 
 

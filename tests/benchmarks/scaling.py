@@ -112,8 +112,8 @@ def parts() -> Iterator[str]:
 def write(name: str, rows: list[str]) -> None:
     """Replaces a table of the page."""
     text = PAGE.read_text(encoding="utf-8")
-    block = re.compile(f"(?<=<!-- {name} -->\n).*?(?=\n<!-- /{name} -->)", re.S)
-    PAGE.write_text(block.sub(lambda _: "\n".join(rows), text), encoding="utf-8")
+    block = re.compile(f"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.S)
+    PAGE.write_text(block.sub(lambda _: "\n".join([*rows, ""]), text), encoding="utf-8")
 
 
 if __name__ == "__main__":
