@@ -141,7 +141,7 @@ def test_processes_and_a_cluster_give_the_digests_of_this_process(tmp_path: Path
     spec = tmp_path / "cluster.yaml"
     spec.write_text(
         "{module: distributed, class: LocalCluster,"
-        " kwargs: {n_workers: 2, threads_per_worker: 1, dashboard_address: null, resources: {CORES: 1}}}"
+        " kwargs: {n_workers: 2, threads_per_worker: 1, dashboard_address: ':0', resources: {CORES: 1}}}"
     )
     cluster, watch = run(cells, tmp_path / "cluster", dask_spec=spec)
     assert [record.outcome for record in cluster] == ["finished", "finished"]
@@ -157,7 +157,7 @@ def scheduler() -> Any:
     from distributed import LocalCluster
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)])
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, resources={"CORES": 1}) as made:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", resources={"CORES": 1}) as made:
         yield made.scheduler_address
 
 
@@ -178,6 +178,27 @@ def test_on_a_cluster_too_the_time_limit_ends_what_runs(tmp_path: Path, schedule
     assert (records, watch.lost) == ([], [])
     assert len(watch.started) == 2
     assert len(run(cells_of(2), tmp_path, dask=scheduler)[0]) == 2  # and the cluster is free again
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_light")
+def test_a_run_can_be_stopped_when_its_cluster_has_lost_every_worker(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as made:
+
+        class Leaving(Noting):
+            def starts(self, cell: Cell, done: int) -> None:
+                super().starts(cell, done)
+                made.scale(0)
+
+        cells = cells_of(3, milliseconds=60_000)
+        watch = Leaving()
+        began = time.monotonic()
+        where: Any = {"dask": made.scheduler_address}
+        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), **where) == []
+        assert time.monotonic() - began < 60
+    assert len(set(watch.started)) == 1
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def scaled() -> Iterator[str]:
     for workers in WORKERS:
         cells = cells_of(ROUNDS * workers, validate_every=SLEEP)
         seconds, used = timed(cells, workers=workers)
-        with LocalCluster(n_workers=2, threads_per_worker=workers // 2, dashboard_address=None) as cluster:
+        with LocalCluster(n_workers=2, threads_per_worker=workers // 2, dashboard_address=":0") as cluster:
             by_dask, _ = timed(cells, dask=cluster.scheduler_address)
         ideal = workers * 1000 / SLEEP
         yield (
