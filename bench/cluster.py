@@ -7,6 +7,7 @@ nothing heavy: the worker's own process never needs torch.
 
 import contextlib
 import importlib
+import logging
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ LOOK = 0.5  # seconds between two looks at whether a job is still wanted
 FRESH = 5.0  # seconds for which what the workers offer is taken for known
 TELL = 2.0  # seconds between two words of a cell in training, through the scheduler
 BACK = ("spec.json", "log.txt", "checkpoint.safetensors", "scores.parquet", "curve.parquet", "record.json")
+log = logging.getLogger("bench")
 
 
 class Cluster:
@@ -42,7 +44,6 @@ class Cluster:
         self.root, self.messages, self.token = root.absolute(), messages, f"bench-{uuid.uuid4().hex[:12]}"
         self.sign = self.root / f".{self.token}"  # a worker that sees it sees the run directory
         self.futures: dict[str, Any] = {}
-        self.begun: set[str] = set()
         self.offers: list[dict[str, float]] = []  # of each worker, when it was last asked
         self.asked = -FRESH
 
@@ -67,8 +68,10 @@ class Cluster:
                     "address, such as tcp://host:8786."
                 ) from None
             self.client.subscribe_topic(self.token, self._told)
-            with contextlib.suppress(TimeoutError):  # it may make workers only when there is work
+            try:
                 self.client.wait_for_workers(1, timeout=PATIENCE)
+            except TimeoutError:  # it may make workers only when there is work
+                log.warning("the Dask cluster has no worker yet: cells wait for one")
             self.shared = all(self.client.run(_sees, str(self.sign)).values())
             self._open = stack.pop_all()
         return self
@@ -86,7 +89,6 @@ class Cluster:
             BenchError: the scheduler is gone, or no worker offers what the job needs.
         """
         self._reconnect()
-        self.begun.discard(job.key)
         future = self.client.submit(
             on_worker, job, str(self.sign), self._checkpoint(job),
             key=f"{job.key}-{uuid.uuid4().hex[:8]}", pure=False, resources=self._resources(job.needs),
@@ -95,15 +97,14 @@ class Cluster:
         future.add_done_callback(lambda future: self.messages.put((job.key, _ending(future))))
 
     def stop(self, at_once: bool) -> None:
-        """Tells the workers, and takes back what they have not begun."""
+        """Tells the workers, and takes back what none of them has."""
         with contextlib.suppress(Exception):  # without a scheduler, the workers stop by themselves
-            self.client.run(tell, self.token, at_once)
-            self.client.cancel([future for key, future in self.futures.items() if key not in self.begun], force=True)
+            self.client.run(tell, self.token, at_once, on_error="ignore")
+            taken = {key for keys in self.client.processing().values() for key in keys}
+            self.client.cancel([future for future in self.futures.values() if future.key not in taken], force=True)
 
     def _told(self, event: tuple[float, dict[str, Any]]) -> None:
-        key, message = event[1]["key"], event[1]["message"]
-        self.begun.add(key)
-        self.messages.put((key, message))
+        self.messages.put((event[1]["key"], event[1]["message"]))
 
     def _checkpoint(self, job: Job) -> bytes | None:
         path = self.root / "cells" / job.key / "checkpoint.safetensors"

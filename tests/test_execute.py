@@ -181,6 +181,27 @@ def test_on_a_cluster_too_the_time_limit_ends_what_runs(tmp_path: Path, schedule
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_light")
+def test_a_run_can_be_stopped_when_its_cluster_has_lost_every_worker(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as made:
+
+        class Leaving(Noting):
+            def starts(self, cell: Cell, done: int) -> None:
+                super().starts(cell, done)
+                made.scale(0)
+
+        cells = cells_of(3, milliseconds=60_000)
+        watch = Leaving()
+        began = time.monotonic()
+        where: Any = {"dask": made.scheduler_address}
+        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), **where) == []
+        assert time.monotonic() - began < 60
+    assert len(set(watch.started)) == 1
+
+
+@pytest.mark.slow
 def test_where_a_worker_cannot_see_the_run_directory_the_files_travel(
     tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,12 +185,13 @@ def local_cluster() -> Iterator[Any]:
 
 @pytest.mark.parametrize("time_", range(TIMES))
 def test_sigkill_of_a_dask_worker(time_: int, light: list[Cell], tmp_path: Path, local_cluster: Any) -> None:
-    def kill() -> None:
-        workers = [nanny.pid for nanny in local_cluster.workers.values() if nanny.pid]
-        if workers:
-            os.kill(random.choice(workers), signal.SIGKILL)
+    from distributed import Client
 
-    records = run(light, tmp_path, Striking(kill, 0.5), dask=local_cluster.scheduler_address)
+    with Client(local_cluster, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=60)  # that of the time before has been started again
+        workers = list(client.run(os.getpid).values())
+    watch = Striking(lambda: os.kill(random.choice(workers), signal.SIGKILL), 0.5)
+    records = run(light, tmp_path, watch, dask=local_cluster.scheduler_address)
     counted("SIGKILL of a Dask worker", {}, tmp_path, right(records, light))
 
 
