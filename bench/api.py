@@ -11,15 +11,16 @@ from torch import nn
 
 from bench.choose import measured
 from bench.core import seeds as seeds_
-from bench.core.discovery import Catalogue, Named
+from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.core.types import Learner, Meta, Suite
 from bench.execute import RETRIES, default_threads, place, run_elsewhere
-from bench.plan import Cell, Choice, Request, algorithm_of, plan, suite_of, view
+from bench.plan import Cell, Choice, Request, plan
+from bench.restore import trained
 from bench.runner import Deadline, Watch, run_cell
 from bench.store import MARK, Store
 from bench.train import Training
+from bench.tuned import tuned as with_chosen_values
 from reports.frame import tidy
 
 log = logging.getLogger("bench")
@@ -45,9 +46,11 @@ class Results(pd.DataFrame):
         if record is None:
             raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
         catalogue = Catalogue(tuple(map(Path, plugins)))
-        suite, algorithm = components(record, catalogue)
-        seen = view(suite, algorithm.train_view, record.spec.algorithm.name, catalogue)
-        return trained_module(seen, algorithm, self.store, record)
+        suite, algorithm, meta = trained(self.store, record, catalogue)
+        params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds_.generator(0))))
+        module: nn.Module = suite.module()
+        module.load_state_dict(params, strict=False)
+        return module
 
 
 def run(
@@ -112,9 +115,7 @@ def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measure
     known = list(Store.open(root).specs()) if (root / MARK).exists() else []
     if not tuned:
         return plan(request, known, choice)
-    from bench import sweep  # which runs its trials by this module
-
-    return sweep.tuned(request, root, known, choice)
+    return with_chosen_values(request, root, known, choice)
 
 
 def run_cells(
@@ -159,35 +160,6 @@ def results(store: Store, records: list[Record]) -> Results:
     frame = Results(tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done))
     frame.store = store
     return frame
-
-
-def components(record: Record, catalogue: Catalogue) -> tuple[Suite, Learner]:
-    """The suite and the algorithm that a record is of."""
-    spec = record.spec
-    suite = suite_of(
-        catalogue, Named(spec.suite.name, {k: v for k, v in spec.suite.parameters.items() if v is not None})
-    )
-    named = Named(spec.algorithm.name, {k: v for k, v in spec.algorithm.parameters.items() if v is not None})
-    return suite, algorithm_of(catalogue, named, suite)
-
-
-def trained_meta(suite: Suite, algorithm: Learner, store: Store, record: Record) -> Meta:
-    """All that was meta-learned, as selected."""
-    like = algorithm.init(suite.new_params, seeds_.generator(record.spec.seed, "init"))
-    if not algorithm.trains:
-        return like
-    path = store.folder(record.cell) / "checkpoint.safetensors"
-    state = Training.load(path.read_bytes(), like)
-    return state.best if record.spec.selection == "best" and state.best is not None else state.meta
-
-
-def trained_module(suite: Any, algorithm: Any, store: Store, record: Record) -> nn.Module:
-    """The suite's module with the parameters that the selected Meta starts from."""
-    meta = trained_meta(suite, algorithm, store, record)
-    params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds_.generator(0))))
-    module: nn.Module = suite.module()
-    module.load_state_dict(params, strict=False)
-    return module
 
 
 def default_out(suites: str) -> Path:

@@ -5,6 +5,7 @@ shapes and machine; so it is measured, once for each, before cells are planned. 
 ahead, one process a core, since the compiler is one thread of Python and the next process finds its cache.
 """
 
+import base64
 import contextlib
 import json
 import logging
@@ -12,15 +13,13 @@ import os
 import pickle
 import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
@@ -33,6 +32,7 @@ from bench.core.records import EngineName, Spec
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.engines.vectorised import meta_gradient
 from bench.evaluate import to
+from bench.jobs import Emit, Ending, Job, Local, Messages
 from bench.train import episodes
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
@@ -117,15 +117,25 @@ def _earns_measuring(case: Case) -> bool:
 
 def _compile_ahead(cases: list[Case]) -> None:
     """Fills the compiler's cache; what fails here is compiled later, or fails, where it is wanted."""
+    messages: Messages = SimpleQueue()
+    with Local(cases[0].spec.threads, messages) as processes:  # as many as we may use cores
+        running = 0
+        for case in cases:
+            with contextlib.suppress(Exception):  # a plug-in's classes have no place to be imported from
+                content = pickle.dumps(Case(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
+                arguments = {"case": base64.b64encode(content).decode()}
+                processes.start(Job(_key(case.spec), "bench.choose:compile_ahead", arguments))
+                running += 1
+        while running:
+            running -= isinstance(messages.get()[1], Ending)
 
-    def compile_one(case: Case) -> None:
-        with contextlib.suppress(Exception):  # such as a plug-in, whose classes have no place to be imported from
-            content = pickle.dumps(Case(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
-            command = [sys.executable, "-P", "-m", "bench.choose"]
-            subprocess.run(command, input=content, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    with ThreadPoolExecutor(cases[0].spec.threads) as pool:  # as many processes as we may use cores
-        list(pool.map(compile_one, cases))
+def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
+    """Compiles a case's meta-gradient, in its job's process."""
+    case: Case = pickle.loads(base64.b64decode(arguments["case"]))
+    torch.set_num_threads(case.spec.threads)
+    meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
+    return True
 
 
 def inputs(case: Case) -> Iterator[tuple[Meta, Episode]]:
@@ -188,9 +198,3 @@ def _keep(key: str, finding: Finding) -> None:
             part = _path().with_suffix(".part")
             part.write_text(content)
             part.replace(_path())
-
-
-if __name__ == "__main__":  # a process of `_compile_ahead`
-    ahead: Case = pickle.load(sys.stdin.buffer)
-    torch.set_num_threads(ahead.spec.threads)
-    meta_gradient(ahead.suite, ahead.algorithm, compiled=True)(*next(inputs(ahead)))

@@ -438,7 +438,7 @@ def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures
     if curves := pictures["curves"]:
         show.draw_curves(store, suite, curves)
     if paths := pictures["paths"]:
-        show.draw_paths(store, algo, paths)
+        show.draw_paths(store, suite, algo, paths)
     if video := pictures["video"]:
         from bench.filming import film
 

@@ -11,7 +11,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -20,7 +19,7 @@ from typing import Any, Protocol, Self
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
-from bench.jobs import Child, Emit, Ending, Event, Job
+from bench.jobs import Emit, Ending, Event, Job, Local, Messages
 from bench.plan import Cell, cores, planned
 from bench.runner import Deadline, Watch, crashed, run_cell
 from bench.store import MARK, Store
@@ -30,7 +29,6 @@ WORK = "bench.execute:work"  # what a cell's job calls
 RETRIES = 2  # times that a lost cell is sent again
 TELL = 0.5  # seconds between two words of a cell in training
 LOOK = 0.2  # seconds between two looks at the clock
-Messages = SimpleQueue[tuple[str, Event | Ending]]  # with the job's key
 log = logging.getLogger("bench")
 
 
@@ -48,50 +46,6 @@ class Place(Protocol):
 
     def stop(self, at_once: bool) -> None:
         """Lets every job end where it can go on later, or interrupts it; none that waits is begun."""
-
-
-class Local:
-    """A Place: so many processes at a time on this machine."""
-
-    def __init__(self, workers: int, messages: Messages) -> None:
-        """Starts none yet."""
-        self._messages, self._running, self._stopping = messages, set[Child](), False
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="bench")  # a thread listens to a process
-
-    def __enter__(self) -> Self:
-        """Nothing to make ready."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Kills what still runs."""
-        self._stopping = True
-        for child in list(self._running):
-            child.kill()
-        self._pool.shutdown()
-
-    def start(self, job: Job) -> None:
-        """Starts it as soon as a process is free for it."""
-        self._pool.submit(self._run, job)
-
-    def stop(self, at_once: bool) -> None:
-        """Passes it on to all that run."""
-        self._stopping = True
-        for child in list(self._running):
-            child.stop(at_once)
-
-    def _run(self, job: Job) -> None:
-        ending = Ending("stopped")
-        try:
-            if not self._stopping:
-                child = Child(job)
-                self._running.add(child)
-                try:
-                    ending = child.listen(lambda event: self._messages.put((job.key, event)))
-                finally:
-                    self._running.discard(child)
-        except OSError as error:  # no process to be had
-            ending = Ending("crashed", f"its process could not be started: {error}")
-        self._messages.put((job.key, ending))
 
 
 def default_threads(workers: int | None, dask: bool) -> int | None:

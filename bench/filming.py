@@ -2,26 +2,24 @@
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.utils._pytree import tree_map
 
-from bench.api import components, trained_meta
 from bench.core import seeds
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, unknown
-from bench.core.records import Record
+from bench.core.errors import BenchError
 from bench.core.types import Interactive
 from bench.evaluate import manifest
-from bench.plan import view
+from bench.restore import finished, tested
 from bench.rollouts import adapted
 from bench.store import Store
+from reports.frame import label
 
 
 def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path) -> str:
-    """Writes a film of a run directory's first finished cell of an algorithm; what is to be seen on it.
+    """Writes a film of a run directory's finished cell of an algorithm; what is to be seen on it.
 
     Raises:
         BenchError: there is no such cell, or its suite cannot be filmed.
@@ -29,17 +27,11 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")  # no screen needed; mujoco reads it when it is first imported
     store = Store.open(root)
-    record = _cell(store, algo, suite)
-    catalogue = Catalogue()
-    asked, algorithm = components(record, catalogue)
-    name = record.spec.algorithm.name
-    seen = view(asked, algorithm.test_view, name, catalogue)
+    record = finished(store, suite, algo)
+    seen, chosen, meta = tested(store, record, Catalogue())
     if not isinstance(seen, Interactive) or not hasattr(seen, "film"):
         raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: those of MuJoCo's robots.")
-    chosen = replace(algorithm, **record.selected)
-    meta = trained_meta(view(asked, algorithm.train_view, name, catalogue), algorithm, store, record)
-    tested = seen.evaluations[0]
-    tasks, _ = manifest(tested, record.spec.suite.name, "test")
+    tasks, _ = manifest(seen, record.spec.suite.name, "test")
     if task >= record.spec.test_tasks:
         raise BenchError(
             f"there is no test task {task}. The cell was scored on tasks 0 to {record.spec.test_tasks - 1}."
@@ -47,7 +39,7 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
     one = tree_map(lambda x: x[task : task + 1], tasks)
     generator = seeds.generator("film", task)
     noise = chosen.noise(meta, 1, generator)
-    stages = adapted(tested, chosen, meta, one, noise, max(tested.report_steps[:2]), generator)
+    stages = adapted(seen, chosen, meta, one, noise, max(seen.report_steps[:2]), generator)
     episodes = []
     with torch.no_grad():
         for stage in stages:
@@ -57,16 +49,4 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
             episodes.append((f"{updates}: return {earned:.1f}", stage.data.observations[0, :1, :length]))
     seen.film(episodes, path)
     goal = ", ".join(f"{name} {value.flatten()[0].item():.3g}" for name, value in one._asdict().items())
-    return f"{name}, seed {record.spec.seed}, test task {task} ({goal})"
-
-
-def _cell(store: Store, algo: str | None, suite: str | None) -> Record:
-    done = [record for record in store.records() if record.outcome == "finished"]
-    for kind, asked in (("suite", suite), ("algorithm", algo)):
-        names = {getattr(record.spec, kind).name for record in done}
-        if asked and done and asked not in names:
-            raise unknown(f"{kind} in this run directory", asked, names)
-        done = [record for record in done if asked in (None, getattr(record.spec, kind).name)]
-    if not done:
-        raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
-    return min(done, key=lambda record: (record.spec.algorithm.name, record.spec.seed))
+    return f"{label(record.spec.algorithm)}, seed {record.spec.seed}, test task {task} ({goal})"

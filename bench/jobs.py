@@ -19,8 +19,10 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import Any, Literal, Self
 
 from bench.core.errors import BenchError
 
@@ -48,6 +50,9 @@ class Ending:
     message: str = ""
     trace: str = ""  # the last of standard error, if it crashed
     files: dict[str, bytes] = field(default_factory=dict)  # made where the one who asked can't read
+
+
+Messages = SimpleQueue[tuple[str, Event | Ending]]  # with the job's key
 
 
 class Child:
@@ -95,6 +100,50 @@ class Child:
         with contextlib.suppress(OSError, ValueError):  # it has ended, as `listen` will say
             self._process.stdin.write(line.encode() + b"\n")  # type: ignore[union-attr]
             self._process.stdin.flush()  # type: ignore[union-attr]
+
+
+class Local:
+    """So many jobs at a time on this machine; what they say and how they end comes by the queue."""
+
+    def __init__(self, workers: int, messages: Messages) -> None:
+        """Starts none yet."""
+        self._messages, self._running, self._stopping = messages, set[Child](), False
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="bench")  # a thread listens to a process
+
+    def __enter__(self) -> Self:
+        """Nothing to make ready."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Kills what still runs."""
+        self._stopping = True
+        for child in list(self._running):
+            child.kill()
+        self._pool.shutdown()
+
+    def start(self, job: Job) -> None:
+        """Starts it as soon as a process is free for it."""
+        self._pool.submit(self._run, job)
+
+    def stop(self, at_once: bool) -> None:
+        """Passes it on to all that run."""
+        self._stopping = True
+        for child in list(self._running):
+            child.stop(at_once)
+
+    def _run(self, job: Job) -> None:
+        ending = Ending("stopped")
+        try:
+            if not self._stopping:
+                child = Child(job)
+                self._running.add(child)
+                try:
+                    ending = child.listen(lambda event: self._messages.put((job.key, event)))
+                finally:
+                    self._running.discard(child)
+        except OSError as error:  # no process to be had
+            ending = Ending("crashed", f"its process could not be started: {error}")
+        self._messages.put((job.key, ending))
 
 
 def _death(code: int) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bench.core.types import Episode, Interactive, Learner, Meta, Params, Suite, SuiteLoss
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, SuiteLoss
 
 Vector = list[Tensor]  # of meta's leaves
 
@@ -176,11 +176,4 @@ def prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episod
     """One task's prediction for its query by the adapted learner."""
     loss = SuiteLoss(suite)
 
-    def evaluate(meta: Meta, episode: Episode) -> Tensor:
-        state = algorithm.start(meta, episode.noise)
-        for k, data in enumerate(episode.support):
-            state = algorithm.step(meta, state, loss, data, k)
-        params: Params = algorithm.params(meta, state)
-        return suite.predict(params, episode.query)
-
-    return evaluate
+    return lambda meta, episode: suite.predict(algorithm.adapted(meta, loss, episode), episode.query)

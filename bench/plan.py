@@ -247,7 +247,7 @@ def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> 
 def _is_wrapped(algorithm: Learner) -> bool:
     """Whether a wrapper of learn2learn computes what the algorithm does: not if a subclass has changed a method."""
     owner: Any = next(cls for cls in type(algorithm).__mro__ if "learn2learn" in vars(cls))
-    methods = ("init", "start", "step", "params", "meta_loss")
+    methods = ("init", "start", "step", "params", "adapted", "meta_loss")
     return bool(owner.learn2learn) and all(getattr(type(algorithm), m) is getattr(owner, m) for m in methods)
 
 

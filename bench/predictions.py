@@ -1,7 +1,6 @@
 """What stored models predict: curves of regression suites before and after adaptation, for a figure."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import torch
@@ -9,14 +8,13 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 
 from bench.core import seeds
-from bench.core.discovery import Catalogue, Named
+from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
-from bench.core.records import Component, Record
+from bench.core.records import Record
 from bench.core.types import Data, Learner, Meta, State, Suite, SuiteLoss
 from bench.evaluate import manifest
-from bench.plan import algorithm_of, suite_of, view
+from bench.restore import tested
 from bench.store import Store
-from bench.train import Training
 from reports.frame import label
 
 TASKS = 2  # of the manifest's
@@ -43,35 +41,10 @@ def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalo
     return pd.DataFrame([row for part in parts for row in part], columns=COLUMNS)
 
 
-def restore(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, Learner, Meta]:
-    """What a cell was tested on, the learner that was chosen for it, and what it had meta-learned.
-
-    Raises:
-        BenchError: the suite or the algorithm is not at hand.
-        OSError: it has no checkpoint.
-    """
-    suite = suite_of(catalogue, _named(record.spec.suite))
-    algorithm = algorithm_of(catalogue, _named(record.spec.algorithm), suite)
-    name = record.spec.algorithm.name
-    seen, tested = (view(suite, v, name, catalogue) for v in (algorithm.train_view, algorithm.test_view))
-    like = algorithm.init(seen.new_params, seeds.generator(record.spec.seed, "init"))
-    state = Training.begin(like)
-    if algorithm.trains:
-        state = Training.load((store.folder(record.cell) / "checkpoint.safetensors").read_bytes(), like)
-    meta = state.best if record.spec.selection == "best" and state.best is not None else state.meta
-    if algorithm.train_view == "pretraining":
-        meta = tested.replace_head(meta, seeds.generator(record.spec.seed, "head"))
-    chosen = algorithm_of(
-        catalogue, Named(name, _given(record.spec.algorithm) | record.selected), suite
-    ) if record.selected else algorithm  # fmt: skip
-    return tested, chosen, meta
-
-
 def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tuple[object, ...]]]:
-    if not hasattr(suite_of(catalogue, _named(record.spec.suite)), "grid"):
+    if not hasattr(catalogue.load("suite", record.spec.suite.name), "grid"):
         return []
-    suite, algorithm, meta = restore(store, record, catalogue)
-    suite = suite.evaluations[0]
+    suite, algorithm, meta = tested(store, record, catalogue)
     tasks = tree_map(lambda leaf: leaf[:TASKS], manifest(suite, record.spec.suite.name, "test")[0])
     loss, generator = SuiteLoss(suite), seeds.generator("predictions")
     support, noise = suite.collect(tasks, meta, "support", 0, generator), algorithm.noise(meta, TASKS, generator)
@@ -100,11 +73,3 @@ def _predict(suite: Suite, algorithm: Learner, meta: Meta, state: State, query: 
     if algorithm.ensemble:
         return suite.average(vmap(lambda p: suite.predict(p, query))(params))
     return suite.predict(params, query)
-
-
-def _given(component: Component) -> dict[str, Any]:
-    return {name: value for name, value in component.parameters.items() if value is not None}
-
-
-def _named(component: Component) -> Named:
-    return Named(component.name, _given(component))

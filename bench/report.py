@@ -176,7 +176,7 @@ def _publish(
 
 def _pictures(contents: Contents, cubes: list[Cube], compared: pd.DataFrame, orders: pd.DataFrame) -> Iterator[Picture]:
     cells = contents.cells
-    look = figures.looks(cells["algorithm"])
+    look = figures.looks([*Catalogue().names("algorithm"), *cells["algorithm"]])
     abouts = cells.drop_duplicates("suite").set_index("suite")
     for suite, about in abouts.iterrows():
         own = [cube for cube in cubes if cube.suite == suite]

@@ -364,16 +364,16 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
     made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
-    look = figures.looks(cube.algorithm for cube in made)
+    look = figures.looks([*Catalogue().names("algorithm"), *(cube.algorithm for cube in made)])
     _save(figures.adaptation(made, look, f"{judged.metric} {judged.unit}".strip(), judged.floor), path)
 
 
-def draw_paths(root: Path, algorithm: str | None, path: Path) -> None:
+def draw_paths(root: Path, suite: str | None, algorithm: str | None, path: Path) -> None:
     """Draws where a finished cell's policy walks before and after each inner step."""
     from bench.paths import walks
     from reports.paths import draw
 
-    title, found = walks(root, algorithm)
+    title, found = walks(root, suite, algorithm)
     _save(draw(found, title), path)
 
 
@@ -407,8 +407,10 @@ def sweeps(found: "list[Sweep]") -> None:
 
 def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     """Prints what the sweeps chose and what it cost, draws them, and says what comes next."""
-    from bench.sweep import FOLDER
+    from bench.tuned import FOLDER
     from reports import tuning as drawn
+    from reports.figures import looks
+    from reports.frame import label
 
     out = console()
     tunings = [tuning for tuning, _ in done]
@@ -417,7 +419,10 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     for row in summary.itertuples(index=False):
         rows.add_row(*row)
     out.print(rows)
-    pictures = [(root / FOLDER / "budget.png", drawn.budget(tunings))] if any(t.trials for t in tunings) else []
+    pictures = []
+    if any(tuning.trials for tuning in tunings):
+        look = looks([*Catalogue().names("algorithm"), *(label(tuning.algorithm) for tuning in tunings)])
+        pictures.append((root / FOLDER / "budget.png", drawn.budget(tunings, look)))
     for tuning, study in done:
         folder = root / FOLDER / tuning.study
         pictures += [(folder / name, figure) for name, figure in drawn.pictures(study, tuning).items()]

@@ -47,7 +47,10 @@ Looks = dict[str, Look]
 
 
 def looks(algorithms: Iterable[str]) -> Looks:
-    """One look per algorithm; colours that colour-blind readers can tell apart, then other dashes."""
+    """One look per algorithm; colours that colour-blind readers can tell apart, then other dashes.
+
+    Give first, and in an order of their own, those that are to look the same in every picture.
+    """
     colours = sns.color_palette("colorblind", 10)
     names = dict.fromkeys(algorithms)
     return {name: Look(colours[i % 10], MARKERS[i % 10], DASHES[i // 10 % len(DASHES)]) for i, name in enumerate(names)}

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from optuna.visualization import matplotlib as drawn
 
 from bench.core.records import Trial, Tuning
+from reports.figures import Looks
 from reports.frame import label
 
 ORDERS = 2_000  # in which the trials might have come
@@ -64,7 +65,7 @@ def running_best(tuning: Tuning) -> tuple[NDArray[np.float64], NDArray[np.float6
     return sign * np.minimum.accumulate(scores), sign * np.minimum.accumulate(orders, axis=1)
 
 
-def budget(tunings: list[Tuning]) -> matplotlib.figure.Figure:
+def budget(tunings: list[Tuning], look: Looks) -> matplotlib.figure.Figure:
     """The best validation score against the number of trials: one panel per suite, one colour per algorithm.
 
     Line: median over orders of the trials, with the interval of 95 % of them; dots: the order in which they came.
@@ -72,8 +73,6 @@ def budget(tunings: list[Tuning]) -> matplotlib.figure.Figure:
     suites = list(dict.fromkeys(label(tuning.suite) for tuning in tunings))
     figure = matplotlib.figure.Figure(figsize=(2.4 + 4.2 * len(suites), 3.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(suites)))
-    names = list(dict.fromkeys(label(tuning.algorithm) for tuning in tunings))
-    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     for ax, suite in zip(axes, suites, strict=True):
         here = [tuning for tuning in tunings if label(tuning.suite) == suite and tuning.trials]
         for tuning in here:
@@ -81,9 +80,9 @@ def budget(tunings: list[Tuning]) -> matplotlib.figure.Figure:
             came, orders = running_best(tuning)
             trials = np.arange(1, len(came) + 1)
             low, middle, high = np.quantile(orders, [0.025, 0.5, 0.975], axis=0, method="inverted_cdf")
-            ax.plot(trials, middle, color=colours[name], label=name)
-            ax.fill_between(trials, low, high, color=colours[name], alpha=0.15, linewidth=0)
-            ax.plot(trials, came, color=colours[name], linestyle="", marker="o", markersize=3)
+            ax.plot(trials, middle, color=look[name].color, label=name)
+            ax.fill_between(trials, low, high, color=look[name].color, alpha=0.15, linewidth=0)
+            ax.plot(trials, came, color=look[name].color, linestyle="", marker="o", markersize=3)
         ax.set_title(suite, loc="left", fontsize=10)
         first = here[0] if here else tunings[0]
         ax.set(xlabel="trials", ylabel=f"best {first.metric} on validation tasks @{first.step}", xlim=(0.5, None))

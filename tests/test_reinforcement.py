@@ -78,7 +78,7 @@ def test_navigation_runs_adapts_and_is_drawn(tmp_path: Path) -> None:
     scores = Store.open(tmp_path).read_table(record.cell, "scores.parquet")
     means = scores[scores["metric"] == "return"].groupby("step")["value"].mean()
     assert means[3] > means[0]
-    _, found = walks(tmp_path, None, tasks=2)
+    _, found = walks(tmp_path, None, None, tasks=2)
     assert [(walk.task, walk.step) for walk in found] == [(t, k) for k in range(4) for t in range(2)]
     assert all(len(path) <= 100 for walk in found for path in walk.paths)
 

@@ -94,12 +94,11 @@ def test_the_printed_commands_plan_the_same_cells(runs: Path) -> None:
 
 def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
     from bench.evaluate import manifest, trace
-    from bench.predictions import restore
+    from bench.restore import tested
 
     store = Store.open(runs)
     record = next(r for r in store.records() if r.spec.algorithm.name == "maml")
-    suite, algorithm, meta = restore(store, record, Catalogue(()))
-    first = suite.evaluations[0]
+    first, algorithm, meta = tested(store, record, Catalogue(()))
     tasks, _ = manifest(first, "sinusoid", "test")
     again = trace(first, algorithm, meta, tasks, 10)["mse"][:20].double().numpy().ravel()
     scores = store.read_table(record.cell, "scores.parquet")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bench.core.records import Component, Trial, Tuning
+from reports.figures import looks
 from reports.tuning import budget, running_best, summary
 
 
@@ -45,4 +46,4 @@ def test_the_summary_counts_every_trial_and_iteration() -> None:
 def test_a_sweep_without_a_usable_trial_is_drawn_and_says_so() -> None:
     [row] = summary([tuning(None, None)]).to_dict("records")
     assert row["chosen"] == "none usable"
-    assert len(budget([tuning(None, None)]).axes) == 1
+    assert len(budget([tuning(None, None)], looks(["maml"])).axes) == 1

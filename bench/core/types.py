@@ -289,12 +289,16 @@ class Learner:
         params: Params = state
         return params
 
-    def meta_loss(self, meta: Meta, loss: Loss, episode: Episode) -> Tensor:
-        """L_query(θ_K), a scalar, where θ_{k+1} = step(θ_k) on the support."""
+    def adapted(self, meta: Meta, loss: Loss, episode: Episode) -> Params:
+        """θ_K, where θ_{k+1} = step(θ_k) on the support."""
         state = self.start(meta, episode.noise)
         for k, data in enumerate(episode.support):
             state = self.step(meta, state, loss, data, k)
-        return loss(self.params(meta, state), episode.query)
+        return self.params(meta, state)
+
+    def meta_loss(self, meta: Meta, loss: Loss, episode: Episode) -> Tensor:
+        """L_query(θ_K), a scalar."""
+        return loss(self.adapted(meta, loss, episode), episode.query)
 
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""

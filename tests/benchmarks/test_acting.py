@@ -15,19 +15,13 @@ from bench.engines.vectorised import keep_memory, meta_gradient
 from bench.outer import trpo
 from bench.rollouts import episode
 from suites.navigation2d import Navigation2D
+from tests.benchmarks.test_speed import report
 
 SUITE = Navigation2D()
 LEARNER = MAML(inner_lr=0.5, steps=1, outer_lr=0.001, meta_batch=20)
 TASKS = SUITE.sample(20, "train", seeds.generator(0))
 ROUNDS = 4
 WORK = "navigation2d, 20 tasks x 20 episodes x 100 steps"
-
-
-def report(benchmark: Any, work: str, against: str, goal: str, values: list[float]) -> None:
-    median, low, high = costing.median_interval(values)
-    benchmark.extra_info |= {
-        "work": work, "against": against, "goal": goal, "median": median, "low": low, "high": high, "unit": "x",
-    }  # fmt: skip
 
 
 def test_collecting_against_one_environment_at_a_time(benchmark: Any) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 
-from bench import costing
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
 from bench.plan import suite_of
@@ -22,6 +21,7 @@ from bench.plan import suite_of
 mujoco = pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")
 from tests.benchmarks.simulators import ACTIONS, SIMULATIONS, STEPS, XML  # noqa: E402
+from tests.benchmarks.test_speed import report  # noqa: E402
 
 ROUNDS = 7
 TASKS = 20
@@ -89,8 +89,6 @@ def test_half_cheetah_steps_per_second(benchmark: Any, processes: list[Any]) -> 
     ours, *others = medians
     fastest = max(others, key=medians.__getitem__)
     ratios = [a / b for a, b in zip(rates[ours][1:], rates[fastest][1:], strict=True)]
-    median, low, high = costing.median_interval(ratios)
-    benchmark.extra_info |= medians | {
-        "work": f"half-cheetah, {SIMULATIONS} simulations, environment steps per second", "goal": "≥ 0.8x",
-        "against": fastest, "median": median, "low": low, "high": high, "unit": "x",
-    }  # fmt: skip
+    work = f"half-cheetah, {SIMULATIONS} simulations, environment steps per second"
+    report(benchmark, work, fastest, "≥ 0.8x", ratios)
+    benchmark.extra_info |= medians
