@@ -264,7 +264,7 @@ def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -
         ratio = spanned(Interval(row["ratio"], row["low"], row["high"]))
         said.append(
             f"On {row['suite']} a meta-iteration of {row['second']} takes {ratio} times that of {row['first']} "
-            f"({row['operator']}, {row['engine']}, {row['inner_steps']} inner steps)."
+            f"({row['operator']}, {row['engine']}, {row['inner_steps']} inner step{'s' * (row['inner_steps'] != 1)})."
         )
     return said
 
