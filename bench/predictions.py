@@ -1,5 +1,6 @@
-"""What stored models predict: curves of regression suites before and after adaptation, for a figure."""
+"""What stored models predict, for figures: curves before and after adaptation, which classes are confused."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,7 +13,7 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.types import Data, Learner, Meta, State, Suite, SuiteLoss
-from bench.evaluate import manifest
+from bench.evaluate import CHUNK, manifest
 from bench.restore import tested
 from bench.store import Store
 from reports.frame import label
@@ -20,6 +21,8 @@ from reports.frame import label
 TASKS = 2  # of the manifest's
 STEPS = (0, 1, 10)  # of Finn et al. 2017, figure 2
 COLUMNS = ["suite", "algorithm", "arm", "task", "kind", "step", "x", "y"]
+CONFUSED = ["suite", "algorithm", "arm", "truth", "answer", "count"]
+UNREADABLE = (BenchError, OSError, ValueError, KeyError, RuntimeError)  # no figure is lost but what these spoil
 
 
 def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalogue) -> pd.DataFrame:
@@ -36,9 +39,55 @@ def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalo
     for record in (record for record in records if first[record.spec.arm] is record):
         try:
             parts += _curves(store, record, catalogue)
-        except (BenchError, OSError, ValueError, KeyError, RuntimeError):
-            continue  # no figure is lost but this line's
+        except UNREADABLE:
+            continue
     return pd.DataFrame([row for part in parts for row in part], columns=COLUMNS)
+
+
+def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) -> pd.DataFrame:
+    """Which kinds of classes the given cells take for which after the last report step, on all test tasks.
+
+    For suites with a property `kinds`, which names what each class is one of (an alphabet, say); others, and cells
+    that can no longer be rebuilt, have no rows. Columns: CONFUSED; `count` images of kind `truth` were taken for
+    another class of their task, of kind `answer`, or, without an answer, named right.
+    """
+    parts = []
+    for record in records:
+        try:
+            found = _confused(store, record, catalogue)
+        except UNREADABLE:
+            continue
+        about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm)
+        parts += [(*about, *kinds, count) for kinds, count in found.items()]
+    return pd.DataFrame(parts, columns=CONFUSED)
+
+
+def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tuple[str, str]]:
+    if not hasattr(catalogue.load("suite", record.spec.suite.name), "kinds"):
+        return Counter()
+    suite, algorithm, meta = tested(store, record, catalogue)
+    tasks, _ = manifest(suite, record.spec.suite.name, "test")
+    tasks = tree_map(lambda leaf: leaf[: record.spec.test_tasks], tasks)
+    loss, generator, steps = SuiteLoss(suite), seeds.generator("predictions"), suite.report_steps[-1]
+    noise = algorithm.noise(meta, len(tasks.classes), generator)
+
+    def answers(support: Data, query: Data, own: Data) -> torch.Tensor:
+        state = algorithm.start(meta, own)
+        for step in range(steps):
+            state = algorithm.step(meta, state, loss, support, step)
+        return _predict(suite, algorithm, meta, state, query).argmax(-1)
+
+    kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
+    found: Counter[tuple[str, str]] = Counter()
+    for i in range(0, len(tasks.classes), CHUNK):
+        some, own = tree_map(lambda leaf, i=i: leaf[i : i + CHUNK], (tasks, noise))
+        support, query = (suite.collect(some, meta, role, steps, generator) for role in ("support", "query"))
+        with torch.no_grad():
+            answered = vmap(answers)(support, query, own)
+        for classes, labels, named in zip(some.classes.tolist(), query.labels.tolist(), answered.tolist(), strict=True):
+            for right, answer in zip(labels, named, strict=True):
+                found[kinds[classes[right]], "" if answer == right else kinds[classes[answer]]] += 1
+    return found
 
 
 def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tuple[object, ...]]]:

@@ -14,12 +14,14 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.findings import Audit
 from bench.core.records import Record
-from bench.predictions import regression_curves
+from bench.predictions import confusions, regression_curves
 from bench.store import Store, write
 from reports import comparison, figures, frame, published, views
 from reports.comparison import Cube
 from reports.figures import Looks
 from reports.page import Picture, Report, publish
+
+TABLES = ("scores", "cells", "progress", "trials", "curves", "confusions")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Contents:
     progress: pd.DataFrame  # reports.frame.progress
     trials: pd.DataFrame  # reports.frame.trials
     curves: pd.DataFrame  # predictions of stored models, for the figure of a regression suite
+    confusions: pd.DataFrame  # which classes each image suite's best algorithm confuses
     links: dict[str, str]  # cell -> its folder
     records: tuple[Record, ...]
 
@@ -59,9 +62,8 @@ def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence
         raise BenchError(f"{roots[0]} would be compared with itself. Give two run directories.")
     catalogue = Catalogue(tuple(plugins))
     each = [_named(read(root, folder, catalogue), name) for root, name in zip(roots, names, strict=True)]
-    tables = ("scores", "cells", "progress", "trials", "curves")
     both = Contents(
-        **{name: pd.concat([getattr(c, name) for c in each], ignore_index=True) for name in tables},
+        **{name: pd.concat([getattr(c, name) for c in each], ignore_index=True) for name in TABLES},
         links={cell: link for c in each for cell, link in c.links.items()},
         records=tuple(record for c in each for record in c.records),
     )
@@ -101,6 +103,7 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
         "progress": frame.progress((record, store.read_table(record.cell, "curve.parquet")) for record in done),
         "trials": frame.trials(records),
         "curves": regression_curves(store, done, catalogue),
+        "confusions": confusions(store, _best(scores, cells, done), catalogue),
     }
     for table in every.values():
         if len(table):
@@ -110,10 +113,23 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     return Contents(**every, links=links, records=records)
 
 
+def _best(scores: pd.DataFrame, cells: pd.DataFrame, done: Sequence[Record]) -> list[Record]:
+    """Of every suite the cell with the best mean after the last report step."""
+    of, best = {record.cell: record for record in done}, []
+    for about in cells.drop_duplicates("suite").to_dict("records"):
+        headline = scores["step"] == about["report_steps"][-1]
+        for name in ("suite", "setting", "norm", "metric"):
+            headline &= scores[name] == about[name]
+        means = scores[headline].groupby("cell")["value"].mean().dropna()
+        if len(means):
+            best.append(of[str(means.idxmin() if about["better"] == "lower" else means.idxmax())])
+    return best
+
+
 def _named(contents: Contents, name: str) -> Contents:
     """The contents with a run directory's name beside every algorithm's."""
     made = {}
-    for field in ("scores", "cells", "progress", "trials", "curves"):
+    for field in TABLES:
         table = getattr(contents, field)
         if len(table):
             shown = table["algorithm"].where(table["algorithm"] == "", table["algorithm"] + f" ({name})")
@@ -225,6 +241,14 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
             f"regression-{name}", f"{suite}: test tasks, before and after adaptation (Finn et al. 2017, figure 2).",
             figures.regression(curves[curves["suite"] == suite], look),
         )  # fmt: skip
+    confused = contents.confusions
+    if len(confused) and (confused["suite"] == suite).any():
+        yield Picture(
+            f"confusion-{name}",
+            f"{suite}: what the best algorithm takes images for, by what their classes are one of; beside each name, "
+            "how many of its images are named right.",
+            figures.confusion(confused[confused["suite"] == suite]),
+        )
     headline = [cube for cube in own if (cube.setting, cube.norm) == (about["setting"], about["norm"])]
     if not about["unit"] and headline:
         yield Picture(

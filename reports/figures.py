@@ -346,6 +346,35 @@ def regression(curves: pd.DataFrame, look: Looks) -> Figure:
     return figure
 
 
+@_styled
+def confusion(found: pd.DataFrame, most: int = 15) -> Figure:
+    """Which kinds of classes are taken for which, in percent of a kind's images; a panel an algorithm.
+
+    Args:
+        found: columns algorithm, truth, answer, count: how many images of kind `truth` were taken for another class of
+            their task, of kind `answer`, or, without an answer, named right.
+        most: kinds that are shown, those with the most errors.
+    """
+    errors = found[found["answer"] != ""].groupby("truth")["count"].sum().reindex(found["truth"].unique(), fill_value=0)
+    kinds = errors.sort_values(ascending=False, kind="stable").index[:most].tolist()
+    algorithms = list(dict.fromkeys(found["algorithm"]))
+    side = 1.2 + 0.26 * len(kinds)
+    figure = Figure(figsize=(1.9 + (side + 1.4) * len(algorithms), 1.8 + side), layout="constrained")
+    for ax, algorithm in zip(figure.subplots(1, len(algorithms), squeeze=False)[0], algorithms, strict=True):
+        own = found[found["algorithm"] == algorithm]
+        counts = own.groupby(["truth", "answer"])["count"].sum().unstack(fill_value=0)
+        share = (100 * counts.div(counts.sum(axis=1), axis=0)).reindex(index=kinds, columns=["", *kinds], fill_value=0)
+        right = share.pop("")
+        bar = {"label": "% of its images taken for another class of this kind", "shrink": 0.7}
+        sns.heatmap(share, ax=ax, cmap="rocket_r", vmin=0, square=True, cbar_kws=bar, rasterized=True)
+        ax.set_yticklabels([f"{kind}  {value:.0f} %" for kind, value in right.items()], rotation=0)
+        named = own.loc[own["answer"] == "", "count"].sum() / own["count"].sum()
+        left_out = f"; {len(kinds)} of {len(errors)} kinds" if len(errors) > most else ""
+        ax.set(title=f"{algorithm}: {100 * named:.1f} % right{left_out}", xlabel="", ylabel="")
+        ax.tick_params(length=0)
+    return figure
+
+
 def _panels(count: int, width: float, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """Axes for `count` panels, at most ROW in a row; those left over are taken away."""
     columns = min(count, ROW)

@@ -38,6 +38,11 @@ class CifarFS(ColourImages):
         """All photographs."""
         return pixels()
 
+    @property
+    def kinds(self) -> list[str]:
+        """The classes' own names."""
+        return [name.replace("_", " ") for split in SPLITS for name, own in sorted(split_of().items()) if own == split]
+
 
 @cache
 def pixels() -> NDArray[np.uint8]:

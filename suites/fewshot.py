@@ -4,6 +4,7 @@ One class drawn per label, its drawings permuted, each class turned by its own m
 augmentation of Finn et al. 2017, code). Letters: T tasks, W ways, S shots, Q queries per class, C classes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
@@ -80,6 +81,11 @@ class Images(Supervised):
 
     def classes_of(self, split: Split) -> Tensor:
         """The indices of a split's classes."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """What each class is one of, such as an alphabet: a picture tells which kinds are confused."""
         raise NotImplementedError
 
     @property

@@ -49,6 +49,11 @@ class Glyphs(Images):
         """All drawings."""
         return drawings()
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The script of each character."""
+        return scripts()
+
     def classes_of(self, split: Split) -> Tensor:
         """The characters of a split."""
         return torch.from_numpy(split_indices(split))

@@ -63,6 +63,11 @@ class Omniglot(Images):
         """All drawings."""
         return drawings()
 
+    @property
+    def kinds(self) -> list[str]:
+        """The alphabet of each character."""
+        return [name.split("/")[1].replace("_", " ") for name in names()]
+
     def classes_of(self, split: Split) -> Tensor:
         """The characters of a split."""
         return torch.from_numpy(split_indices(split, self.split))

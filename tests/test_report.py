@@ -18,6 +18,7 @@ from bench.core.discovery import Catalogue
 from bench.core.records import Component, Record
 from bench.plan import Request, plan
 from bench.store import Store
+from reports import figures
 
 OPTIONS: dict[str, Any] = {"preset": "smoke", "iterations": 20, "threads": 1, "engine": "eager"}
 
@@ -103,6 +104,19 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
     again = trace(first, algorithm, meta, tasks, 10)["mse"][:20].double().numpy().ravel()
     scores = store.read_table(record.cell, "scores.parquet")
     assert again == pytest.approx(scores.loc[scores["setting"] == first.setting, "value"].to_numpy(), rel=1e-4)
+
+
+def test_confusions_count_every_test_image_as_the_stored_accuracy_does(tmp_path: Path) -> None:
+    scores = bench.run("glyphs", ["maml", "scratch"], out=tmp_path, **OPTIONS | {"iterations": 2})
+    contents = report.read(tmp_path, tmp_path / "report", Catalogue(()))
+    found = contents.confusions
+    headline = scores[(scores["norm"] == "transductive") & (scores["metric"] == "accuracy") & (scores["step"] == 3)]
+    means = headline.groupby("algorithm")["value"].mean()
+    assert set(found["algorithm"]) == {means.idxmax()}
+    assert found["count"].sum() == 5 * headline["task"].nunique()
+    assert 100 * found.loc[found["answer"] == "", "count"].sum() / found["count"].sum() == pytest.approx(means.max())
+    assert set(found["truth"]) <= {"Georgian", "Arabic", "Armenian", "Lao", "Nko", "Tifinagh"}
+    assert "right" in figures.confusion(found).axes[0].get_title(loc="left")
 
 
 @pytest.mark.slow

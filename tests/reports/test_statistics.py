@@ -64,6 +64,15 @@ def test_the_intervals_of_median_and_iqm_cover_at_five_seeds() -> None:
         assert np.mean([i.low <= 0 <= i.high for i in found]) >= 0.9
 
 
+def test_interquartile_mean_and_probability_of_improvement_are_those_of_rliable() -> None:
+    from rliable import metrics
+
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(0.3, 1, size=(3, 40)), rng.normal(size=(4, 40))
+    assert statistics.median_and_iqm(a).iqm.value == pytest.approx(metrics.aggregate_iqm(a))
+    assert statistics.improvement(a, b, "higher").value == pytest.approx(metrics.probability_of_improvement(a, b))
+
+
 def test_differences_are_told_where_single_means_are_not() -> None:
     rng = np.random.default_rng(3)
     tasks = 5 * rng.normal(size=(1, 100))
