@@ -8,11 +8,12 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +91,7 @@ class Simulations:
         self.state = np.concatenate([np.zeros((len(position), 1)), position, velocity], 1)
         self.control = np.zeros((len(position), self.controls))
         self.alive = np.ones(len(position), dtype=bool)
-        return self._read()
+        return self._watched(self._read)
 
     def step(self, control: Floats, active: NDArray[np.bool_] | None = None) -> Reading:
         """What they read after `frame_skip` physics steps under the controls [N, U], cut to what the motors take.
@@ -107,9 +108,12 @@ class Simulations:
         chosen = self.alive & np.isfinite(control).all(1)
         self.alive = chosen if active is None else np.where(active, chosen, self.alive)
         which = np.flatnonzero(self.alive if active is None else self.alive & active)
+        return self._watched(lambda: self._advance(which))
+
+    def _advance(self, which: NDArray[np.intp]) -> Reading:
         before = np.ascontiguousarray(self.state[which])
         before[:, 0] = 0.0
-        after = self._watched(lambda: self.engine.advance(before, self.control[which]))
+        after = self.engine.advance(before, self.control[which])
         # MuJoCo puts a simulation that broke down back to its start, and its clock with it.
         whole = (after[:, 0] > self.engine.lasts * (1 - 1e-9)) & np.isfinite(after).all(1)
         self.state[which] = after
@@ -117,35 +121,46 @@ class Simulations:
         return self._read()
 
     def _read(self) -> Reading:
-        held = np.where(self.alive[:, None], self.state, 0.0)
-        held[~self.alive, 1 : 1 + len(self.initial[0])] = self.initial[0]
-        rest = self._watched(lambda: self.engine.read(held, self.control))
+        home = np.concatenate([[0.0], *self.initial])  # that can be read, in place of what broke down
+        held = np.where(self.alive[:, None], self.state, home)
         positions = len(self.initial[0])
-        parts = (held[:, 1 : 1 + positions], held[:, 1 + positions :], *rest)
-        self.alive &= np.all([np.isfinite(part).all(1) for part in parts], axis=0)
-        return Reading(*(np.where(self.alive[:, None], part, np.nan) for part in parts))
+        reading = Reading(held[:, 1 : 1 + positions], held[:, 1 + positions :], *self.engine.read(held, self.control))
+        self.alive &= np.isfinite(np.concatenate(reading, 1)).all(1)
+        if self.alive.all():
+            return reading
+        return Reading(*(np.where(self.alive[:, None], part, np.nan) for part in reading))
 
-    def _watched(self, work: Callable[[], Any]) -> Any:
-        found: list[Any] = []
-
-        def run() -> None:
-            try:
-                found.append(work())
-            except BaseException as error:
-                found.append(error)
-
-        worker = threading.Thread(target=run, daemon=True, name=f"{self.robot.name} step {self.taken}")
-        worker.start()
-        worker.join(PATIENCE)
-        if not found:
+    def _watched(self, work: Callable[[], Reading]) -> Reading:
+        done: Future[Reading] = Future()
+        self.engine.calls.put((done, work))
+        try:
+            return done.result(PATIENCE)
+        except TimeoutError:
+            self.engine.calls = _worker()
             raise BenchError(
                 f"the {self.threads} threads that simulate {len(self.state)} x {self.robot.name} hang: step "
                 f"{self.taken} took more than {PATIENCE:g} s. BENCH_WATCHDOG=SECONDS gives them longer; what was "
                 "checkpointed is kept."
-            )
-        if isinstance(found[0], BaseException):
-            raise found[0]
-        return found[0]
+            ) from None
+
+
+Calls = SimpleQueue[tuple[Future[Reading], Callable[[], Reading]]]
+
+
+def _worker() -> Calls:
+    """Where to put what a thread is to do. One can wait for it with patience, and it keeps no program from ending."""
+    calls: Calls = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            done, work = calls.get()
+            try:
+                done.set_result(work())
+            except BaseException as error:
+                done.set_exception(error)
+
+    threading.Thread(target=serve, daemon=True, name="simulations").start()
+    return calls
 
 
 def parallel(work: Callable[[int, int, int], None], count: int, threads: int) -> None:
@@ -192,6 +207,7 @@ class _Engine:
         self.initial = (np.array(position, dtype=np.float64), np.zeros(self.model.nv))
         self.lasts = robot.frame_skip * self.model.opt.timestep
         self.pool = Rollout(nthread=threads)
+        self.calls = _worker()
 
     def advance(self, state: Floats, control: Floats) -> Floats:
         """[N, 1 + Q + V] after a control."""

@@ -29,8 +29,10 @@ from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
 from bench.plan import Cell, Request, plan
 from bench.store import Store
-from tests.conftest import ROOT
+from bench.sweep import Settings, sweeps, tune
+from tests.conftest import ROOT, PostgreSQL
 from tests.probes import chores
+from tests.test_sweep import SMALL
 
 TIMES = int(os.environ.get("BENCH_FAULTS", "3"))
 FEW = max(1, TIMES // 3) if TIMES < 20 else TIMES  # of those that take seconds each
@@ -302,6 +304,42 @@ def test_a_full_disk(time_: int, whole: tuple[list[Cell], list[str]], disk: Path
     (disk / "filler").unlink()
     resumed = [record.digest for record in run(cells, disk / "store")]
     counted("a full disk", before, disk / "store", resumed == digests)
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    """What a sweep finds that keeps its trials in a file, and the seconds it takes."""
+    began = time.monotonic()
+    found = swept(tmp_path_factory.mktemp("sweep"), None)
+    return found, time.monotonic() - began
+
+
+def swept(out: Path, url: str | None) -> dict[str, Any]:
+    [(tuning, _)] = tune(sweeps(SMALL, Settings(trials=8, batch=4, storage=url)), out, Silent())
+    return tuning.model_dump() | {"finished": ""}
+
+
+@pytest.mark.parametrize("time_", range(FEW))
+def test_postgresql_stopped_and_started_in_mid_sweep(
+    time_: int, postgresql: PostgreSQL, whole_sweep: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    found, took = whole_sweep
+    wait = random.uniform(0.2, 0.9) * took
+
+    def stop_and_start() -> None:
+        time.sleep(wait)
+        postgresql.stop()
+        time.sleep(1)
+        postgresql.start()
+
+    outage = threading.Thread(target=stop_and_start)
+    outage.start()
+    with contextlib.suppress(BenchError):  # it may end between two calls of the storage, and then nobody notices
+        swept(tmp_path, postgresql.url)
+    before = records_of(tmp_path / "tuning")
+    outage.join()
+    resumed = swept(tmp_path, postgresql.url)
+    counted("PostgreSQL stopped and started in mid-sweep", before, tmp_path / "tuning", resumed == found)
 
 
 @pytest.mark.parametrize("time_", range(TIMES))
