@@ -133,7 +133,12 @@ def run_cells(
     """The records of the cells that ended before the time limit, run here or where the last arguments say."""
     where = place(workers, dask, dask_spec, store)
     for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+        try:
+            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+        except BenchError:
+            raise
+        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
+            log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     if where:
         return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)

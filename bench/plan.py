@@ -2,6 +2,7 @@
 
 import os
 import platform
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -149,6 +150,18 @@ class _Planner:
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
     def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+        try:
+            return self._cell(named_suite, named, seed)
+        except (BenchError, MemoryError):
+            raise
+        except Exception as error:  # of a plug-in's own code
+            *_, last = traceback.extract_tb(error.__traceback__)
+            raise BenchError(
+                f"{named_suite} with {named} can't be planned: {type(error).__name__}: {error} ({last.filename}, line "
+                f"{last.lineno}, in {last.name}). bench.testing.check_suite and check_algorithm find what is missing."
+            ) from error
+
+    def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
         request = self.request
         suite = suite_of(self.catalogue, named_suite)
         algorithm = algorithm_of(self.catalogue, named, suite)

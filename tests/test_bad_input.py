@@ -176,3 +176,33 @@ def test_what_goes_wrong_in_a_cell_is_recorded_and_the_others_go_on(tmp_path: Pa
     assert sum("Traceback" in log for log in logs) == outcome.startswith("failed")
     assert sum("WARNING" in log or "ERROR" in log for log in logs) == 1
     assert "Traceback" not in result.output
+
+
+SUITE = """
+from dataclasses import dataclass
+from suites.sinusoid import Sinusoid
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Sinusoid):
+    def {method}(self, *_):
+        raise RuntimeError("boom")
+"""
+
+
+@pytest.mark.parametrize("method", ["sample", "module"])
+def test_a_suite_of_a_plug_in_that_cannot_be_planned_says_where(tmp_path: Path, method: str) -> None:
+    (tmp_path / "mine.py").write_text(SUITE.format(method=method))
+    result = run("--plugin", "mine.py", suite="mine")
+    refused(
+        result, "mine with maml can't be planned: RuntimeError: boom", f"mine.py, line 8, in {method}", "check_suite"
+    )
+
+
+@pytest.mark.parametrize("method", ["look_up", "predict", "score"])
+def test_a_suite_of_a_plug_in_that_breaks_in_a_cell_is_a_failed_cell(tmp_path: Path, method: str) -> None:
+    (tmp_path / "mine.py").write_text(SUITE.format(method=method))
+    result = run("--plugin", "mine.py", suite="mine,sinusoid", out="store")
+    assert result.exit_code == 3, result.output
+    assert "failed: RuntimeError: boom" in result.output
+    assert "sinusoid · maml · seed 0: finished" in result.output
+    assert "Traceback" not in result.output
