@@ -402,8 +402,9 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @click.argument("algos", required=False)
+@click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @plugin_option
-def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
+def certify(algos: str | None, compiled: bool, plugins: tuple[Path, ...]) -> None:
     """Prove that algorithms compute what they claim.
 
     ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
@@ -411,7 +412,7 @@ def certify(algos: str | None, plugins: tuple[Path, ...]) -> None:
     from bench import show
     from bench.certify import certificate
 
-    if not show.certificate(certificate(algos, plugins)):
+    if not show.certificate(certificate(algos, plugins, compiled)):
         sys.exit(1)
 
 

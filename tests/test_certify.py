@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from algorithms.maml import MAML
 from bench.beds import Curved
-from bench.certify import Check, algorithm_checks, suite_checks
+from bench.certify import algorithm_checks, compiled_check
+from bench.certify_suites import suite_checks
+from bench.checks import Check
 from bench.core.discovery import Catalogue
 from bench.core.gradients import descend
 from bench.core.types import Data, Loss, Params
@@ -44,6 +46,13 @@ def test_every_operator_is_certified(name: str, operator: str) -> None:
     named = Named(name, {"gradient": operator, "steps": "3"})
     checks = list(algorithm_checks(lambda bed: algorithm_of(catalogue, named, bed)))
     assert not [check for check in checks if check.verdict == "FAULT"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_compiler_leaves_every_operator_as_it_was() -> None:
+    check = compiled_check(lambda bed: algorithm_of(Catalogue(), Named("metasgd", {}), bed))
+    assert check.verdict == "pass", check
 
 
 def test_the_whole_certificate_applies_to_maml() -> None:
