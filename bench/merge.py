@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.store import Store
+from bench.store import Store, write
+from bench.tuned import FOLDER
 
 UNFINISHED = ("spec.json", "log.txt", "checkpoint.safetensors")
 TABLES = ("scores.parquet", "curve.parquet")
@@ -26,7 +27,8 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
 
     A finished cell is taken where the target has none or an unfinished or failed one. Where both have a result and the
     digests are equal, the target's stays; where they differ, both stay: the other as record-<digest>.json beside
-    record.json, its tables likewise. Sources are only read.
+    record.json, its tables likewise. Trials and sweeps in `tuning/` come along, without their journals: `bench tune`
+    proposes the same trials again and finds them done. Sources are only read.
 
     Raises:
         StoreError: a source is no run directory or of another format, a file is corrupt, or a cell of the target is
@@ -43,6 +45,14 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
         if store.root.resolve() != target.root.resolve():
             for folder in sorted((store.root / "cells").glob("*/")):
                 yield _one(store, target, folder.name)
+    tunings = [store.root / FOLDER for store in stores if (store.root / FOLDER).is_dir()]
+    if tunings:
+        yield from merge(tunings, into / FOLDER)
+        for path in (path for tuning in tunings for path in sorted(tuning.glob("*/sweep.json"))):
+            kept = into / FOLDER / path.parent.name / path.name
+            if not kept.exists():
+                kept.parent.mkdir(exist_ok=True)
+                write(kept, path.read_bytes())
 
 
 def _one(source: Store, target: Store, cell: str) -> Merged:

@@ -78,8 +78,9 @@ def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence
         more, said = reproduce(contents.records, catalogue, root)
         commands += more
         notes += said
-    title = f"{names[0]} against {names[1]}"
-    return _publish(both, folder, title, f"{roots[0]} and {roots[1]}", None, commands, notes, paired=True)
+    one, other = (audit(Store.open(root)).named(name) for root, name in zip(roots, names, strict=True))
+    title, source = f"{names[0]} against {names[1]}", f"{roots[0]} and {roots[1]}"
+    return _publish(both, folder, title, source, one.beside(other), commands, notes, paired=True)
 
 
 def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
@@ -143,7 +144,7 @@ def _publish(
     folder: Path,
     title: str,
     source: str,
-    found: Audit | None,
+    found: Audit,
     commands: list[str],
     notes: list[str],
     paired: bool = False,

@@ -38,7 +38,7 @@ class Report:
 
     title: str
     subtitle: str
-    audit: Audit | None
+    audit: Audit
     summary: Sequence[str]
     scores: Sequence[View]
     analyses: Sequence[View]

@@ -9,11 +9,16 @@ import pytest
 from click.testing import CliRunner
 
 import bench
+from bench.api import Silent
 from bench.audit import audit
+from bench.choose import remembered
 from bench.cli import main
 from bench.core.errors import BenchError, StoreError
 from bench.merge import merge
+from bench.plan import Request
 from bench.store import Store
+from bench.sweep import Settings, sweeps, tune
+from bench.tuned import tuned
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 2, "threads": 1, "engine": "eager"}
 
@@ -125,3 +130,24 @@ def test_a_swapped_table_is_noticed_though_its_shape_is_right(stores: tuple[Stor
     (one.folder(only(one).cell) / "scores.parquet").write_bytes(scores)
     with pytest.raises(StoreError, match=r"scores\.parquet .*its SHA-256 is .* as in the record"):
         bench.load(one.root)
+
+
+class Fresh(Silent):
+    """Counts the cells that were run and not found done."""
+
+    count = 0
+
+    def ends(self, cell: Any, record: Any, fresh: bool) -> None:
+        self.count += fresh
+
+
+def test_trials_and_sweeps_come_along(tmp_path: Path) -> None:
+    request = Request(suites="sinusoid", algos="scratch", preset="smoke", threads=1, engine="eager")
+    found = sweeps(request, Settings(trials=3))
+    [(tuning, _)] = tune(found, tmp_path / "a", Silent())
+    bench.run("sinusoid", "scratch", out=tmp_path / "b", **SMALL)
+    assert set(whats([tmp_path / "a", tmp_path / "b"], tmp_path / "both")) == {"copied"}
+    assert (tmp_path / "both" / "tuning" / tuning.study / "sweep.json").exists()
+    assert [cell.tuning for cell in tuned(request, tmp_path / "both", (), remembered)] == [tuning]
+    [(again, _)] = tune(found, tmp_path / "both", watch := Fresh())
+    assert (watch.count, again.model_dump() | {"finished": ""}) == (0, tuning.model_dump() | {"finished": ""})

@@ -129,6 +129,8 @@ def test_a_run_directory_against_itself_changed_is_paired_by_task(runs: Path, tm
     names = {name.partition(" (")[0] for name in pd.concat([pairs["a"], pairs["b"]])}
     assert len(names) == 1
     assert pairs["tasks"].eq(20).all()
+    verdict = (tmp_path / "page" / "index.html").read_text().partition('id="audit"')[2].partition("</div>")[0]
+    assert "caution" in verdict and f"({runs.name})" in verdict and "(other)" in verdict  # of few seeds
     assert called("--compare", runs, runs).exit_code == 2
 
 

@@ -3,7 +3,7 @@
 Here and not in `bench.audit`, which makes them, so that reports can show them without importing what moves the data.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -34,6 +34,18 @@ class Audit:
 
     findings: tuple[Finding, ...]  # faults first
     comparisons: tuple[Comparison, ...]  # of every suite, in the records' order
+
+    def beside(self, other: "Audit") -> "Audit":
+        """Both, faults first."""
+        found = sorted((*self.findings, *other.findings), key=lambda finding: finding.severity, reverse=True)
+        return Audit(tuple(found), (*self.comparisons, *other.comparisons))
+
+    def named(self, name: str) -> "Audit":
+        """The same with the run directory's name beside every suite's."""
+        return Audit(
+            tuple(replace(finding, suite=f"{finding.suite} ({name})") for finding in self.findings),
+            tuple(replace(one, suite=f"{one.suite} ({name})") for one in self.comparisons),
+        )
 
     @property
     def sound(self) -> bool:
