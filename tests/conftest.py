@@ -91,6 +91,11 @@ def postgresql() -> Generator[PostgreSQL, None, None]:
             server.stop()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What may take longest comes first, lest one process be left with it when the others are done."""
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout") if mark.args), default=0))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
     """Where the data must be there, a skip for want of it is a failure."""
