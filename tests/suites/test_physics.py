@@ -1,5 +1,9 @@
 """Batched MuJoCo is gymnasium's MuJoCo, breaks down quietly, and never hangs unnoticed."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -107,6 +111,35 @@ def test_threads_that_hang_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulations.engine, "advance", lambda *_: time.sleep(0.5))
     with pytest.raises(BenchError, match=r"2 threads that simulate 3 x half_cheetah hang: step 2 took more than 0\.05"):
         simulations.step(controls(simulations, 3, 1))
+
+
+STOPPED = """
+import os, signal, time
+import numpy as np
+from suites.physics import Robot, Simulations
+
+simulations = Simulations(Robot("half_cheetah.xml"), 1)
+simulations.reset(*(home[None] for home in simulations.initial))
+advance = simulations.engine.advance
+
+def stopped(*arguments):
+    os.kill(os.getpid(), signal.SIGSTOP)  # until the test lets it go on
+    time.sleep(0.1)
+    return advance(*arguments)
+
+simulations.engine.advance = stopped
+print(np.isfinite(simulations.step(np.zeros((1, 6))).position).all())
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_was_stopped_meanwhile_does_not_hang() -> None:
+    environment = {**os.environ, "BENCH_WATCHDOG": "1"}
+    running = subprocess.Popen([sys.executable, "-c", STOPPED], env=environment, stdout=subprocess.PIPE, text=True)
+    os.waitpid(running.pid, os.WUNTRACED)
+    time.sleep(1.5)
+    running.send_signal(signal.SIGCONT)
+    assert running.communicate()[0] == "True\n"
 
 
 def test_an_error_in_the_threads_is_raised() -> None:
