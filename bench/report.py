@@ -94,7 +94,9 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     if not records:
         raise BenchError(f"{root} holds no finished cell: there is nothing to report on. `bench run --out {root} ...`")
     done = [record for record in records if record.outcome == "finished"]
+    tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)}, tuned" for r in records if r.tuning}
     cells = frame.cells(records)
+    cells["algorithm"] = cells["arm"].map(tuned).fillna(cells["algorithm"])  # the chosen values have a column
     scores = frame.tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done)
     apart = frame.told_apart(cells)
     labels = dict(zip(apart["arm"], apart["algorithm"], strict=True))

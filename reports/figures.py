@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, ParamSpec
 
@@ -47,13 +48,19 @@ Looks = dict[str, Look]
 
 
 def looks(algorithms: Iterable[str]) -> Looks:
-    """One look per algorithm; colours that colour-blind readers can tell apart, then other dashes.
+    """One look per label: algorithms have colours that colour-blind readers can tell apart, variants of one other dashes.
 
     Give first, and in an order of their own, those that are to look the same in every picture.
     """
     colours = sns.color_palette("colorblind", 10)
-    names = dict.fromkeys(algorithms)
-    return {name: Look(colours[i % 10], MARKERS[i % 10], DASHES[i // 10 % len(DASHES)]) for i, name in enumerate(names)}
+    variants: dict[str, list[str]] = {}
+    for name in dict.fromkeys(algorithms):
+        variants.setdefault(re.split(r"[\[, ]", name)[0], []).append(name)
+    return {
+        name: Look(colours[i % 10], MARKERS[(i + 3 * v) % 10], DASHES[(i // 10 + v) % len(DASHES)])
+        for i, names in enumerate(variants.values())
+        for v, name in enumerate(names)
+    }
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -118,6 +125,8 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
         ax.set(xlabel=title, xlim=(0, None))
         if progress["better"].iloc[0] == "lower" and (progress["score"] > 0).all():
             ax.set_yscale("log")
+            most = BEYOND * float(progress["score"].median())
+            ax.set_ylim(0.7 * float(progress["score"].min()), min(1.5 * float(progress["score"].max()), most))
     axes[0].set_ylabel(f"{progress['metric'].iloc[0]} on validation tasks")
     _legend(figure, axes)
     return figure
@@ -305,6 +314,7 @@ def tuning(trials: pd.DataFrame, look: Looks) -> Figure:
             ax.plot(part["spent"], part["score"], own.marker, color=own.color, alpha=0.5, label=algorithm)
         if here["better"].iloc[0] == "lower":
             ax.set_yscale("log")
+            ax.set_ylim(0.7 * float(here["best"].min()), 3 * float(here["best"].max()))  # single trials may be anything
         ax.set(xlabel="meta-iterations spent", title=suite, ylabel=f"{here['metric'].iloc[0]} on validation tasks")
     _legend(figure, axes)
     return figure

@@ -33,6 +33,7 @@ def cells(records: Iterable[Record]) -> pd.DataFrame:
 def _about(record: Record) -> dict[str, Any]:
     spec, judged = record.spec, record.judgement
     tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
+    tuned = tuning.best.parameters if tuning and tuning.best else {}
     return {
         "suite": label(spec.suite),
         "algorithm": label(spec.algorithm),
@@ -61,7 +62,7 @@ def _about(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "message": record.message,
         "stopped_at": record.stopped_at,
-        "selected": json.dumps(record.selected, sort_keys=True, default=str),
+        "selected": json.dumps({**tuned, **record.selected}, sort_keys=True, default=str),
         "compile_seconds": record.compile_seconds,
         "evaluate_seconds": record.evaluate_seconds,
         "finished": record.finished,
