@@ -96,7 +96,8 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     done = [record for record in records if record.outcome == "finished"]
     tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)}, tuned" for r in records if r.tuning}
     cells = frame.cells(records)
-    cells["algorithm"] = cells["arm"].map(tuned).fillna(cells["algorithm"])  # the chosen values have a column
+    names = zip(cells["arm"], cells["algorithm"], strict=True)
+    cells["algorithm"] = [tuned.get(arm, name) for arm, name in names]  # the chosen values have a column
     scores = frame.tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done)
     apart = frame.told_apart(cells)
     labels = dict(zip(apart["arm"], apart["algorithm"], strict=True))

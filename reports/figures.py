@@ -48,7 +48,7 @@ Looks = dict[str, Look]
 
 
 def looks(algorithms: Iterable[str]) -> Looks:
-    """One look per label: algorithms have colours that colour-blind readers can tell apart, variants of one other dashes.
+    """One look per label: a colour that colour-blind readers can tell apart for an algorithm, a dash for a variant.
 
     Give first, and in an order of their own, those that are to look the same in every picture.
     """
