@@ -306,40 +306,47 @@ def test_a_full_disk(time_: int, whole: tuple[list[Cell], list[str]], disk: Path
     counted("a full disk", before, disk / "store", resumed == digests)
 
 
+class Outage(Silent):
+    """Stops a server for a second soon after one of the first six trials has begun."""
+
+    def __init__(self, server: PostgreSQL) -> None:
+        self.server, self.before = server, random.randrange(6)
+        self.thread = threading.Thread(target=self.happens)
+
+    def starts(self, cell: Cell, done: int) -> None:
+        if self.before == 0:
+            self.thread.start()
+        self.before -= 1
+
+    def happens(self) -> None:
+        time.sleep(random.uniform(0, 0.2))
+        self.server.stop()
+        time.sleep(1)
+        self.server.start()
+
+
 @pytest.fixture(scope="module")
-def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
-    """What a sweep finds that keeps its trials in a file, and the seconds it takes."""
-    began = time.monotonic()
-    found = swept(tmp_path_factory.mktemp("sweep"), None)
-    return found, time.monotonic() - began
+def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a sweep finds that keeps its trials in a file."""
+    return swept(tmp_path_factory.mktemp("sweep"), None, Silent())
 
 
-def swept(out: Path, url: str | None) -> dict[str, Any]:
-    [(tuning, _)] = tune(sweeps(SMALL, Settings(trials=8, batch=4, storage=url)), out, Silent())
+def swept(out: Path, url: str | None, watch: Silent) -> dict[str, Any]:
+    [(tuning, _)] = tune(sweeps(SMALL, Settings(trials=8, batch=4, storage=url)), out, watch)
     return tuning.model_dump() | {"finished": ""}
 
 
 @pytest.mark.parametrize("time_", range(FEW))
 def test_postgresql_stopped_and_started_in_mid_sweep(
-    time_: int, postgresql: PostgreSQL, whole_sweep: tuple[dict[str, Any], float], tmp_path: Path
+    time_: int, postgresql: PostgreSQL, whole_sweep: dict[str, Any], tmp_path: Path
 ) -> None:
-    found, took = whole_sweep
-    wait = random.uniform(0.2, 0.9) * took
-
-    def stop_and_start() -> None:
-        time.sleep(wait)
-        postgresql.stop()
-        time.sleep(1)
-        postgresql.start()
-
-    outage = threading.Thread(target=stop_and_start)
-    outage.start()
-    with contextlib.suppress(BenchError):  # it may end between two calls of the storage, and then nobody notices
-        swept(tmp_path, postgresql.url)
+    outage = Outage(postgresql)
+    with contextlib.suppress(BenchError):  # it may be over before the storage is called next, and then nobody notices
+        swept(tmp_path, postgresql.url, outage)
     before = records_of(tmp_path / "tuning")
-    outage.join()
-    resumed = swept(tmp_path, postgresql.url)
-    counted("PostgreSQL stopped and started in mid-sweep", before, tmp_path / "tuning", resumed == found)
+    outage.thread.join()
+    resumed = swept(tmp_path, postgresql.url, Silent())
+    counted("PostgreSQL stopped and started in mid-sweep", before, tmp_path / "tuning", resumed == whole_sweep)
 
 
 @pytest.mark.parametrize("time_", range(TIMES))
