@@ -53,7 +53,13 @@ from suites.control import Estimator
 def certificate(
     algos: str | None, plugins: tuple[Path, ...] = (), compiled: bool = False
 ) -> Iterator[tuple[str, list[Check]]]:
-    """Name -> checks, of the algorithms named (all by default) and, where none is named, of the suites."""
+    """Name -> checks, of the algorithms named (all by default) and, where none is named, of the suites.
+
+    Args:
+        algos: as for `bench run`.
+        plugins: files of algorithms and suites.
+        compiled: whether the algorithms' compiled gradients are checked too, which takes seconds for each operator.
+    """
     catalogue = Catalogue(plugins)
     asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:

@@ -12,7 +12,7 @@ from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.core.types import Data, Learner, Meta, State, Suite, SuiteLoss
+from bench.core.types import Data, Episode, Learner, Params, Suite, SuiteLoss
 from bench.evaluate import CHUNK, manifest
 from bench.restore import tested
 from bench.store import Store
@@ -72,10 +72,8 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
     noise = algorithm.noise(meta, len(tasks.classes), generator)
 
     def answers(support: Data, query: Data, own: Data) -> torch.Tensor:
-        state = algorithm.start(meta, own)
-        for step in range(steps):
-            state = algorithm.step(meta, state, loss, support, step)
-        return _predict(suite, algorithm, meta, state, query).argmax(-1)
+        params = algorithm.adapted(meta, loss, Episode((support,) * steps, query, own))
+        return _predict(suite, algorithm, params, query).argmax(-1)
 
     kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
     found: Counter[tuple[str, str]] = Counter()
@@ -111,14 +109,14 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
         with torch.no_grad():
             for step in range(max(STEPS) + 1):
                 if step in STEPS:
-                    parts.append(rows("prediction", step, grid.x, _predict(suite, algorithm, meta, state, grid)))
+                    params = algorithm.params(meta, state)
+                    parts.append(rows("prediction", step, grid.x, _predict(suite, algorithm, params, grid)))
                 if step < max(STEPS):
                     state = algorithm.step(meta, state, loss, shown, step)
     return parts
 
 
-def _predict(suite: Suite, algorithm: Learner, meta: Meta, state: State, query: Data) -> torch.Tensor:
-    params = algorithm.params(meta, state)
+def _predict(suite: Suite, algorithm: Learner, params: Params, query: Data) -> torch.Tensor:
     if algorithm.ensemble:
         return suite.average(vmap(lambda p: suite.predict(p, query))(params))
     return suite.predict(params, query)

@@ -70,11 +70,6 @@ class ColourImages(Images):
         """[T, W, S] -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[tasks.classes.unsqueeze(-1), drawings].flatten(1, 2).float() / 255
 
-    @property
-    def kinds(self) -> list[str]:
-        """Each class is of its own kind; numbered, as the arrays keep no names."""
-        return [f"class {i}" for i in range(sum(self.split_sizes.values()))]
-
     def classes_of(self, split: Split) -> Tensor:
         """The classes of a split, which lie one split after the other."""
         sizes = [self.split_sizes[s] for s in SPLITS]

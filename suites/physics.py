@@ -24,7 +24,7 @@ from bench.core.errors import BenchError, MissingExtraError
 
 Floats = NDArray[np.float64]
 PATIENCE = float(os.environ.get("BENCH_WATCHDOG", "120"))  # seconds that one step of all simulations may take
-SPELLS = 100
+SPELLS = 100  # of waiting, which make up PATIENCE
 
 
 class Reading(NamedTuple):

@@ -25,7 +25,7 @@ def test_readme_has_the_two_commands_that_do_all_the_set_up() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(600)
 def test_readme_commands_run_verbatim(tmp_path: Path, omniglot_dir: Path) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     bin_dir = str(Path(sys.executable).parent)
