@@ -94,7 +94,7 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     if not records:
         raise BenchError(f"{root} holds no finished cell: there is nothing to report on. `bench run --out {root} ...`")
     done = [record for record in records if record.outcome == "finished"]
-    tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)}, tuned" for r in records if r.tuning}
+    tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)} (tuned)" for r in records if r.tuning}
     cells = frame.cells(records)
     names = zip(cells["arm"], cells["algorithm"], strict=True)
     cells["algorithm"] = [tuned.get(arm, name) for arm, name in names]  # the chosen values have a column
