@@ -43,7 +43,8 @@ class Cluster:
         self.address, self.made = address, _cluster_class(spec) if spec else None
         self.root, self.messages, self.token = root.absolute(), messages, f"bench-{uuid.uuid4().hex[:12]}"
         self.sign = self.root / f".{self.token}"  # a worker that sees it sees the run directory
-        self.futures: dict[str, Any] = {}
+        self.futures: dict[str, Any] = {}  # of the jobs that have not ended
+        self.lock = threading.Lock()
         self.offers: list[dict[str, float]] = []  # of each worker, when it was last asked
         self.asked = -FRESH
 
@@ -73,6 +74,9 @@ class Cluster:
             except TimeoutError:  # it may make workers only when there is work
                 log.warning("the Dask cluster has no worker yet: cells wait for one")
             self.shared = all(self.client.run(_sees, str(self.sign)).values())
+            over = threading.Event()
+            stack.callback(over.set)
+            threading.Thread(target=self._watch, args=(over,), daemon=True).start()
             self._open = stack.pop_all()
         return self
 
@@ -94,7 +98,7 @@ class Cluster:
             key=f"{job.key}-{uuid.uuid4().hex[:8]}", pure=False, resources=self._resources(job.needs),
         )  # fmt: skip
         self.futures[job.key] = future
-        future.add_done_callback(lambda future: self.messages.put((job.key, _ending(future))))
+        future.add_done_callback(lambda future: self._ends(job.key, future, _ending(future)))
 
     def stop(self, at_once: bool) -> None:
         """Tells the workers, and takes back what none of them has."""
@@ -102,6 +106,23 @@ class Cluster:
             self.client.run(tell, self.token, at_once, on_error="ignore")
             taken = {key for keys in self.client.processing().values() for key in keys}
             self.client.cancel([future for future in self.futures.values() if future.key not in taken], force=True)
+
+    def _ends(self, key: str, future: Any, ending: Ending) -> None:
+        with self.lock:  # whoever comes first, Dask or the watch
+            if self.futures.get(key) is not future:
+                return
+            del self.futures[key]
+        self.messages.put((key, ending))
+
+    def _watch(self, over: threading.Event) -> None:
+        """Ends what a lost scheduler took along: a future that was made at that very moment is never told by Dask."""
+        since = None
+        while not over.wait(LOOK):
+            status = self.client.status
+            since = None if status == "running" else since or time.monotonic()
+            if since and (status == "closed" or time.monotonic() - since > PATIENCE):
+                for key, future in list(self.futures.items()):
+                    self._ends(key, future, Ending("stopped", "the connection to the scheduler was lost"))
 
     def _told(self, event: tuple[float, dict[str, Any]]) -> None:
         self.messages.put((event[1]["key"], event[1]["message"]))

@@ -202,6 +202,27 @@ def test_a_run_can_be_stopped_when_its_cluster_has_lost_every_worker(tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_light")
+def test_what_dask_never_tells_ends_with_its_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from distributed import Future, LocalCluster
+
+    monkeypatch.setattr(Future, "add_done_callback", lambda *_: None)
+    monkeypatch.setattr(cluster, "PATIENCE", 3.0)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as made:
+
+        class Closing(Noting):
+            def starts(self, cell: Cell, done: int) -> None:
+                super().starts(cell, done)
+                made.close(timeout=5)
+
+        watch, where = Closing(), {"dask": made.scheduler_address, "retries": 0}
+        cells = cells_of(3, milliseconds=60_000)
+        assert run_cells(cells, Store.create(tmp_path), watch, 90.0, (), **where) == []  # type: ignore[arg-type]
+    assert {message for _, message, _ in watch.lost} == {"the connection to the scheduler was lost"}
+    assert len(watch.lost) == 3
+
+
+@pytest.mark.slow
 def test_where_a_worker_cannot_see_the_run_directory_the_files_travel(
     tmp_path: Path, scheduler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
