@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import torch
@@ -13,12 +14,13 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.types import Data, Episode, Learner, Params, Suite, SuiteLoss
-from bench.evaluate import CHUNK, manifest
+from bench.evaluate import manifest
 from bench.restore import tested
 from bench.store import Store
 from reports.frame import label
 
 TASKS = 2  # of the manifest's
+MOST, SOME, AT_ONCE = 300, 25, 2  # test tasks from which confusions are counted, those in memory, cells at a time
 STEPS = (0, 1, 10)  # of Finn et al. 2017, figure 2
 COLUMNS = ["suite", "algorithm", "arm", "task", "kind", "step", "x", "y"]
 CONFUSED = ["suite", "algorithm", "arm", "truth", "answer", "count"]
@@ -45,21 +47,23 @@ def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalo
 
 
 def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) -> pd.DataFrame:
-    """Which kinds of classes the given cells take for which after the last report step, on all test tasks.
+    """Which kinds of classes the given cells take for which after the last report step, on the first MOST test tasks.
 
     For suites with a property `kinds`, which names what each class is one of (an alphabet, say); others, and cells
     that can no longer be rebuilt, have no rows. Columns: CONFUSED; `count` images of kind `truth` were taken for
     another class of their task, of kind `answer`, or, without an answer, named right.
     """
-    parts = []
-    for record in records:
+
+    def rows(record: Record) -> list[tuple[object, ...]]:
         try:
             found = _confused(store, record, catalogue)
         except UNREADABLE:
-            continue
+            return []
         about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm)
-        parts += [(*about, *kinds, count) for kinds, count in found.items()]
-    return pd.DataFrame(parts, columns=CONFUSED)
+        return [(*about, *kinds, count) for kinds, count in found.items()]
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # the convolutions of many tasks keep no more than a core busy
+        return pd.DataFrame([row for found in pool.map(rows, records) for row in found], columns=CONFUSED)
 
 
 def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tuple[str, str]]:
@@ -67,7 +71,7 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
         return Counter()
     suite, algorithm, meta = tested(store, record, catalogue)
     tasks, _ = manifest(suite, record.spec.suite.name, "test")
-    tasks = tree_map(lambda leaf: leaf[: record.spec.test_tasks], tasks)
+    tasks = tree_map(lambda leaf: leaf[: min(MOST, record.spec.test_tasks)], tasks)
     loss, generator, steps = SuiteLoss(suite), seeds.generator("predictions"), suite.report_steps[-1]
     noise = algorithm.noise(meta, len(tasks.classes), generator)
 
@@ -77,8 +81,8 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
 
     kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
     found: Counter[tuple[str, str]] = Counter()
-    for i in range(0, len(tasks.classes), CHUNK):
-        some, own = tree_map(lambda leaf, i=i: leaf[i : i + CHUNK], (tasks, noise))
+    for i in range(0, len(tasks.classes), SOME):
+        some, own = tree_map(lambda leaf, i=i: leaf[i : i + SOME], (tasks, noise))
         support, query = (suite.collect(some, meta, role, steps, generator) for role in ("support", "query"))
         with torch.no_grad():
             answered = vmap(answers)(support, query, own)

@@ -165,16 +165,24 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         front = _pareto(points, about["better"])
         if len(front) > 1:
             ax.step(*zip(*front, strict=True), where="post", color=GREY, linewidth=1, zorder=0, label="Pareto front")
-        ax.set_xscale("symlog", linthresh=1.0)
+        if _far_apart([x for x, _ in points]):
+            ax.set_xscale("symlog", linthresh=1.0)
         ax.margins(x=0.1)
         if about["better"] == "lower" and all(y > 0 for _, y in points):
-            ax.set_yscale("log")
+            if _far_apart([y for _, y in points]):
+                ax.set_yscale("log")
             ax.set_ylim(top=min(ax.get_ylim()[1], BEYOND * float(about["floor"])))
         unit = f" {about['unit']}" if about["unit"] else ""
         ax.set(xlabel="seconds of training", title=f"{suite}, {rows['setting'].iloc[0]}")
         ax.set_ylabel(f"{about['metric']}{unit} @{rows['step'].iloc[0]}, {by}")
     _legend(figure, axes)
     return figure
+
+
+def _far_apart(values: Sequence[float]) -> bool:
+    """Whether a logarithmic axis shows them better: over less than a decade it may have no number beside it."""
+    positive = [value for value in values if value > 0]
+    return bool(positive) and max(positive) >= 10 * min(positive)
 
 
 @_styled

@@ -4,8 +4,10 @@ The robots are gymnasium's. Nothing here knows of tasks or rewards. Letters: N s
 U controls, C bodies.
 """
 
+import atexit
 import contextlib
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -139,6 +141,7 @@ class Simulations:
             with contextlib.suppress(TimeoutError):
                 return done.result(PATIENCE / SPELLS)
         self.engine.calls = _worker()
+        atexit.register(_leave, done)
         raise BenchError(
             f"the {self.threads} threads that simulate {len(self.state)} x {self.robot.name} hang: step {self.taken} "
             f"took more than {PATIENCE:g} s. BENCH_WATCHDOG=SECONDS gives them longer; what was checkpointed is kept."
@@ -162,6 +165,14 @@ def _worker() -> Calls:
 
     threading.Thread(target=serve, daemon=True, name="simulations").start()
     return calls
+
+
+def _leave(done: Future[Reading]) -> None:
+    """Ends a program whose simulations still hang: their thread would crash in what Python takes down around it."""
+    if not done.done():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(BenchError.exit_code)
 
 
 def parallel(work: Callable[[int, int, int], None], count: int, threads: int) -> None:

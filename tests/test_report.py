@@ -18,7 +18,7 @@ from bench.core.discovery import Catalogue
 from bench.core.records import Component, Record
 from bench.plan import Request, plan
 from bench.store import Store
-from reports import figures
+from reports import comparison, figures
 
 OPTIONS: dict[str, Any] = {"preset": "smoke", "iterations": 20, "threads": 1, "engine": "eager"}
 
@@ -117,6 +117,19 @@ def test_confusions_count_every_test_image_as_the_stored_accuracy_does(tmp_path:
     assert 100 * found.loc[found["answer"] == "", "count"].sum() / found["count"].sum() == pytest.approx(means.max())
     assert set(found["truth"]) <= {"Georgian", "Arabic", "Armenian", "Lao", "Nko", "Tifinagh"}
     assert "right" in figures.confusion(found).axes[0].get_title(loc="left")
+
+
+def test_costs_within_a_decade_have_numbers_beside_them(tmp_path: Path) -> None:
+    bench.run("sinusoid", ["maml", "fomaml"], out=tmp_path, **OPTIONS | {"iterations": 2})
+    contents = report.read(tmp_path, tmp_path / "report", Catalogue(()))
+    cells = contents.cells.assign(train_seconds=[203.0, 401.0])
+    compared = comparison.compare(comparison.cubes(contents.scores, cells))
+    figure = figures.cost_and_score(compared, cells, figures.looks(cells["algorithm"]))
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    shown = [tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    assert sum(bool(text) for text in shown) >= 2
 
 
 @pytest.mark.slow

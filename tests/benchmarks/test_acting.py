@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from algorithms.maml import MAML
@@ -24,11 +26,9 @@ ROUNDS = 4
 WORK = "navigation2d, 20 tasks x 20 episodes x 100 steps"
 
 
-def test_collecting_against_one_environment_at_a_time(benchmark: Any) -> None:
-    torch.set_num_threads(2)
-    keep_memory()
-    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
-    stacked = {name: p.expand(20, *p.shape) for name, p in meta.items()}
+@pytest.fixture(scope="module")
+def one_by_one() -> Iterator[Callable[[], None]]:
+    """Collects the episodes of all tasks in two processes, an environment and a step at a time."""
     with ExitStack() as stack:
         script = [sys.executable, str(Path(__file__).with_name("one_by_one.py"))]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
@@ -42,16 +42,51 @@ def test_collecting_against_one_environment_at_a_time(benchmark: Any) -> None:
             assert sum(int(worker.stdout.readline()) for worker in workers) > 30_000
 
         loop()
-        ratios = []
-
-        def round_() -> None:
-            ours = costing.timed(lambda: SUITE.collect(TASKS, stacked, "query", 0, seeds.generator(2)))
-            ratios.append(costing.timed(loop) / ours)
-
-        benchmark.pedantic(round_, rounds=ROUNDS)
+        yield loop
         for worker in workers:
             worker.stdin.close()
+
+
+def meta_iteration() -> Callable[[], None]:
+    """Episodes before and after an inner step, the meta-gradient and TRPO's step."""
+    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
+    gradient = meta_gradient(SUITE, LEARNER)
+
+    def whole() -> None:
+        batch = episode(SUITE, LEARNER, meta, TASKS, (), seeds.generator(2), "cpu")
+        trpo(SUITE, LEARNER, meta, gradient(meta, batch)[1], batch)
+
+    return whole
+
+
+def test_collecting_against_one_environment_at_a_time(benchmark: Any, one_by_one: Callable[[], None]) -> None:
+    torch.set_num_threads(2)
+    keep_memory()
+    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
+    stacked = {name: p.expand(20, *p.shape) for name, p in meta.items()}
+    ratios = []
+
+    def round_() -> None:
+        ours = costing.timed(lambda: SUITE.collect(TASKS, stacked, "query", 0, seeds.generator(2)))
+        ratios.append(costing.timed(one_by_one) / ours)
+
+    benchmark.pedantic(round_, rounds=ROUNDS)
     report(benchmark, f"collection of {WORK}", "an environment at a time, two processes", "≥ 20x", ratios)
+
+
+def test_a_meta_iteration_against_collecting_one_by_one(benchmark: Any, one_by_one: Callable[[], None]) -> None:
+    torch.set_num_threads(2)
+    keep_memory()
+    whole = meta_iteration()
+    ratios = []
+
+    def round_() -> None:
+        ours = costing.timed(whole)
+        ratios.append((costing.timed(one_by_one) + costing.timed(one_by_one)) / ours)
+
+    benchmark.pedantic(round_, rounds=ROUNDS)
+    against = "its two collections alone, an environment at a time, two processes"
+    report(benchmark, f"TRPO's meta-iteration, {WORK}", against, "≥ 20x", ratios)
 
 
 def test_a_meta_iteration_against_its_rollouts_and_one_meta_gradient(benchmark: Any) -> None:
@@ -60,11 +95,8 @@ def test_a_meta_iteration_against_its_rollouts_and_one_meta_gradient(benchmark: 
     meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
     stacked = {name: p.expand(20, *p.shape) for name, p in meta.items()}
     gradient = meta_gradient(SUITE, LEARNER)
+    whole = meta_iteration()
     recorded = episode(SUITE, LEARNER, meta, TASKS, (), seeds.generator(2), "cpu")
-
-    def whole() -> None:
-        batch = episode(SUITE, LEARNER, meta, TASKS, (), seeds.generator(2), "cpu")
-        trpo(SUITE, LEARNER, meta, gradient(meta, batch)[1], batch)
 
     def bare() -> None:
         with torch.no_grad():

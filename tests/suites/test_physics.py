@@ -142,6 +142,24 @@ def test_a_process_that_was_stopped_meanwhile_does_not_hang() -> None:
     assert running.communicate()[0] == "True\n"
 
 
+HANGING = """
+import numpy as np
+from suites.physics import Robot, Simulations
+
+simulations = Simulations(Robot("half_cheetah.xml", frame_skip=1_000_000), 1)
+simulations.reset(*(home[None] for home in simulations.initial))
+simulations.step(np.zeros((1, 6)))
+"""
+
+
+@pytest.mark.slow
+def test_a_program_ends_whose_threads_still_hang() -> None:
+    environment = {**os.environ, "BENCH_WATCHDOG": "0.1"}
+    ended = subprocess.run([sys.executable, "-c", HANGING], env=environment, capture_output=True, text=True, timeout=60)
+    assert "hang: step 1 took more than 0.1 s" in ended.stderr
+    assert ended.returncode == BenchError.exit_code
+
+
 def test_an_error_in_the_threads_is_raised() -> None:
     simulations, _ = begun(CHEETAH, 2)
     with pytest.raises(ValueError, match="size should be 60"):
