@@ -20,7 +20,7 @@ from bench.store import Store
 from reports.frame import label
 
 TASKS = 2  # of the manifest's
-MOST, SOME, AT_ONCE = 300, 25, 2  # test tasks from which confusions are counted, those in memory, cells at a time
+MOST, SOME, AT_ONCE = 300, 10, 2  # test tasks from which confusions are counted, those in memory, cells at a time
 STEPS = (0, 1, 10)  # of Finn et al. 2017, figure 2
 COLUMNS = ["suite", "algorithm", "arm", "task", "kind", "step", "x", "y"]
 CONFUSED = ["suite", "algorithm", "arm", "truth", "answer", "count"]
