@@ -20,7 +20,8 @@ from bench.store import Store
 from reports.frame import label
 
 TASKS = 2  # of the manifest's
-MOST, SOME, AT_ONCE = 300, 10, 2  # test tasks from which confusions are counted, those in memory, cells at a time
+CONFUSED_TASKS = 300  # of the test tasks at most: all 600 would be a third of a report's time
+CHUNK, CELLS_AT_ONCE = 10, 2  # tasks in memory for each cell whose images are named
 STEPS = (0, 1, 10)  # of Finn et al. 2017, figure 2
 COLUMNS = ["suite", "algorithm", "arm", "task", "kind", "step", "x", "y"]
 CONFUSED = ["suite", "algorithm", "arm", "truth", "answer", "count"]
@@ -47,7 +48,7 @@ def regression_curves(store: Store, records: Sequence[Record], catalogue: Catalo
 
 
 def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) -> pd.DataFrame:
-    """Which kinds of classes the given cells take for which after the last report step, on the first MOST test tasks.
+    """Which kinds of classes the given cells take for which after the last report step, on the first test tasks.
 
     For suites with a property `kinds`, which names what each class is one of (an alphabet, say); others, and cells
     that can no longer be rebuilt, have no rows. Columns: CONFUSED; `count` images of kind `truth` were taken for
@@ -62,7 +63,7 @@ def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) ->
         about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm)
         return [(*about, *kinds, count) for kinds, count in found.items()]
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # the convolutions of many tasks keep no more than a core busy
+    with ThreadPoolExecutor(CELLS_AT_ONCE) as pool:  # the convolutions of many tasks keep no more than a core busy
         return pd.DataFrame([row for found in pool.map(rows, records) for row in found], columns=CONFUSED)
 
 
@@ -71,7 +72,7 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
         return Counter()
     suite, algorithm, meta = tested(store, record, catalogue)
     tasks, _ = manifest(suite, record.spec.suite.name, "test")
-    tasks = tree_map(lambda leaf: leaf[: min(MOST, record.spec.test_tasks)], tasks)
+    tasks = tree_map(lambda leaf: leaf[: min(CONFUSED_TASKS, record.spec.test_tasks)], tasks)
     loss, generator, steps = SuiteLoss(suite), seeds.generator("predictions"), suite.report_steps[-1]
     noise = algorithm.noise(meta, len(tasks.classes), generator)
 
@@ -81,8 +82,8 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
 
     kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
     found: Counter[tuple[str, str]] = Counter()
-    for i in range(0, len(tasks.classes), SOME):
-        some, own = tree_map(lambda leaf, i=i: leaf[i : i + SOME], (tasks, noise))
+    for i in range(0, len(tasks.classes), CHUNK):
+        some, own = tree_map(lambda leaf, i=i: leaf[i : i + CHUNK], (tasks, noise))
         support, query = (suite.collect(some, meta, role, steps, generator) for role in ("support", "query"))
         with torch.no_grad():
             answered = vmap(answers)(support, query, own)

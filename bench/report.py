@@ -14,7 +14,7 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.findings import Audit
 from bench.core.records import Record
-from bench.predictions import MOST, confusions, regression_curves
+from bench.predictions import CONFUSED_TASKS, confusions, regression_curves
 from bench.store import Store, write
 from reports import comparison, figures, frame, published, views
 from reports.comparison import Cube
@@ -250,7 +250,7 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
         yield Picture(
             f"confusion-{name}",
             f"{suite}: what the best algorithm takes images for, by what their classes are one of; beside each name, "
-            f"how many of its images are named right. Of {MOST} test tasks at most.",
+            f"how many of its images are named right. Of {CONFUSED_TASKS} test tasks at most.",
             figures.confusion(confused[confused["suite"] == suite]),
         )
     headline = [cube for cube in own if (cube.setting, cube.norm) == (about["setting"], about["norm"])]
