@@ -93,7 +93,7 @@ def draw(figure: Figure) -> dict[str, bytes]:
             metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
             figure.savefig(file, format=form, dpi=150, metadata=metadata, transparent=form == "svg")
             contents[form] = file.getvalue()
-            figure.set_layout_engine("none")  # it is as laid out: once, and not for each format again
+            figure.set_layout_engine(None)  # it is laid out: a further format need not do it again
     return contents
 
 
