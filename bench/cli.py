@@ -166,7 +166,8 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
 @click.option(
     "--chunk-tasks", default="auto", show_default=True, callback=_chunk, metavar="N",
-    help="Tasks in memory at once; auto takes all, and half as many each time memory runs out.",
+    help="Tasks computed at once; auto takes all, half as many each time memory runs out, and one on each core where "
+    "large nets are compiled.",
 )  # fmt: skip
 @click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
 @execution_options

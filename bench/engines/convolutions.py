@@ -64,10 +64,7 @@ class _Patches(torch.autograd.Function):
         return result.unflatten(0, (info.batch_size, -1)), 0
 
 
-# The two are operators of their own so that the compiler calls them as they are: what it makes of nine shifted slices
-# and their derivatives takes minutes to compile and is slower than these copies.
-@torch.library.custom_op("bench::unfold", mutates_args=())
-def _unfold(x: Tensor, height: int, width: int, kh: int, kw: int, down: int, across: int) -> Tensor:
+def _functional_unfold(x: Tensor, height: int, width: int, kh: int, kw: int, down: int, across: int) -> Tensor:
     x = x.contiguous()
     rows, columns, channels = (height - kh) // down + 1, (width - kw) // across + 1, x.shape[-1]
     image, row, column, _ = x.stride()
@@ -76,6 +73,10 @@ def _unfold(x: Tensor, height: int, width: int, kh: int, kw: int, down: int, acr
         (len(x), rows, columns, kh, kw * channels), (image, down * row, across * column, row, 1), x.storage_offset()
     )
     return windows.clone(memory_format=torch.contiguous_format).flatten(3)
+
+
+# Two operators, so that the compiler can be given FUNCTIONAL in place of what is done in place here.
+_unfold = torch.library.custom_op("bench::unfold", _functional_unfold, mutates_args=())
 
 
 @torch.library.custom_op("bench::fold", mutates_args=())
@@ -106,6 +107,28 @@ def _(patches: Tensor, height: int, width: int, kh: int, kw: int, down: int, acr
     return patches.new_empty(patches.shape[0], height, width, patches.shape[3] // (kh * kw))
 
 
+def _functional_fold(patches: Tensor, height: int, width: int, kh: int, kw: int, down: int, across: int) -> Tensor:
+    images, rows, columns, size = patches.shape
+    patches = patches.unflatten(3, (kh, kw, size // (kh * kw)))
+    lower, wider = -(-kh // down) - 1, -(-kw // across) - 1
+    total = torch.zeros((), dtype=patches.dtype, device=patches.device)
+    # Every part of a patch that is no larger than the strides has its place in a grid of blocks of that size.
+    for i in range(lower + 1):
+        for j in range(wider + 1):
+            part = patches[:, :, :, i * down : (i + 1) * down, j * across : (j + 1) * across]
+            h, w = part.shape[3:5]
+            total = total + functional.pad(part, (0, 0, 0, across - w, 0, down - h, j, wider - j, i, lower - i))
+    x = total.permute(0, 1, 3, 2, 4, 5).reshape(images, (rows + lower) * down, (columns + wider) * across, -1)
+    return functional.pad(x, (0, 0, 0, width - x.shape[2], 0, height - x.shape[1])).contiguous()
+
+
+# What the compiler makes kernels of, fused with what stands before and after.
+FUNCTIONAL = {
+    torch.ops.bench.unfold.default: _functional_unfold,
+    torch.ops.bench.fold.default: _functional_fold,
+}
+
+
 def _replaceable(
     input: Tensor,
     weight: Tensor,
@@ -132,9 +155,10 @@ def _conv2d(
     patches = _Patches.apply(x, (height, width, kh, kw, down, across), False)  # type: ignore[no-untyped-call]
     rows, columns = patches.shape[1:3]
     product = patches.reshape(images * rows * columns, -1) @ weight.permute(0, 2, 3, 1).reshape(outputs, -1).mT
-    if bias is not None:
+    product = product.view(images, rows, columns, outputs)
+    if bias is not None:  # here, where the compiler adds it in the next kernel, not by a copy before the product
         product = product + bias
-    result: Tensor = product.view(images, rows, columns, outputs).permute(0, 3, 1, 2)
+    result: Tensor = product.permute(0, 3, 1, 2)
     return result
 
 

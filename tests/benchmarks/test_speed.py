@@ -74,8 +74,8 @@ WORK = {
     "sinusoid, 25 tasks, K=10, 5 steps, 1st order": (Sinusoid(), 25, 5, "first_order", True, "≥ 60x"),
     "Omniglot 5-way 1-shot, 32 tasks, 1 step, 2nd order": (Omniglot(), 32, 1, "reverse", True, "≥ 4x"),
     "Omniglot 5-way 1-shot, 32 tasks, 1 step, 1st order": (Omniglot(), 32, 1, "first_order", True, "≥ 2.5x"),
-    "Omniglot 20-way 1-shot, 16 tasks, 5 steps, 2nd order": (Omniglot(ways=20), 16, 5, "reverse", False, "≥ 4x"),
-    "miniImagenet's shape 5-way 1-shot, 4 tasks, 5 steps, 2nd order": (MiniImagenet(), 4, 5, "reverse", False, "≥ 2x"),
+    "Omniglot 20-way 1-shot, 16 tasks, 5 steps, 2nd order": (Omniglot(ways=20), 16, 5, "reverse", True, "≥ 4x"),
+    "miniImagenet's shape 5-way 1-shot, 4 tasks, 5 steps, 2nd order": (MiniImagenet(), 4, 5, "reverse", True, "≥ 2x"),
 }
 
 

@@ -14,7 +14,7 @@ from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core import seeds
 from bench.core.types import Episode, Learner, Suite
-from bench.engines import convolutions
+from bench.engines import convolutions, vectorised
 from bench.engines.convolutions import ConvolutionsAsProducts
 from bench.engines.vectorised import Compiled, meta_gradient
 from suites.glyphs import Glyphs
@@ -56,6 +56,8 @@ def test_patches_and_their_adjoint_are_derivatives_of_each_other(adjoint: bool) 
     def patches(x: Tensor) -> Any:
         return convolutions._Patches.apply(x, geometry, adjoint)  # type: ignore[no-untyped-call]
 
+    if adjoint:
+        torch.testing.assert_close(convolutions._functional_fold(x, *geometry), patches(x), rtol=0, atol=1e-15)
     assert torch.autograd.gradcheck(patches, x, check_forward_ad=True)
     assert torch.autograd.gradgradcheck(patches, x)
 
@@ -115,13 +117,52 @@ def test_compiled_equals_eager(operator: str) -> None:
     MAML(inner_lr=0.5, steps=2, outer_lr=0.001, meta_batch=4),
     MetaSGD(steps=2, outer_lr=0.001, meta_batch=4),
 ])  # fmt: skip
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-def test_chunked_equals_unchunked(algorithm: Learner, dtype: torch.dtype, bound: float) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_chunked_equals_unchunked(algorithm: Learner, dtype: torch.dtype) -> None:
     suite = Glyphs(ways=3)
     _, episodes = case(suite, 2)
     meta, episodes = cast((algorithm.init(suite.new_params, seeds.generator(1)), episodes), dtype)
     whole, parts = (meta_gradient(suite, algorithm, chunk=c)(meta, episodes) for c in (None, 3))
-    assert relative(parts, whole) < bound
+    # In float32 the processor's library adds up in an order that depends on the batch: on one 5e-7 was seen, on another
+    # 2.5e-6. Rounding as such costs 2e-6 to 6e-6 here; more than that no chunk may.
+    exact = meta_gradient(suite, algorithm)(*cast((meta, episodes), torch.float64))
+    assert relative(parts, whole) < (1e-12 if dtype == torch.float64 else max(1e-6, relative(whole, exact)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_chunks_side_by_side_equal_the_whole(dtype: torch.dtype) -> None:
+    suite, algorithm = Sinusoid(), MAML(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=4)
+    meta, episodes = cast(case(suite, 1), dtype)
+    whole = meta_gradient(suite, algorithm)(meta, episodes)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            parts = meta_gradient(suite, algorithm, compiled=True, chunk=3)  # the last chunk is one task
+            found.append(parts(meta, episodes))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert relative(found[0], whole) < (1e-12 if dtype == torch.float64 else 1e-6)
+    assert all(map(torch.equal, *(tree_leaves(f) for f in found)))  # who computes a chunk does not count
+
+
+def test_a_mistake_in_a_compiled_chunk_reaches_the_caller() -> None:
+    def fails(leaves: object) -> tuple[Tensor, ...]:
+        raise RuntimeError("planted")
+
+    compiled = Compiled(lambda x: (2 * x,))
+    calls = [(torch.ones(2),)] * 4
+    compiled.side_by_side(calls)
+    compiled.compiled = dict.fromkeys(compiled.compiled, fails)
+    with pytest.raises(RuntimeError, match="planted"):
+        compiled.side_by_side(calls)
+
+
+def test_only_large_nets_go_task_by_task_and_only_where_tasks_keep_all_threads_busy() -> None:
+    sizes = [({"w": torch.zeros(n)}, tasks) for n, tasks in ((10, 8), (2**15, 8), (2**15, 0))]
+    assert [vectorised._at_once(*size) for size in sizes] == [8, 1, 0]
 
 
 @pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory", "something else"])
