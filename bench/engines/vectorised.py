@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
@@ -27,6 +27,8 @@ from bench.outer import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGE = 2**16  # bytes of Meta; of a smaller net, a call for each task would take longer than what is computed in it
+Leaves = list[Tensor]
+Specs = tuple[Any, Any]  # the structures of Meta and Episode
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 
 
@@ -50,61 +52,60 @@ def meta_gradient(
     """
     task_loss = objective(suite, algorithm)
 
-    def total(meta: Meta, episodes: Episode) -> tuple[Tensor, ...]:
-        leaves, spec = tree_flatten(meta)
-        live = [channels_last(leaf.detach()).requires_grad_() for leaf in leaves]
+    # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
+    def total(meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
+        live = [channels_last(leaf.detach()).requires_grad_() for leaf in meta]
+        episodes = tree_unflatten(batch, specs[1])
         with torch.enable_grad(), ConvolutionsAsProducts():
 
             def loss(episode: Episode) -> Tensor:
-                return task_loss(tree_unflatten(live, spec), episode)
+                return task_loss(tree_unflatten(live, specs[0]), episode)
 
             # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
-            alone = compiled and len(tree_leaves(episodes)[0]) == 1
+            alone = compiled and len(batch[0]) == 1
             losses = loss(tree_map(lambda x: x[0], episodes))[None] if alone else vmap(loss)(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()
         # Plain autograd outermost: torch.func.grad would keep every graph and lose what `mixed` saves.
-        gradients = torch.autograd.grad(value, live, materialize_grads=True)
-        return value.detach(), *gradients
+        return [value.detach(), *torch.autograd.grad(value, live, materialize_grads=True)]
 
     run = Compiled(total) if compiled else total
 
-    def sums(meta: Meta, episodes: Episode, tasks: int, size: int) -> list[tuple[Tensor, ...]]:
-        if size >= tasks:
-            return [run(meta, episodes)]
-        leaves, spec = tree_flatten(episodes)
-        parts = [
-            (meta, tree_unflatten(list(part), spec)) for part in zip(*(x.split(size) for x in leaves), strict=True)
-        ]
-        return run.side_by_side(parts) if isinstance(run, Compiled) else [run(*part) for part in parts]
+    def sums(meta: Leaves, batch: Leaves, specs: Specs, size: int) -> list[Leaves]:
+        if size >= len(batch[0]):
+            return [run(meta, batch, specs)]
+        parts = list(zip(*(x.split(size) for x in batch), strict=True))
+        if isinstance(run, Compiled):
+            return run.side_by_side(meta, [list(part) for part in parts], specs)
+        return [run(meta, list(part), specs) for part in parts]
 
     def mean(meta: Meta, episodes: Episode) -> tuple[Tensor, Meta]:
         nonlocal chunk
-        tasks = len(tree_leaves(episodes)[0])
+        (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episodes)
+        tasks = len(batch[0])
         while True:
-            size = min(chunk or (_at_once(meta, tasks) if compiled else tasks), tasks)
+            size = min(chunk or (_at_once(values, tasks) if compiled else tasks), tasks)
             try:
-                parts = sums(meta, episodes, tasks, size)
+                parts = sums(values, batch, (spec, its_spec), size)
                 break
             except (RuntimeError, MemoryError) as error:
                 if size == 1 or not _out_of_memory(error):
                     raise
             chunk = size // 2  # outside the handler, whose traceback would keep alive what filled the memory
             halved(chunk)
-        first, *others = (list(part) for part in parts)
+        first, *others = parts
         for part in others:  # in their order, whichever thread was first
             torch._foreach_add_(first, part)
-        value, *gradients = (total.contiguous() / tasks for total in first)
-        return value, tree_unflatten(gradients, tree_flatten(meta)[1])
+        value, *gradients = torch._foreach_div([x.contiguous() for x in first], tasks)
+        return value, tree_unflatten(gradients, spec)
 
     return mean
 
 
-def _at_once(meta: Meta, tasks: int) -> int:
-    leaves = tree_leaves(meta)
-    large = sum(leaf.nbytes for leaf in leaves) > LARGE
-    return 1 if large and not leaves[0].is_cuda and tasks >= torch.get_num_threads() else tasks
+def _at_once(meta: Leaves, tasks: int) -> int:
+    large = sum(leaf.nbytes for leaf in meta) > LARGE
+    return 1 if large and not meta[0].is_cuda and tasks >= torch.get_num_threads() else tasks
 
 
 def _out_of_memory(error: BaseException) -> bool:
@@ -126,35 +127,35 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 class Compiled:
-    """A function of pytrees of tensors, traced and compiled once per signature of its inputs."""
+    """A function (meta, batch, specs) -> tensors, traced and compiled once per shape of the leaves."""
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves]) -> None:
         """Nothing is compiled before the first call."""
         self.function = function
-        self.compiled: dict[Any, Callable[[list[Tensor]], tuple[Tensor, ...]]] = {}
+        self.compiled: dict[Any, tuple[Specs, Callable[..., Any]]] = {}
 
-    def __call__(self, *inputs: Any) -> tuple[Tensor, ...]:
+    def __call__(self, meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
         """The function's value."""
-        leaves, spec = tree_flatten(inputs)
-        return self._ready(leaves, spec, torch.get_num_threads())(leaves)
+        compiled = self._ready(meta, batch, specs, torch.get_num_threads())
+        with torch.no_grad():
+            return list(compiled(*meta, *batch))
 
-    def side_by_side(self, calls: list[tuple[Any, ...]]) -> list[tuple[Tensor, ...]]:
-        """The function's value for each of the inputs, of one structure, on as many threads as torch may use."""
+    def side_by_side(self, meta: Leaves, parts: list[Leaves], specs: Specs) -> list[Leaves]:
+        """The function's value for each part of a batch, on as many threads as torch may use."""
         threads = torch.get_num_threads()
-        if tree_leaves(calls[0])[0].is_cuda:
-            return [self(*inputs) for inputs in calls]
-        spec = tree_flatten(calls[0])[1]
-        waiting = deque(enumerate(map(tree_leaves, calls)))
-        # Of the same shapes, but for the last; now, since the compiler is no place for two.
-        first, last = (self._ready(leaves, spec, 1) for _, leaves in (waiting[0], waiting[-1]))
-        results: list[Any] = [None] * len(calls)
+        if meta[0].is_cuda:
+            return [self(meta, part, specs) for part in parts]
+        # All but the last are of one shape; now, since the compiler is no place for two.
+        usual, last = (self._ready(meta, part, specs, 1) for part in (parts[0], parts[-1]))
+        waiting = deque(enumerate(parts))
+        results: list[Leaves] = [[]] * len(parts)
 
         def work() -> None:
             torch.set_num_threads(1)  # this thread's own; a matrix product would take all cores in each of them
-            with contextlib.suppress(IndexError):
+            with torch.no_grad(), contextlib.suppress(IndexError):
                 while True:  # whoever is free takes the next; compiled code runs without Python's lock
-                    i, leaves = waiting.popleft()
-                    results[i] = (last if i == len(calls) - 1 else first)(leaves)
+                    i, part = waiting.popleft()
+                    results[i] = list((usual if i < len(parts) - 1 else last)(*meta, *part))
 
         others = [_pool(threads).submit(work) for _ in range(threads - 1)]
         try:
@@ -166,26 +167,24 @@ class Compiled:
             other.result()
         return results
 
-    def _ready(self, leaves: list[Tensor], spec: Any, threads: int) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
-        signature = (threads, spec, tuple((x.shape, x.dtype, x.device) for x in leaves))
-        if signature not in self.compiled:
-            self.compiled[signature] = self._compile(leaves, spec, threads)
-        return self.compiled[signature]
+    def _ready(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
+        signature = (threads, *((x.shape, x.dtype, x.device) for x in (*meta, *batch)))
+        known, compiled = self.compiled.get(signature, (None, None))
+        if compiled is None or known != specs:
+            compiled = self._compile(meta, batch, specs, threads)
+            self.compiled[signature] = specs, compiled
+        return compiled
 
-    def _compile(self, leaves: list[Tensor], spec: Any, threads: int) -> Callable[[list[Tensor]], tuple[Tensor, ...]]:
+    def _compile(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
         # On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing.
         mode = FakeTensorMode(shape_env=ShapeEnv())
-        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in leaves]
+        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*meta, *batch)]
+        cut = len(meta)
         with mode:
-            graph = make_fx(lambda *x: self.function(*tree_unflatten(list(x), spec)), FUNCTIONAL)(*shapes)
+            graph = make_fx(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), FUNCTIONAL)(*shapes)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         # Called from C++, without Python between its kernels, which is much of a small net's time, nor Python's lock.
-        options: dict[str, Any] = {"cpp_wrapper": not leaves[0].is_cuda, "cpp.threads": threads}
+        options: dict[str, Any] = {"cpp_wrapper": not meta[0].is_cuda, "cpp.threads": threads}
         compiled: Callable[..., Any] = torch._inductor.compile(graph, shapes, options=options)
-
-        def run(leaves: list[Tensor]) -> tuple[Tensor, ...]:
-            with torch.no_grad():
-                return tuple(compiled(*leaves))
-
-        return run
+        return compiled

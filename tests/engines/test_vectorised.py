@@ -149,19 +149,21 @@ def test_compiled_chunks_side_by_side_equal_the_whole(dtype: torch.dtype) -> Non
 
 
 def test_a_mistake_in_a_compiled_chunk_reaches_the_caller() -> None:
-    def fails(leaves: object) -> tuple[Tensor, ...]:
+    def fails(*_: object) -> Any:
         raise RuntimeError("planted")
 
-    compiled = Compiled(lambda x: (2 * x,))
-    calls = [(torch.ones(2),)] * 4
-    compiled.side_by_side(calls)
-    compiled.compiled = dict.fromkeys(compiled.compiled, fails)
+    specs = (None, None)
+    compiled = Compiled(lambda meta, batch, _: [meta[0] * batch[0]])
+    arguments = [torch.ones(2)], [[torch.full((2,), float(i))] for i in range(4)], specs
+    for i, (product,) in enumerate(compiled.side_by_side(*arguments)):
+        torch.testing.assert_close(product, torch.full((2,), float(i)))
+    compiled.compiled = dict.fromkeys(compiled.compiled, (specs, fails))
     with pytest.raises(RuntimeError, match="planted"):
-        compiled.side_by_side(calls)
+        compiled.side_by_side(*arguments)
 
 
 def test_only_large_nets_go_task_by_task_and_only_where_tasks_keep_all_threads_busy() -> None:
-    sizes = [({"w": torch.zeros(n)}, tasks) for n, tasks in ((10, 8), (2**15, 8), (2**15, 0))]
+    sizes = [([torch.zeros(n)], tasks) for n, tasks in ((10, 8), (2**15, 8), (2**15, 0))]
     assert [vectorised._at_once(*size) for size in sizes] == [8, 1, 0]
 
 
@@ -218,7 +220,8 @@ def test_a_meta_loss_that_is_no_scalar_is_refused() -> None:
 
 
 def test_compilation_happens_once_per_shape() -> None:
-    compiled = Compiled(lambda x: (2 * x,))
+    compiled = Compiled(lambda _, batch, __: [2 * batch[0]])
     for size in (3, 3, 4):
-        torch.testing.assert_close(compiled(torch.ones(size))[0], 2 * torch.ones(size))
+        (result,) = compiled([torch.ones(1)], [torch.ones(size)], (None, None))
+        torch.testing.assert_close(result, 2 * torch.ones(size))
     assert len(compiled.compiled) == 2
