@@ -89,7 +89,7 @@ def test_against_learn2learn(benchmark: Any, work: str) -> None:
     theirs = learn2learn.meta_gradient(suite, algorithm)
     quick = isinstance(suite, Sinusoid)
     mine, other = in_alternation(
-        benchmark, lambda: ours(meta, batch), lambda: theirs(meta, batch), 15 if quick else ROUNDS, 5 if quick else 1
+        benchmark, lambda: ours(meta, batch), lambda: theirs(meta, batch), 15 if quick else ROUNDS, 20 if quick else 1
     )
     engine = "compiled" if compiled else "eager"
     ratios = [b / a for a, b in zip(mine, other, strict=True)]
