@@ -162,6 +162,7 @@ class Compiled:
             work()
         finally:
             torch.set_num_threads(threads)
+            others = [other for other in others if not other.cancel()]  # who has not begun finds nothing left to do
             wait(others)
         for other in others:
             other.result()

@@ -134,9 +134,9 @@ def test_memory_of_an_inner_step(benchmark: Any, gradient: str) -> None:
     benchmark.pedantic(lambda: None)
     copies = 32 * sum(p.numel() * p.element_size() for p in arguments[0].values())
     tensors, resident = ((peaks[many][i] - peaks[few][i]) / (many - few) / copies for i in (0, 1))
-    work = f"bytes per inner step, Omniglot, 32 tasks, {gradient} (resident: {resident:.1f} copies)"
+    work = f"bytes per inner step, Omniglot, 32 tasks, {gradient}"
     goal = "≤ 2 copies" if gradient == "mixed" else "(for comparison)"
-    report(benchmark, work, "one copy of the tasks' parameters", goal, [tensors], "copies")
+    report(benchmark, work, "one copy of the tasks' parameters", goal, [tensors], f"copies (resident: {resident:.1f})")
 
 
 @pytest.mark.parametrize(("suite", "goal", "iterations"), [("omniglot", "≤ 1.03x", 60), ("sinusoid", "≤ 1.15x", 3_000)])
