@@ -7,7 +7,6 @@ they just wrote in that core's cache. Letters: T tasks.
 
 import contextlib
 import ctypes
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -94,10 +93,12 @@ def meta_gradient(
                     raise
             chunk = size // 2  # outside the handler, whose traceback would keep alive what filled the memory
             halved(chunk)
-        first, *others = parts
+        summed, *others = parts
+        if others:  # two leaves may have one and the same gradient
+            summed = [x.clone() for x in summed]
         for part in others:  # in their order, whichever thread was first
-            torch._foreach_add_(first, part)
-        value, *gradients = torch._foreach_div([x.contiguous() for x in first], tasks)
+            torch._foreach_add_(summed, part)
+        value, *gradients = torch._foreach_div([x.contiguous() for x in summed], tasks)
         return value, tree_unflatten(gradients, spec)
 
     return mean
@@ -147,14 +148,13 @@ class Compiled:
             return [self(meta, part, specs) for part in parts]
         # All but the last are of one shape; now, since the compiler is no place for two.
         usual, last = (self._ready(meta, part, specs, 1) for part in (parts[0], parts[-1]))
-        waiting = deque(enumerate(parts))
+        waiting = iter(list(enumerate(parts)))
         results: list[Leaves] = [[]] * len(parts)
 
         def work() -> None:
             torch.set_num_threads(1)  # this thread's own; a matrix product would take all cores in each of them
-            with torch.no_grad(), contextlib.suppress(IndexError):
-                while True:  # whoever is free takes the next; compiled code runs without Python's lock
-                    i, part = waiting.popleft()
+            with torch.no_grad():
+                for i, part in waiting:  # whoever is free takes the next; compiled code runs without Python's lock
                     results[i] = list((usual if i < len(parts) - 1 else last)(*meta, *part))
 
         others = [_pool(threads).submit(work) for _ in range(threads - 1)]

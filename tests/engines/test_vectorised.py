@@ -129,6 +129,22 @@ def test_chunked_equals_unchunked(algorithm: Learner, dtype: torch.dtype) -> Non
     assert relative(parts, whole) < (1e-12 if dtype == torch.float64 else max(1e-6, relative(whole, exact)))
 
 
+def test_chunks_add_up_where_two_leaves_share_their_gradient() -> None:
+    class Halves(MAML):
+        def start(self, meta: Any, noise: object) -> Any:
+            return {name: value + meta["shift"][name] for name, value in meta["params"].items()}
+
+        def meta_loss(self, meta: Any, loss: Any, episode: Episode) -> Tensor:
+            return super().meta_loss(meta, loss, episode) + meta["unused"].sum()  # whose gradient is expanded
+
+    suite, algorithm = Sinusoid(), Halves(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=4)
+    params, episodes = case(suite, 1)
+    shift = {name: torch.zeros_like(value) for name, value in params.items()}
+    meta, episodes = cast(({"params": params, "shift": shift, "unused": torch.ones(3)}, episodes), torch.float64)
+    whole, parts = (meta_gradient(suite, algorithm, chunk=c)(meta, episodes) for c in (None, 1))
+    assert relative(parts, whole) < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiled_chunks_side_by_side_equal_the_whole(dtype: torch.dtype) -> None:
     suite, algorithm = Sinusoid(), MAML(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=4)
