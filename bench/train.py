@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_flatten_with_path, tree_map, tree_unflatten
 
 from bench.core import seeds
-from bench.core.types import Episode, Interactive, Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised
 from bench.evaluate import to
 from bench.rollouts import episode
 
 BLOCK = 64  # iterations whose tasks are drawn at once
+CACHE = 2**20  # bytes of data that are looked up at once
 INTERVAL = 50  # iterations that share a row of the curve
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 Outer = Callable[[Meta, Meta, Episode], tuple[Meta, dict[str, float]]]  # meta, its gradient -> the next, what to note
@@ -109,23 +111,46 @@ def episodes(
 ) -> Iterator[Episode]:
     """The meta-batches of iteration `start` and those that follow, leaves [T, ...]."""
     count = algorithm.meta_batch
-    for block in itertools.count(start // BLOCK):
-        tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", block))
-        noise = algorithm.noise(meta(), count * BLOCK, seeds.generator(seed, "noise", block))
-        leaves, spec = tree_flatten((tasks, noise))
-        # Cut once for the block: small nets are trained in less time than it takes to cut a tree of tensors anew.
-        pieces = zip(*(leaf.split(count) for leaf in leaves), strict=True)
-        for iteration, piece in enumerate(pieces, block * BLOCK):
-            if iteration < start:
-                continue
-            some, its_noise = tree_unflatten(list(piece), spec)
+    for first in itertools.count(start - start % BLOCK, BLOCK):
+        tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", first // BLOCK))
+        noise = algorithm.noise(meta(), count * BLOCK, seeds.generator(seed, "noise", first // BLOCK))
+        begin = max(start, first)
+        due = tree_map(partial(_after, (begin - first) * count), (tasks, noise))
+        if isinstance(suite, Supervised) and type(suite).collect is Supervised.collect:
+            yield from _looked_up(suite, algorithm, due, device)
+            continue
+        for iteration, (some, its_noise) in enumerate(_cut(due, count), begin):
+            its_noise = to(its_noise, device)
             generator = seeds.generator(seed, "collect", iteration)
             if isinstance(suite, Interactive):
-                yield episode(suite, algorithm, meta(), some, to(its_noise, device), generator, device)
+                yield episode(suite, algorithm, meta(), some, its_noise, generator, device)
                 continue
             support = suite.collect(some, meta(), "support", 0, generator) if algorithm.steps else ()
             query = suite.collect(some, meta(), "query", algorithm.steps, generator)
-            yield to(Episode((support,) * algorithm.steps, query, its_noise), device)
+            yield Episode((to(support, device),) * algorithm.steps, to(query, device), its_noise)
+
+
+def _looked_up(suite: Supervised, algorithm: Learner, due: tuple[Any, Any], device: str) -> Iterator[Episode]:
+    # Small nets are trained in less time than it takes to look up a batch, so as many batches as a cache holds go
+    # together; what a task shows depends on nothing but the task.
+    one = next(_cut(due[0], 1))
+    shown = suite.look_up(one, "support"), suite.look_up(one, "query")
+    size = algorithm.meta_batch * sum(leaf.nbytes for leaf in tree_flatten(shown)[0])
+    for tasks, noise in _cut(due, algorithm.meta_batch * max(1, CACHE // max(1, size))):
+        support = suite.look_up(tasks, "support") if algorithm.steps else ()
+        together = to((support, suite.look_up(tasks, "query"), noise), device)
+        for its_support, query, its_noise in _cut(together, algorithm.meta_batch):
+            yield Episode((its_support,) * algorithm.steps, query, its_noise)
+
+
+def _after(count: int, leaf: Tensor) -> Tensor:
+    return leaf[count:]
+
+
+def _cut(tree: Any, size: int) -> Iterator[Any]:
+    leaves, spec = tree_flatten(tree)
+    for piece in zip(*(leaf.split(size) for leaf in leaves), strict=True):
+        yield tree_unflatten(list(piece), spec)
 
 
 def train(
