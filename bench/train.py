@@ -11,7 +11,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -115,7 +114,7 @@ def episodes(
         tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", first // BLOCK))
         noise = algorithm.noise(meta(), count * BLOCK, seeds.generator(seed, "noise", first // BLOCK))
         begin = max(start, first)
-        due = tree_map(partial(_after, (begin - first) * count), (tasks, noise))
+        due = _part((tasks, noise), slice((begin - first) * count, None))
         if isinstance(suite, Supervised) and type(suite).collect is Supervised.collect:
             yield from _looked_up(suite, algorithm, due, device)
             continue
@@ -133,7 +132,7 @@ def episodes(
 def _looked_up(suite: Supervised, algorithm: Learner, due: tuple[Any, Any], device: str) -> Iterator[Episode]:
     # Small nets are trained in less time than it takes to look up a batch, so as many batches as a cache holds go
     # together; what a task shows depends on nothing but the task.
-    one = next(_cut(due[0], 1))
+    one = _part(due[0], slice(1))
     shown = suite.look_up(one, "support"), suite.look_up(one, "query")
     size = algorithm.meta_batch * sum(leaf.nbytes for leaf in tree_flatten(shown)[0])
     for tasks, noise in _cut(due, algorithm.meta_batch * max(1, CACHE // max(1, size))):
@@ -143,8 +142,8 @@ def _looked_up(suite: Supervised, algorithm: Learner, due: tuple[Any, Any], devi
             yield Episode((its_support,) * algorithm.steps, query, its_noise)
 
 
-def _after(count: int, leaf: Tensor) -> Tensor:
-    return leaf[count:]
+def _part(tree: Any, some: slice) -> Any:
+    return tree_map(lambda leaf: leaf[some], tree)
 
 
 def _cut(tree: Any, size: int) -> Iterator[Any]:

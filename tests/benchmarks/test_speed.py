@@ -20,7 +20,7 @@ from bench.engines import learn2learn, vectorised
 from bench.plan import Request, plan
 from bench.runner import Deadline, _Run
 from bench.store import Store
-from bench.train import episodes
+from bench.train import BLOCK, episodes
 from suites.mini_imagenet import MiniImagenet
 from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid
@@ -137,6 +137,26 @@ def test_memory_of_an_inner_step(benchmark: Any, gradient: str) -> None:
     work = f"bytes per inner step, Omniglot, 32 tasks, {gradient}"
     goal = "≤ 2 copies" if gradient == "mixed" else "(for comparison)"
     report(benchmark, work, "one copy of the tasks' parameters", goal, [tensors], f"copies (resident: {resident:.1f})")
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "sinusoid, 25 tasks, K=10, 1 step, 2nd order",
+        "sinusoid, 25 tasks, K=10, 1 step, 1st order",
+        "Omniglot 5-way 1-shot, 32 tasks, 1 step, 1st order",
+    ],
+)
+def test_samplers_starve_nothing(benchmark: Any, work: str) -> None:
+    suite, tasks, steps, order, *_ = WORK[work]
+    seen, algorithm = suite.stand_in(), maml(suite, order, steps, tasks)
+    arguments = inputs(seen, algorithm)
+    gradient = vectorised.meta_gradient(seen, algorithm, compiled=True)
+    gradient(*arguments)
+    batches = episodes(seen, algorithm, lambda: arguments[0], 0, 0)
+    drawn, computed = in_alternation(benchmark, lambda: next(batches), lambda: gradient(*arguments), of=BLOCK)
+    shares = [100 * a / (a + b) for a, b in zip(drawn, computed, strict=True)]
+    report(benchmark, f"sampling: {work}", "sampling and meta-gradient (compiled)", "≤ 5 %", shares, "%")
 
 
 @pytest.mark.parametrize(("suite", "goal", "iterations"), [("omniglot", "≤ 1.03x", 60), ("sinusoid", "≤ 1.15x", 3_000)])
