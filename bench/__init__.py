@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bench.api import load, run
-    from bench.costing import cost
+    from bench.reporting.costing import cost
 
 __all__ = ["cost", "load", "run"]
 
@@ -12,7 +12,8 @@ __all__ = ["cost", "load", "run"]
 def __getattr__(name: str) -> Any:
     # Not imported before it is used: `bench --help` must not wait for torch and pandas.
     if name in __all__:
-        from bench import api, costing
+        from bench import api
+        from bench.reporting import costing
 
         return getattr(costing if name == "cost" else api, name)
     raise AttributeError(f"module 'bench' has no attribute {name!r}")

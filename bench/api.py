@@ -9,18 +9,18 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from bench.choose import measured
+from bench.cells.cell import Deadline, Watch, run_cell
+from bench.cells.execute import RETRIES, default_threads, place, run_elsewhere
+from bench.cells.restore import trained
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.execute import RETRIES, default_threads, place, run_elsewhere
-from bench.plan import Cell, Choice, Request, plan
-from bench.restore import trained
-from bench.runner import Deadline, Watch, run_cell
-from bench.store import MARK, Store
-from bench.train import Training
-from bench.tuned import tuned as with_chosen_values
+from bench.learning.train import Training
+from bench.planning.engines import measured
+from bench.planning.plan import Cell, Choice, Request, plan
+from bench.storage.store import MARK, Store
+from bench.tuning.tuned import tuned as with_chosen_values
 from reports.frame import tidy
 
 log = logging.getLogger("bench")

@@ -195,14 +195,14 @@ def run(
 
     Finished cells are not run again; an interrupted one goes on from its checkpoint.
     """
-    from bench import show
     from bench.api import cells_of, default_out, results, run_cells
-    from bench.choose import measured, remembered
-    from bench.execute import default_threads
-    from bench.plan import Request
-    from bench.runner import logging_to
-    from bench.store import Store
-    from bench.track import Tracker, Watches
+    from bench.cells.cell import logging_to
+    from bench.cells.execute import default_threads
+    from bench.cells.track import Tracker, Watches
+    from bench.planning.engines import measured, remembered
+    from bench.planning.plan import Request
+    from bench.storage.store import Store
+    from bench.terminal import show
     from reports.table import tables
 
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
@@ -289,12 +289,12 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
-    from bench import show
     from bench.api import default_out
-    from bench.execute import default_threads
-    from bench.plan import Request
-    from bench.sweep import Settings, sweeps
-    from bench.sweep import tune as sweep
+    from bench.cells.execute import default_threads
+    from bench.planning.plan import Request
+    from bench.terminal import show
+    from bench.tuning.sweep import Settings, sweeps
+    from bench.tuning.sweep import tune as sweep
 
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
@@ -355,10 +355,10 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
 
     Images that are not at hand are replaced by random ones: their content does not change the time.
     """
-    from bench import show
     from bench.api import default_out
-    from bench.costing import cost as measure
-    from bench.store import MARK
+    from bench.reporting.costing import cost as measure
+    from bench.storage.store import MARK
+    from bench.terminal import show
 
     default = default_out(suite)
     stored = runs or (default if (default / MARK).exists() else None)
@@ -396,7 +396,7 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
     What it is, its parameters with defaults, meaning and source; NAME may have brackets: "omniglot[ways=20]".
     """
-    from bench import show
+    from bench.terminal import show
 
     show.explain(name, plugins, sheet)
 
@@ -410,8 +410,8 @@ def certify(algos: str | None, compiled: bool, plugins: tuple[Path, ...]) -> Non
 
     ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
     """
-    from bench import show
-    from bench.certify import certificate
+    from bench.certificate.algorithms import certificate
+    from bench.terminal import show
 
     if not show.certificate(certificate(algos, plugins, compiled)):
         sys.exit(1)
@@ -435,14 +435,14 @@ def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures
     """
     if not any(pictures.values()):
         raise BenchError("say what to draw, and where: --curves FILE.png, --paths FILE.png or --video FILE.mp4.")
-    from bench import show
+    from bench.terminal import show
 
     if curves := pictures["curves"]:
         show.draw_curves(store, suite, curves)
     if paths := pictures["paths"]:
         show.draw_paths(store, suite, algo, paths)
     if video := pictures["video"]:
-        from bench.filming import film
+        from bench.reporting.filming import film
 
         click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
 
@@ -462,8 +462,8 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     """
     if (store is None) == (compare is None):
         raise BenchError("Give one run directory, or two with --compare: `bench report runs/omniglot`.")
-    from bench import report as reporting
-    from bench import show
+    from bench.reporting import report as reporting
+    from bench.terminal import show
 
     if compare:
         page = reporting.compare(compare, out, plugins)
@@ -481,9 +481,9 @@ def audit(store: Path) -> None:
     Reads the records of a run directory: mixed versions, other tasks, missing cells, unequal budgets, results that
     contradict. Says which comparisons stand and which don't, and why; exit 1 on a fault.
     """
-    from bench import show
-    from bench.audit import audit as found
-    from bench.store import Store
+    from bench.storage.audit import audit as found
+    from bench.storage.store import Store
+    from bench.terminal import show
 
     if not show.audit(found(Store.open(store))):
         sys.exit(1)
@@ -497,8 +497,8 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
 
     Nothing is overwritten: where two results of one cell differ, both are kept and named.
     """
-    from bench import show
-    from bench.merge import merge as merged
+    from bench.storage.merge import merge as merged
+    from bench.terminal import show
 
     if len(stores) < 2 and into is None:
         raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")

@@ -8,9 +8,9 @@ def test_my_method() -> None:
 
 from typing import Any
 
-from bench.certify import algorithm_checks
-from bench.certify_suites import suite_checks
-from bench.checks import Check
+from bench.certificate.algorithms import algorithm_checks
+from bench.certificate.checks import Check
+from bench.certificate.suites import suite_checks
 from bench.core.discovery import build
 from bench.core.types import Learner, Suite
 

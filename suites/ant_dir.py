@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from suites import published
-from suites.locomotion import Quadruped
-from suites.physics import Floats
+from suites.parts.locomotion import Quadruped
+from suites.parts.physics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
 from suites import published
-from suites.control import Environment, Reinforcement
-from suites.policies import Categorical
+from suites.parts.control import Environment, Reinforcement
+from suites.parts.policies import Categorical
 
 GOOD, BAD = 0.9, 0.1  # how often an arm pays
 

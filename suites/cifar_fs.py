@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.core.errors import DataError
-from suites import photographs, published
-from suites.photographs import SPLITS, By, ColourImages
+from suites import published
+from suites.parts import photographs
+from suites.parts.photographs import SPLITS, By, ColourImages
 
 SHAPE = (3, 32, 32)
 CLASSES = Path(__file__).parent / "assets" / "cifar_fs_classes.txt"

@@ -27,7 +27,7 @@ from torch.nn import functional
 from bench.core.errors import DataError
 from bench.core.types import Split
 from suites import published
-from suites.fewshot import Images
+from suites.parts.fewshot import Images
 
 ASSET = Path(__file__).parent / "assets" / "glyphs.npz"
 SHA256 = "cfb7d0a3a47459b15f1ca3a8af2ce69b0e9a76e14b5bb45d748eacca87ac065d"

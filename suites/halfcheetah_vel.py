@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from suites import published
-from suites.locomotion import Cheetah
-from suites.physics import Floats
+from suites.parts.locomotion import Cheetah
+from suites.parts.physics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from bench.core.errors import unknown
-from suites.sawyer import SEED, ArmTasks
+from suites.parts.sawyer import SEED, ArmTasks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ of each test environment.
 from dataclasses import dataclass
 from typing import Any
 
-from suites.sawyer import SEED, ArmTasks
+from suites.parts.sawyer import SEED, ArmTasks
 
 
 @dataclass(frozen=True, kw_only=True)

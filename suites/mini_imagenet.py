@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.core.errors import DataError
-from suites import photographs, published
-from suites.photographs import By, ColourImages
+from suites import published
+from suites.parts import photographs
+from suites.parts.photographs import By, ColourImages
 
 SHAPE = (3, 84, 84)
 SPLIT_NAMES = (("train",), ("val", "validation"), ("test",))

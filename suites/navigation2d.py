@@ -16,8 +16,8 @@ from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
 from suites import published
-from suites.control import Environment, Reinforcement
-from suites.policies import Gaussian
+from suites.parts.control import Environment, Reinforcement
+from suites.parts.policies import Gaussian
 
 HORIZON = 100
 REACH = 0.1  # of one move along each axis

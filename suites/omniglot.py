@@ -22,7 +22,7 @@ from bench.core.data import Archive, Dataset
 from bench.core.errors import DataError, unknown
 from bench.core.types import Split
 from suites import published
-from suites.fewshot import Images
+from suites.parts.fewshot import Images
 
 SOURCE = "https://github.com/brendenlake/omniglot"
 BACKGROUND = Archive(

@@ -15,7 +15,7 @@ from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
 from suites import published
-from suites.nets import MLP
+from suites.parts.nets import MLP
 
 FINN = "Finn et al. 2017, section 5.1"
 

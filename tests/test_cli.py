@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from bench import show
 from bench.cli import main
-from bench.store import Store
+from bench.storage.store import Store
+from bench.terminal import show
 
 RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "rich")

@@ -23,16 +23,17 @@ from typing import Any
 
 import pytest
 
-from bench import cluster, execute
 from bench.api import Silent, run_cells
+from bench.cells import execute
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
-from bench.plan import Cell, Request, plan
-from bench.store import Store
-from bench.sweep import Settings, sweeps, tune
+from bench.places import cluster
+from bench.planning.plan import Cell, Request, plan
+from bench.storage.store import Store
+from bench.tuning.sweep import Settings, sweeps, tune
 from tests.conftest import ROOT, PostgreSQL
 from tests.probes import chores
-from tests.test_sweep import SMALL
+from tests.tuning.test_sweep import SMALL
 
 TIMES = int(os.environ.get("BENCH_FAULTS", "3"))
 FEW = max(1, TIMES // 3) if TIMES < 20 else TIMES  # of those that take seconds each
@@ -89,7 +90,7 @@ def orphans(within: float = 15.0) -> list[int]:
 def _jobs() -> Iterator[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            ours = b"bench.jobs" in (folder / "cmdline").read_bytes()
+            ours = b"bench.places.jobs" in (folder / "cmdline").read_bytes()
             if ours and TOKEN.encode() in (folder / "environ").read_bytes():
                 yield int(folder.name)
 
@@ -396,6 +397,6 @@ def test_a_clock_that_jumps(
             return super().fromtimestamp(time.time(), tz)
 
     monkeypatch.setattr("time.time", lambda: usual() + random.uniform(-1e8, 1e8))
-    monkeypatch.setattr("bench.runner.datetime", Jumping)
+    monkeypatch.setattr("bench.cells.cell.datetime", Jumping)
     records = run_cells(cells, Store.create(tmp_path), Silent(), 600.0, ())
     counted("a clock that jumps by years", {}, tmp_path, [record.digest for record in records] == digests)

@@ -15,9 +15,9 @@ import bench
 from bench.api import Silent, run_cells
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.paths import walks
-from bench.plan import Request, plan
-from bench.store import Store
+from bench.planning.plan import Request, plan
+from bench.reporting.paths import walks
+from bench.storage.store import Store
 
 TINY = "bandit[arms=3,pulls=4,trajectories=4]"
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1}

@@ -1,6 +1,7 @@
 """What an audit of a run directory says: findings, and the comparisons that stand all the same.
 
-Here and not in `bench.audit`, which makes them, so that reports can show them without importing what moves the data.
+Here and not in `bench.storage.audit`, which makes them, so that reports can show them without importing what moves the
+data.
 """
 
 from dataclasses import dataclass, replace

@@ -20,10 +20,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)])  # chores, bench
 
-from bench import execute  # noqa: E402
 from bench.api import Silent, run_cells  # noqa: E402
-from bench.plan import Cell, Request, plan  # noqa: E402
-from bench.store import Store  # noqa: E402
+from bench.cells import execute  # noqa: E402
+from bench.planning.plan import Cell, Request, plan  # noqa: E402
+from bench.storage.store import Store  # noqa: E402
 
 PAGE = ROOT / "docs" / "scaling.md"
 WORKERS = (2, 4, 8, 16, 32, 64)
@@ -84,7 +84,7 @@ def parts() -> Iterator[str]:
     execute.WORK = "chores:cell"
     alone = timed(cells_of(20, validate_every=1), workers=1)[0] / 20
     yield f"| a cell that does nothing, one after the other in processes | {alone:.3f} |"
-    execute.WORK = "bench.execute:work"
+    execute.WORK = "bench.cells.execute:work"
     real = cells_of(4, iterations=5)
     here = timed(real)[0] / 4
     there = timed(real, workers=1)[0] / 4

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from algorithms.maml import MAML
-from bench import costing
 from bench.core import seeds
-from bench.engines.vectorised import keep_memory, meta_gradient
-from bench.outer import trpo
-from bench.rollouts import episode
+from bench.learning.engines.vectorised import keep_memory, meta_gradient
+from bench.learning.rollouts import episode
+from bench.learning.trpo import trpo
+from bench.reporting import costing
 from suites.navigation2d import Navigation2D
 from tests.benchmarks.test_speed import report
 

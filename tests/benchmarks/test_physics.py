@@ -16,7 +16,7 @@ import torch
 
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
-from bench.plan import suite_of
+from bench.planning.plan import suite_of
 
 mujoco = pytest.importorskip("mujoco")
 pytest.importorskip("gymnasium")

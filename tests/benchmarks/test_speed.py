@@ -13,14 +13,14 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from algorithms.maml import MAML
-from bench import costing
+from bench.cells.cell import Deadline, _Run
 from bench.core import seeds
 from bench.core.types import Episode, Learner, Meta, Suite
-from bench.engines import learn2learn, vectorised
-from bench.plan import Request, plan
-from bench.runner import Deadline, _Run
-from bench.store import Store
-from bench.train import BLOCK, episodes
+from bench.learning.engines import learn2learn, vectorised
+from bench.learning.train import BLOCK, episodes
+from bench.planning.plan import Request, plan
+from bench.reporting import costing
+from bench.storage.store import Store
 from suites.mini_imagenet import MiniImagenet
 from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError
-from bench.jobs import Emit
+from bench.places.jobs import Emit
 
 
 def nap(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:

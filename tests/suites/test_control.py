@@ -14,11 +14,11 @@ from torch.nn.utils import parameters_to_vector
 from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.types import Episode, Params, SuiteLoss
-from bench.outer import objective
+from bench.learning.trpo import objective
 from suites.bandit import Bandit
-from suites.control import Estimator, Trajectories, baseline, discounted, standardised
 from suites.navigation2d import Navigation2D, Places, Plane
-from suites.policies import Categorical, Gaussian, Policy
+from suites.parts.control import Estimator, Trajectories, baseline, discounted, standardised
+from suites.parts.policies import Categorical, Gaussian, Policy
 
 PAYS = torch.tensor([0.9, 0.2, 0.4], dtype=torch.float64)
 

@@ -8,11 +8,11 @@ from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.types import SuiteLoss
-from bench.evaluate import FROZEN, manifest
-from suites.fewshot import Classes
+from bench.learning.evaluate import FROZEN, manifest
 from suites.glyphs import Glyphs
-from suites.nets import CentredNorm
 from suites.omniglot import Omniglot
+from suites.parts.fewshot import Classes
+from suites.parts.nets import CentredNorm
 
 
 def test_no_drawing_is_both_support_and_query_and_no_class_stands_twice() -> None:

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from bench.cli import main
 from bench.core.errors import BenchError
-from suites import film
+from suites.parts import film
 
 WHY = 'needs the extra "mujoco": pip install "meta-bench[mujoco]"'
 

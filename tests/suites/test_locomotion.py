@@ -12,8 +12,8 @@ from bench.cli import main
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
-from bench.plan import suite_of
-from suites import physics
+from bench.planning.plan import suite_of
+from suites.parts import physics
 
 NAMES = ("halfcheetah_vel", "halfcheetah_dir", "ant_vel", "ant_dir")
 WHY = 'needs the extra "mujoco": pip install "meta-bench[mujoco]"'

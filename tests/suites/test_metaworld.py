@@ -9,7 +9,7 @@ import torch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError
-from bench.plan import suite_of
+from bench.planning.plan import suite_of
 
 metaworld = pytest.importorskip("metaworld", reason='needs the extra "metaworld": tox -e metaworld runs this')
 

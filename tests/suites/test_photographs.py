@@ -14,12 +14,13 @@ from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError, DataError
 from bench.core.types import SuiteLoss
-from bench.evaluate import manifest
-from bench.train import Training, train
-from suites import cifar_fs, mini_imagenet, photographs
+from bench.learning.evaluate import manifest
+from bench.learning.train import Training, train
+from suites import cifar_fs, mini_imagenet
 from suites.cifar_fs import CifarFS
 from suites.mini_imagenet import MiniImagenet
-from suites.photographs import ColourImages
+from suites.parts import photographs
+from suites.parts.photographs import ColourImages
 
 EACH = 3  # photographs per class, of 600
 SIZES = {"train": 64, "val": 16, "test": 20}

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bench.core.errors import BenchError
-from suites import physics
-from suites.physics import Floats, Robot, Simulations
+from suites.parts import physics
+from suites.parts.physics import Floats, Robot, Simulations
 
 WHY = 'needs the extra "mujoco": pip install "meta-bench[mujoco]"'
 mujoco = pytest.importorskip("mujoco", reason=WHY)
@@ -116,7 +116,7 @@ def test_threads_that_hang_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
 STOPPED = """
 import os, signal, time
 import numpy as np
-from suites.physics import Robot, Simulations
+from suites.parts.physics import Robot, Simulations
 
 simulations = Simulations(Robot("half_cheetah.xml"), 1)
 simulations.reset(*(home[None] for home in simulations.initial))
@@ -144,7 +144,7 @@ def test_a_process_that_was_stopped_meanwhile_does_not_hang() -> None:
 
 HANGING = """
 import numpy as np
-from suites.physics import Robot, Simulations
+from suites.parts.physics import Robot, Simulations
 
 simulations = Simulations(Robot("half_cheetah.xml", frame_skip=1_000_000), 1)
 simulations.reset(*(home[None] for home in simulations.initial))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.core import seeds
-from bench.evaluate import FROZEN, manifest
+from bench.learning.evaluate import FROZEN, manifest
 from suites.sinusoid import Sinusoid
 from suites.sinusoid_freq import SinusoidFreq
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from bench.core.types import Suite
-from bench.engines import vectorised
+from bench.learning.engines import vectorised
 from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid
 from tests.benchmarks.test_speed import ROUNDS, in_alternation, inputs, maml, report
@@ -120,6 +120,6 @@ def test_against_jax(benchmark: Any, work: str, gradient: str) -> None:
 
 
 def _seconds(function: Callable[..., Any], arguments: Any) -> float:
-    from bench.costing import timed
+    from bench.reporting.costing import timed
 
     return timed(lambda: jax.block_until_ready(function(*arguments)))

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from algorithms.maml import MAML
 from bench.core.types import Episode, Meta, Suite
-from bench.engines import vectorised
+from bench.learning.engines import vectorised
 from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid
 from tests.benchmarks.test_speed import ROUNDS, in_alternation, inputs, maml, report

@@ -1,0 +1,1 @@
+"""One cell's life, from its specification to its record."""

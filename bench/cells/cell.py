@@ -1,0 +1,482 @@
+"""One cell, from its specification to its record: checkpoints, resuming, and every outcome recorded."""
+
+import contextlib
+import gc
+import hashlib
+import logging
+import os
+import platform
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils._pytree import tree_map
+
+from bench.core import seeds
+from bench.core.discovery import Catalogue, parameters
+from bench.core.errors import BenchError, StoreError
+from bench.core.records import Judgement, Outcome, Record
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
+from bench.learning.engines import learn2learn, vectorised
+from bench.learning.evaluate import manifest, steps_of, to, trace, traces
+from bench.learning.train import Diverged, Outer, Training, episodes, named_leaves, train
+from bench.learning.trpo import trpo
+from bench.planning.plan import Cell, view
+from bench.storage.store import Store
+
+SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
+log = logging.getLogger("bench")
+
+
+class Watch(Protocol):
+    """Whoever looks on while a cell runs."""
+
+    def starts(self, cell: Cell, done: int) -> None:
+        """A cell begins, with `done` iterations behind it."""
+
+    def trains(self, cell: Cell, state: Training) -> None:
+        """An iteration is done."""
+
+    def scores(self, cell: Cell) -> None:
+        """Meta-training is over, evaluation begins."""
+
+    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
+        """The cell has its record; not `fresh` if it had it before."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """The cell was lost where it ran; `again` if it is sent once more."""
+
+
+@dataclass
+class Deadline:
+    """The moment at which a run stops by itself."""
+
+    at: float | None = None
+
+    def passed(self) -> bool:
+        """Whether it is over."""
+        return self.at is not None and time.monotonic() >= self.at
+
+
+def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> Record | None:
+    """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept)."""
+    record = store.record(cell.id)
+    if record and record.outcome != "failed":
+        watch.ends(cell, record, False)
+        return record
+    if deadline.passed():
+        return None
+    with store.hold(cell.id):
+        store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
+        with _logging_to(store, cell):
+            log.info("engine %s: %s", cell.spec.engine, cell.reason)
+            _fix_threads(cell.spec.threads)
+            vectorised.keep_memory()
+            peak = PeakMemory()
+            try:
+                outcome = _Run(cell, store, watch, deadline, catalogue).record(peak)
+            except (BenchError, KeyboardInterrupt):
+                raise
+            except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
+                log.error("%s", traceback.format_exc())
+                outcome = _record(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
+        if outcome:
+            store.write(cell.id, "record.json", outcome.model_dump_json(indent=1).encode())
+            watch.ends(cell, outcome, True)
+        return outcome
+
+
+class _Run:
+    def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> None:
+        self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
+        self.spec, self.algorithm = cell.spec, cell.algorithm
+        self.chunk = cell.spec.chunk_tasks
+        name = cell.spec.algorithm.name
+        self.training_suite = view(cell.suite, self.algorithm.train_view, name, catalogue)
+        self.tested = view(cell.suite, self.algorithm.test_view, name, catalogue)
+
+    def record(self, peak: "PeakMemory") -> Record | None:
+        state = self._state()
+        self.watch.starts(self.cell, state.iteration)
+        try:
+            if not self._train(state):
+                return None
+        except Diverged as error:
+            log.warning("%s", error)
+            return _record(self.cell, "diverged", str(error), state.iteration, peak, state)
+        self.watch.scores(self.cell)
+        began = time.perf_counter()
+        meta = state.best if self.spec.selection == "best" and state.best is not None else state.meta
+        meta = self._fit_for_test(meta)
+        chosen, selected = self._select(meta)
+        scores = self._test(chosen, meta)
+        curve = _curve(state)
+        tables = {"scores.parquet": scores, "curve.parquet": curve}
+        files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
+        return _record(
+            self.cell,
+            "finished",
+            "",
+            state.iteration,
+            peak,
+            state,
+            digest=digest(state.meta, scores, curve),
+            files=files,
+            selected=selected,
+            evaluate_seconds=time.perf_counter() - began,
+            chunk_tasks=self.chunk,
+            environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
+        )
+
+    def _state(self) -> Training:
+        def fresh() -> Meta:
+            return self.algorithm.init(self.training_suite.new_params, seeds.generator(self.spec.seed, "init"))
+
+        found = self._checkpoint()
+        if found is None:
+            return Training.begin(to(fresh(), self.spec.device))
+        path, content = found
+        try:
+            state = Training.load(content, fresh(), self.spec.device)
+        except Exception as error:
+            raise StoreError(
+                f"the checkpoint {path} is corrupt or foreign ({_first_line(error)}). Remove it and run again."
+            ) from None
+        state.pieces += 1
+        log.info("going on from iteration %d (%s)", state.iteration, path)
+        return state
+
+    def _checkpoint(self) -> tuple[Path, bytes] | None:
+        own = self.store.folder(self.cell.id) / "checkpoint.safetensors"
+        if own.exists():
+            return own, own.read_bytes()
+        shorter = [
+            spec
+            for spec in self.store.specs()
+            if spec.trajectory == self.spec.trajectory and spec.iterations < self.spec.iterations
+        ]
+        for spec in sorted(shorter, key=lambda spec: -spec.iterations):
+            path = self.store.folder(spec.id) / "checkpoint.safetensors"
+            if path.exists():
+                return path, path.read_bytes()
+        return None
+
+    def _train(self, state: Training) -> bool:
+        """Whether training reached its end before the deadline."""
+        if state.iteration < self.spec.iterations:
+            batches = episodes(
+                self.training_suite,
+                self.algorithm,
+                lambda: state.meta,
+                self.spec.seed,
+                state.iteration,
+                self.spec.device,
+            )
+            iterations = train(
+                state,
+                batches,
+                self._meta_gradient(),
+                self.algorithm.outer_lr,
+                self.spec.iterations,
+                self._validation(),
+                self.spec.validate_every,
+                self._better,
+                self.cell.suite.clip,
+                self.training_suite,
+                self._outer(),
+            )
+            saved = time.monotonic()
+            try:
+                for _ in _between_interrupts(iterations):
+                    self.watch.trains(self.cell, state)
+                    if self.deadline.passed():
+                        break
+                    if time.monotonic() - saved > SAVE_EVERY:
+                        self._save(state)
+                        saved = time.monotonic()
+            except KeyboardInterrupt:
+                if state.whole:  # else the last checkpoint stands
+                    self._save(state)
+                raise
+            self._save(state)
+        return state.iteration >= self.spec.iterations
+
+    def _save(self, state: Training) -> None:
+        self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
+
+    def _meta_gradient(self) -> vectorised.MetaGradient:
+        if self.spec.engine == "learn2learn":
+            return learn2learn.meta_gradient(self.training_suite, self.algorithm)
+        return vectorised.meta_gradient(
+            self.training_suite,
+            self.algorithm,
+            compiled=self.spec.engine == "compiled",
+            chunk=self.chunk,
+            halved=self._halved,
+        )
+
+    def _outer(self) -> Outer | None:
+        """The suite's outer rule, None for Adam."""
+        suite = self.training_suite
+        if not isinstance(suite, Interactive) or suite.outer == "adam":
+            return None
+
+        def step(meta: Meta, gradient: Meta, batch: Episode) -> tuple[Meta, dict[str, float]]:
+            move = trpo(suite, self.algorithm, meta, gradient, batch)
+            return move.meta, {"kl": move.kl, "tries": float(move.tries)}
+
+        return step
+
+    def _halved(self, chunk: int) -> None:
+        log.warning("out of memory: going on with %d tasks in memory at once", chunk)
+        self.chunk = chunk
+
+    def _fit_for_test(self, meta: Meta) -> Meta:
+        if self.algorithm.train_view != "pretraining":
+            return meta
+        return to(self.tested.replace_head(to(meta, "cpu"), seeds.generator(self.spec.seed, "head")), self.spec.device)
+
+    def _better(self, a: float, b: float) -> bool:
+        return a < b if self.tested.metrics[0].better == "lower" else a > b
+
+    def _validation(self) -> Any:
+        open_rate = len(self.algorithm.candidates()) > 1
+        if open_rate and self.spec.selection == "last":
+            return None  # a curve over every candidate would cost more than the training
+
+        def validate(meta: Meta) -> float:
+            meta = self._fit_for_test(meta)
+            scores = [self._validate(candidate, meta) for candidate in self.algorithm.candidates()]
+            return min(scores) if self.tested.metrics[0].better == "lower" else max(scores)
+
+        return validate
+
+    def _validate(self, algorithm: Learner, meta: Meta) -> float:
+        suite = self.tested.evaluations[0]
+        tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
+        steps = suite.report_steps[-1]
+        scores = trace(suite, algorithm, meta, tasks, steps, self.spec.device)[suite.metrics[0].name][:, -1]
+        mean = scores.double().mean().item()
+        return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
+
+    def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
+        tasks, found = manifest(suite, self.spec.suite.name, split)
+        if found != self.spec.manifests[f"{suite.setting}/{split}"]:
+            raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
+        return tree_map(lambda x: x[:count], tasks)
+
+    def _select(self, meta: Meta) -> tuple[Learner, dict[str, Any]]:
+        candidates = self.algorithm.candidates()
+        if len(candidates) == 1:
+            return candidates[0], {}
+        scores = [self._validate(candidate, meta) for candidate in candidates]
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=self.tested.metrics[0].better == "higher")
+        chosen = candidates[order[0]]
+        given = parameters(self.algorithm)
+        selected = {name: value for name, value in parameters(chosen).items() if value != given[name]}
+        log.info("selected %s on the validation tasks", selected)
+        return chosen, selected
+
+    def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
+        frames = []
+        for suite, scores in self._traces(algorithm, meta):
+            for name, values in scores.items():
+                count, steps = values.shape
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "setting": suite.setting,
+                            "norm": suite.norm,
+                            "metric": name,
+                            "task": np.repeat(np.arange(count), steps),
+                            "step": np.tile(np.arange(steps), count),
+                            "value": values.double().numpy().reshape(-1),
+                        }
+                    )
+                )
+        return pd.concat(frames, ignore_index=True)
+
+    def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
+        trial = self.spec.split == "validation"
+        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
+        for setting in dict.fromkeys(variant.setting for variant in variants):
+            alike = [variant for variant in variants if variant.setting == setting]
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
+            if self.spec.engine == "learn2learn":
+                yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
+            else:
+                yield from zip(alike, traces(alike, *rest), strict=True)
+
+
+def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
+    """SHA-256 of the final Meta, the scores and the curve: equal means the same bits, whatever the time it took."""
+    sha = hashlib.sha256()
+    for name, leaf in named_leaves(meta):
+        sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
+    for table in (scores, curve):
+        sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _curve(state: Training) -> pd.DataFrame:
+    """A row per interval; of an interactive suite with the columns of its notes, such as environment_steps."""
+    curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
+        {"iteration": "int64", "loss": "float64", "validation": "float64"}
+    )
+    if not state.notes:
+        return curve
+    notes = pd.DataFrame([{"iteration": i, **columns} for i, columns in state.notes])
+    return curve.merge(notes, on="iteration", how="left")
+
+
+class PeakMemory:
+    """The peak of resident memory since it was made, in bytes, or None where the system does not tell."""
+
+    def __init__(self) -> None:
+        """Frees what can be freed and resets the mark."""
+        gc.collect()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def bytes(self) -> int | None:
+        """The high-water mark."""
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+        return None
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine."""
+    packages = ("numpy", "torch", "pandas")
+    return {
+        "bench": version("meta-bench"),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "torch_build": torch.__version__,
+        "cpu": _cpu(),
+        "host": platform.node(),
+        "system": platform.platform(),
+    }
+
+
+def _record(
+    cell: Cell,
+    outcome: Outcome,
+    message: str,
+    stopped_at: int,
+    peak: PeakMemory,
+    state: Training | None = None,
+    **more: Any,
+) -> Record:
+    timing: dict[str, Any] = {}
+    if state:
+        timing = {
+            "seconds_per_iteration": float(np.median(state.pace)) if state.pace else None,
+            "train_seconds": state.train_seconds,
+            "compile_seconds": state.compile_seconds,
+            "pieces": state.pieces,
+        }
+    return Record(
+        cell=cell.id,
+        spec=cell.spec,
+        judgement=_judgement(cell.suite),
+        outcome=outcome,
+        message=message,
+        stopped_at=stopped_at,
+        peak_bytes=peak.bytes(),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        environment=environment(),
+        tuning=cell.tuning,
+        **timing,
+        **more,
+    )
+
+
+def crashed(cell: Cell, message: str) -> Record:
+    """The record of a cell whose process ended without one."""
+    return _record(cell, "failed", message, 0, PeakMemory()).model_copy(update={"peak_bytes": None})
+
+
+def _judgement(suite: Suite) -> Judgement:
+    metric = suite.metrics[0]
+    return Judgement(
+        metric=metric.name,
+        unit=metric.unit,
+        better=metric.better,
+        report_steps=suite.report_steps,
+        floor=suite.floor,
+        caveat=suite.caveat,
+    )
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor()
+
+
+def _between_interrupts(iterations: Iterator[Training]) -> Iterator[Training]:
+    """The iterations, with a first Ctrl-C raised between two of them, where all that is done can be saved."""
+    caught: list[int] = []
+    usual = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, usual)  # a second one does not wait
+
+    ours = threading.current_thread() is threading.main_thread() and usual is signal.default_int_handler
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        for state in iterations:
+            if caught:
+                raise KeyboardInterrupt
+            yield state
+        if caught:
+            raise KeyboardInterrupt
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, usual)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def _fix_threads(count: int) -> None:
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
+
+
+def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
+    handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return logging_to(handler)
+
+
+@contextlib.contextmanager
+def logging_to(handler: logging.Handler) -> Iterator[None]:
+    """What is logged meanwhile goes to the handler, which is closed after."""
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,281 @@
+"""Where cells run: in this process, in local processes, or on a Dask cluster.
+
+The store is the truth: only cells without a record are sent, and one is done when its record is in the store. Wherever
+it goes, a cell is a job (`bench.places.jobs`), a process of its own, so that none can take another along. One that is
+lost, by a crash, a killed worker, a full disk or a broken connection, is sent again a stated number of times and goes
+on from its checkpoint; what became of it is told to the watch.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Protocol, Self
+
+from bench.cells.cell import Deadline, Watch, crashed, run_cell
+from bench.core.discovery import Catalogue
+from bench.core.errors import BenchError, StoreError
+from bench.core.records import Record, Spec
+from bench.learning.train import Training
+from bench.places.jobs import Emit, Ending, Event, Job, Local, Messages
+from bench.planning.plan import Cell, cores, planned
+from bench.storage.store import MARK, Store
+
+WORK = "bench.cells.execute:work"  # what a cell's job calls
+RETRIES = 2  # times that a lost cell is sent again
+TELL = 0.5  # seconds between two words of a cell in training
+LOOK = 0.2  # seconds between two looks at the clock
+log = logging.getLogger("bench")
+
+
+class Place(Protocol):
+    """Somewhere that jobs run; what they say and how they end comes by the queue that it was made with."""
+
+    def __enter__(self) -> Self:
+        """Ready to start jobs."""
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever still runs is killed."""
+
+    def start(self, job: Job) -> None:
+        """Sends a job on its way, and returns at once."""
+
+    def stop(self, at_once: bool) -> None:
+        """Lets every job end where it can go on later, or interrupts it; none that waits is begun."""
+
+
+def default_threads(workers: int | None, dask: bool) -> int | None:
+    """The threads of a cell for which none were asked: an equal share of the cores, one on a cluster; None in here."""
+    return 1 if dask else max(1, cores() // workers) if workers else None
+
+
+def place(
+    workers: int | None, dask: str | None, dask_spec: Path | None, store: Store
+) -> Callable[[Messages], Place] | None:
+    """What makes the place where cells are to run; None for this process.
+
+    Raises:
+        BenchError: more than one place is named, or Dask is not installed.
+    """
+    named = [name for name, given in (("--workers", workers), ("--dask", dask), ("--dask-spec", dask_spec)) if given]
+    if len(named) > 1:
+        raise BenchError(f"{' and '.join(named)} are given, but cells run in one place. Give one of them.")
+    if dask or dask_spec:
+        from bench.places.cluster import Cluster
+
+        return partial(Cluster, dask, dask_spec, store.root)
+    return partial(Local, workers) if workers else None
+
+
+def run_elsewhere(
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    deadline: Deadline,
+    plugins: tuple[Path, ...],
+    where: Callable[[Messages], Place],
+    retries: int = RETRIES,
+) -> list[Record]:
+    """The records of the cells that ended before the deadline, in the cells' order.
+
+    Raises:
+        KeyboardInterrupt: after every running cell has saved where it was.
+        BenchError: the place is gone.
+    """
+    messages: Messages = SimpleQueue()
+    run = _Run(cells, store, watch, plugins, retries)
+    with where(messages) as elsewhere:
+        try:
+            run.begin(elsewhere)
+            run.listen(messages, elsewhere, deadline)
+        except KeyboardInterrupt:
+            run.stopping = True
+            elsewhere.stop(at_once=True)
+            run.listen(messages, elsewhere, Deadline())
+            raise
+    return [run.records[cell.id] for cell in cells if cell.id in run.records]
+
+
+class _Run:
+    def __init__(self, cells: list[Cell], store: Store, watch: Watch, plugins: tuple[Path, ...], retries: int) -> None:
+        self.store, self.watch, self.retries, self.stopping = store, watch, retries, False
+        self.records: dict[str, Record] = {}
+        self.open: dict[str, Cell] = {}
+        for cell in cells:
+            record = store.record(cell.id)
+            if record and record.outcome != "failed":
+                self.records[cell.id] = record
+                watch.ends(cell, record, False)
+            else:
+                self.open[cell.id] = cell
+        memory = _memory(store)
+        self.jobs = {cell.id: _job(cell, store, plugins, memory.get(cell.spec.work)) for cell in self.open.values()}
+        self.losses = dict.fromkeys(self.jobs, 0)
+
+    def begin(self, place: Place) -> None:
+        for job in self.jobs.values():
+            place.start(job)
+
+    def listen(self, messages: Messages, place: Place, deadline: Deadline) -> None:
+        while self.open:
+            if deadline.passed() and not self.stopping:
+                self.stopping = True
+                place.stop(at_once=False)
+            with contextlib.suppress(Empty):
+                key, message = messages.get(timeout=LOOK)
+                if isinstance(message, Ending):
+                    self._ended(self.open[key], message, place)
+                elif key in self.open:
+                    _pass_on(self.watch, self.open[key], message)
+
+    def _ended(self, cell: Cell, ending: Ending, place: Place) -> None:
+        if ending.how == "done":
+            for name, content in ending.files.items():  # the record comes last
+                self.store.write(cell.id, name, content)
+            record = self.store.record(cell.id)
+            if record:
+                self._close(cell, record)
+                return
+            ending = Ending("crashed", "it said that it was done and left no record")
+        if ending.how == "stopped" and self.stopping:
+            for name, content in ending.files.items():
+                self.store.write(cell.id, name, content)
+            del self.open[cell.id]
+            return
+        self.losses[cell.id] += 1
+        again = self.losses[cell.id] <= self.retries and not self.stopping
+        what = ending.message or "it was cancelled"
+        self.watch.loses(cell, what, again)
+        self._note(cell, what, ending.trace)
+        if again:
+            place.start(self.jobs[cell.id])
+        elif ending.how == "crashed":
+            times = f", {self.losses[cell.id]} times" if self.losses[cell.id] > 1 else ""
+            self._close(cell, self._fail(cell, f"{what}{times}"))
+        else:
+            del self.open[cell.id]
+
+    def _close(self, cell: Cell, record: Record | None) -> None:
+        del self.open[cell.id]
+        if record:
+            self.records[cell.id] = record
+            self.watch.ends(cell, record, True)
+
+    def _fail(self, cell: Cell, message: str) -> Record | None:
+        """The record of a crash; None where none can be written, or where somebody else has the cell by now."""
+        record = crashed(cell, message)
+        try:
+            with self.store.hold(cell.id):
+                self.store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
+                self.store.write(cell.id, "record.json", record.model_dump_json(indent=1).encode())
+        except StoreError as error:
+            self.watch.loses(cell, str(error), False)
+            return None
+        return record
+
+    def _note(self, cell: Cell, what: str, trace: str) -> None:
+        """Adds to the cell's log what it could not write itself."""
+        with contextlib.suppress(OSError):
+            path = self.store.folder(cell.id) / "log.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n".join(filter(None, (f"{_now()} LOST {what}", trace.rstrip()))) + "\n")
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _memory(store: Store) -> dict[str, int]:
+    """The most memory that equal work has taken, as far as the store knows."""
+    peaks: dict[str, int] = {}
+    with contextlib.suppress(StoreError):  # a broken record of another cell is no concern of this run
+        for record in store.records():
+            peaks[record.spec.work] = max(peaks.get(record.spec.work, 0), record.peak_bytes or 0)
+    return peaks
+
+
+def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], memory: int | None) -> Job:
+    needs: dict[str, float] = {
+        "CORES": cell.spec.threads,
+        "GPU": float(cell.spec.device != "cpu"),
+        "MEMORY": memory or 0,
+    }
+    return Job(
+        cell.id,
+        WORK,
+        {
+            "cell": cell.id,
+            "store": str(store.root.absolute()),
+            "mark": (store.root / MARK).read_text(),
+            "spec": cell.spec.model_dump(mode="json"),
+            "label": cell.label,
+            "reason": cell.reason,
+            "plugins": [str(path.absolute()) for path in plugins],
+            "data_dir": os.environ.get("BENCH_DATA_DIR"),
+        },
+        {name: amount for name, amount in needs.items() if amount},
+    )
+
+
+def _pass_on(watch: Watch, cell: Cell, event: Event) -> None:
+    if event["event"] == "starts":
+        watch.starts(cell, event["done"])
+    elif event["event"] == "scores":
+        watch.scores(cell)
+    elif event["event"] == "trains":
+        state = Training(None, [], iteration=event["iteration"], losses=[event["loss"]])
+        state.curve = [(event["iteration"], event["loss"], event["validation"])]
+        watch.trains(cell, state)
+
+
+def work(arguments: dict[str, Any], emit: Emit, stop: Any) -> bool:
+    """Runs a cell, in its job's process; whether it has a record now."""
+    if arguments["data_dir"]:
+        os.environ.setdefault("BENCH_DATA_DIR", arguments["data_dir"])
+    catalogue = Catalogue(tuple(map(Path, arguments["plugins"])))
+    spec = Spec.model_validate(arguments["spec"])
+    cell = planned(spec, catalogue, arguments["label"], arguments["reason"])
+    return run_cell(cell, Store.open(Path(arguments["store"])), _Telling(emit), _Told(stop), catalogue) is not None
+
+
+class _Told(Deadline):
+    def __init__(self, stop: Any) -> None:
+        self.stop = stop
+
+    def passed(self) -> bool:
+        told: bool = self.stop.is_set()
+        return told
+
+
+class _Telling:
+    """A Watch that tells the one who started the job."""
+
+    def __init__(self, emit: Emit) -> None:
+        self.emit, self.told = emit, 0.0
+
+    def starts(self, cell: Cell, done: int) -> None:
+        self.emit({"event": "starts", "done": done})
+
+    def trains(self, cell: Cell, state: Training) -> None:
+        now = time.monotonic()
+        if now - self.told < TELL or not (state.losses or state.curve):
+            return
+        self.told = now
+        validated = [row[2] for row in state.curve if row[2] is not None]
+        loss = sum(state.losses) / len(state.losses) if state.losses else state.curve[-1][1]
+        event = {"event": "trains", "iteration": state.iteration, "loss": loss}
+        self.emit(event | {"validation": validated[-1] if validated else None})
+
+    def scores(self, cell: Cell) -> None:
+        self.emit({"event": "scores"})
+
+    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
+        """The record says it."""
+
+    def loses(self, cell: Cell, message: str, again: bool) -> None:
+        """Never: it would be lost itself."""

@@ -1,0 +1,1 @@
+"""Do algorithms and suites compute what they claim?"""

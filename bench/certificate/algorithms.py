@@ -1,0 +1,379 @@
+"""The certificate: does an algorithm compute the gradient that it claims, purely, for one task at a time?
+
+Everything is measured in float64 on small suites with known answers (`bench.certificate.beds`). A check that does not
+apply says n/a and why, and never passes. Letters: T tasks, K inner steps.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_with_path, tree_unflatten
+
+from bench.certificate.beds import Bed, Curved, Labels, Linear, Quadratic
+from bench.certificate.checks import (
+    DIFFERENCES,
+    EXACT,
+    TASKS,
+    Case,
+    Check,
+    Make,
+    NotApplicable,
+    acting_case,
+    case_of,
+    checked,
+    different,
+    double,
+    gap,
+    task_of,
+)
+from bench.certificate.suites import suite_checks
+from bench.certificate.trpo import trust_region_checks
+from bench.core import seeds
+from bench.core.discovery import Catalogue, Named, parse
+from bench.core.errors import MissingExtraError
+from bench.core.types import GradientName, Learner, Meta, SuiteLoss
+from bench.learning.engines import learn2learn
+from bench.learning.engines.vectorised import meta_gradient
+from bench.learning.evaluate import score, trace
+from bench.learning.train import Training, episodes, train
+from bench.learning.trpo import objective
+from bench.planning.engines import compiler
+from bench.planning.plan import algorithm_of, suite_of
+from suites.parts.control import Estimator
+
+
+def certificate(
+    algos: str | None, plugins: tuple[Path, ...] = (), compiled: bool = False
+) -> Iterator[tuple[str, list[Check]]]:
+    """Name -> checks, of the algorithms named (all by default) and, where none is named, of the suites.
+
+    Args:
+        algos: as for `bench run`.
+        plugins: files of algorithms and suites.
+        compiled: whether the algorithms' compiled gradients are checked too, which takes seconds for each operator.
+    """
+    catalogue = Catalogue(plugins)
+    asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
+    for named in asked:
+        make = partial(algorithm_of, catalogue, named)
+        yield named.name, [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])]
+    if algos is None:
+        yield "trust region", list(trust_region_checks())
+    for name in catalogue.names("suite") if algos is None else ():
+        try:
+            suite = suite_of(catalogue, Named(name, {}))
+        except MissingExtraError as error:
+            yield f"{name} (suite)", [Check(str(error), "–", "–", "n/a")]
+            continue
+        yield f"{name} (suite)", list(suite_checks(suite, name))
+
+
+def algorithm_checks(make: Make) -> Iterator[Check]:
+    """Invariants 1 to 3 for an algorithm, which `make` builds with a bed's protocol."""
+    yield checked("meta-gradient = central differences, stop-gradients frozen", DIFFERENCES, lambda: _frozen(make))
+    yield _claim(make)
+    yield checked("quadratic task: (I − αA)ᴷ ∇L(θ_K)", EXACT, lambda: _closed_form(make))
+    yield checked("mixed = reverse", EXACT, lambda: _operators(make, Labels(), "mixed", "reverse"))
+    yield checked(
+        "no curvature: first_order = reverse", EXACT, lambda: _operators(make, Linear(), "first_order", "reverse")
+    )
+    yield checked("engines agree: loss and meta-gradient", 1e-10, lambda: _engines_gradient(make))
+    yield checked("engines agree: scores while adapting", 1e-10, lambda: _engines_trace(make))
+    yield checked("vmap = loop over tasks", EXACT, lambda: _loop(make))
+    yield checked("chunks of tasks = all at once", EXACT, lambda: _chunks(make))
+    yield checked("inputs modified", 0, lambda: _modified(make))
+    yield checked("what a task leaves to the next", 0, lambda: _leak(make))
+    yield checked("same seed, other bits after 20 iterations", 0, lambda: _repeat(make))
+    yield checked("a task adapted alone = among others", EXACT, lambda: _alone(make))
+    yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
+    yield checked("labels and head permuted together: change", EXACT, lambda: _labels(make, together=True))
+    yield checked("labels permuted alone: change", 1e-3, lambda: _labels(make, together=False), above=True)
+    yield checked("bandit: surrogate = central differences, stop-gradients frozen", DIFFERENCES, lambda: _acting(make))
+    yield checked("bandit: recorded episodes evaluated again: change of the loss", 1e-6, lambda: _recorded(make))
+
+
+def compiled_check(make: Make) -> Check:
+    """Whether the compiler leaves every operator's gradient as it was; apart, since it takes seconds."""
+    return checked("compiled = eager: loss and meta-gradient, every operator", 1e-10, lambda: _compiled(make))
+
+
+def _claim(make: Make) -> Check:
+    algorithm = make(Curved())
+    if not algorithm.trains:
+        return Check("order as claimed: plain central differences", "", "", "n/a: it does not meta-train")
+    if algorithm.second_order:
+        return checked("claims second order: plain central differences", DIFFERENCES, lambda: _plain(make))
+    return checked("claims first order: off plain central differences", 1e-3, lambda: _plain(make), above=True)
+
+
+def _trained_case(make: Make, bed: Bed, **changes: Any) -> Case:
+    case = case_of(make, bed, **changes)
+    if not case.algorithm.trains:
+        raise NotApplicable("it does not meta-train")
+    return case
+
+
+def _gradient(case: Case, **options: Any) -> list[Tensor]:
+    loss, gradient = meta_gradient(case.bed, case.algorithm, **options)(case.meta, case.episodes)
+    return [loss, *tree_leaves(gradient)]
+
+
+def _total(case: Case, meta: Meta) -> Tensor:
+    loss = objective(case.bed, case.algorithm)
+    return torch.stack([loss(meta, task_of(case.episodes, t)) for t in range(TASKS)]).mean()
+
+
+class _StopGradients(TorchFunctionMode):
+    """Records what detach returns, and then returns the same again whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[Tensor] = []
+        self.next: int | None = None
+
+    def replay(self) -> "_StopGradients":
+        self.next = 0
+        return self
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        functorch = torch._C._functorch
+        if func not in (torch.Tensor.detach, torch.detach) or functorch.is_batchedtensor(args[0]):
+            return func(*args, **(kwargs or {}))
+        if self.next is None:
+            result = plain = func(*args, **(kwargs or {}))
+            while functorch.is_functorch_wrapped_tensor(plain):  # such as π / stop(π) in an inner loss
+                plain = functorch.get_unwrapped(plain)
+            self.kept.append(plain)
+            return result
+        self.next += 1
+        return self.kept[self.next - 1]
+
+
+def _frozen(make: Make) -> float:
+    return _off_frozen(_trained_case(make, Curved()))
+
+
+def _off_frozen(case: Case) -> float:
+    stops = _StopGradients()
+    with stops:
+        _total(case, case.meta)
+
+    def value(meta: Meta) -> Tensor:
+        with stops.replay():
+            return _total(case, meta)
+
+    return _off_differences(case, value)
+
+
+def _plain(make: Make) -> float:
+    case = _trained_case(make, Curved())
+    return _off_differences(case, lambda meta: _total(case, meta))
+
+
+def _off_differences(case: Case, value: Callable[[Meta], Tensor]) -> float:
+    """The largest gap between ⟨meta-gradient, d⟩ and a central difference along d, over the gradient's norm."""
+    _, *gradient = _gradient(case)
+    leaves, spec = tree_flatten(case.meta)
+    generator = seeds.generator("certify", "directions")
+    worst, size = 0.0, torch.stack([g.square().sum() for g in gradient]).sum().sqrt().item()
+    for _ in range(12):
+        direction = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
+        length = torch.stack([d.square().sum() for d in direction]).sum().sqrt()
+        direction = [d / length for d in direction]
+        up, down = (
+            value(tree_unflatten([x + h * d for x, d in zip(leaves, direction, strict=True)], spec)).item()
+            for h in (1e-5, -1e-5)
+        )
+        along = sum((g * d).sum().item() for g, d in zip(gradient, direction, strict=True))
+        worst = max(worst, abs((up - down) / 2e-5 - along))
+    return worst / max(size, 1e-12)
+
+
+def _closed_form(make: Make) -> float:
+    case = _trained_case(make, Quadratic())
+    rate = getattr(case.algorithm, "inner_lr", None)
+    if not case.algorithm.steps or not isinstance(rate, float) or set(case.meta) != {"theta"}:
+        raise NotApplicable("it has no inner step with one rate")
+    if not case.algorithm.second_order:
+        raise NotApplicable("it claims first order")
+    loss = SuiteLoss(case.bed)
+    expected = torch.zeros(4, dtype=torch.float64)
+    for t in range(TASKS):
+        episode = task_of(case.episodes, t)
+        x, y = episode.support[0]
+        curvature = x.T @ x / len(y)
+        theta = case.meta["theta"]
+        stepped = case.algorithm.step(case.meta, case.meta, loss, episode.support[0], 0)["theta"]
+        if not torch.allclose(stepped, theta - rate * (curvature @ theta - x.T @ y / len(y)), atol=1e-12):
+            raise NotApplicable("its inner step is not θ − α ∇L(θ)")
+        for _ in episode.support:
+            theta = theta - rate * (curvature @ theta - x.T @ y / len(y))
+        xq, yq = episode.query
+        pulled = xq.T @ (xq @ theta - yq) / len(yq)
+        factor = torch.eye(4, dtype=torch.float64) - rate * curvature
+        expected += torch.linalg.matrix_power(factor, len(episode.support)) @ pulled / TASKS
+    return gap(_gradient(case)[1:], [expected])
+
+
+def _operators(make: Make, bed: Bed, one: str, other: str) -> float:
+    if "gradient" not in {f.name for f in dataclasses.fields(make(bed))}:
+        raise NotApplicable("it has no field `gradient`")
+    return gap(*(_gradient(_trained_case(make, bed, gradient=name)) for name in (one, other)))
+
+
+def _learn2learn_case(make: Make, bed: Bed) -> Case:
+    case = _trained_case(make, bed)
+    if not case.algorithm.learn2learn:
+        raise NotApplicable("learn2learn does not have it")
+    if importlib.util.find_spec("learn2learn") is None:
+        raise NotApplicable("learn2learn is not installed: pip install --no-deps -r requirements/learn2learn.txt")
+    return case
+
+
+def _compiled(make: Make) -> float:
+    if compiler() is None:
+        raise NotApplicable("there is no C++ compiler")
+    has = "gradient" in {f.name for f in dataclasses.fields(make(Labels()))}
+    cases = [_trained_case(make, Labels(), **({"gradient": name} if has else {})) for name in get_args(GradientName)]
+    return max(gap(_gradient(case, compiled=True), _gradient(case)) for case in (cases if has else cases[:1]))
+
+
+def _engines_gradient(make: Make) -> float:
+    case = _learn2learn_case(make, Labels())
+    loss, gradient = learn2learn.meta_gradient(case.bed, case.algorithm)(case.meta, case.episodes)
+    return gap(_gradient(case), [loss, *tree_leaves(gradient)])
+
+
+def _engines_trace(make: Make) -> float:
+    case = _learn2learn_case(make, Labels())
+    ours, theirs = (
+        module(case.bed, case.algorithm, case.meta, case.tasks, 3)["loss"] for module in (trace, learn2learn.trace)
+    )
+    return gap([ours], [theirs])
+
+
+def _loop(make: Make) -> float:
+    case = _trained_case(make, Labels())
+    leaves, spec = tree_flatten(case.meta)
+    live = [leaf.clone().requires_grad_() for leaf in leaves]
+    value = _total(case, tree_unflatten(live, spec))
+    return gap(_gradient(case), [value, *torch.autograd.grad(value, live, materialize_grads=True)])
+
+
+def _chunks(make: Make) -> float:
+    case = _trained_case(make, Labels())
+    return gap(_gradient(case), _gradient(case, chunk=3))
+
+
+def _modified(make: Make) -> float:
+    case = case_of(make, Curved())
+    before = copy.deepcopy((case.meta, case.episodes, case.tasks))
+    if case.algorithm.trains:
+        _gradient(case)
+    trace(case.bed, case.algorithm.candidates()[0], case.meta, case.tasks, 2)
+    return different(before, (case.meta, case.episodes, case.tasks))
+
+
+def _leak(make: Make) -> float:
+    case = _trained_case(make, Curved())
+    loss = SuiteLoss(case.bed)
+
+    def second() -> Tensor:
+        return make(case.bed).meta_loss(case.meta, loss, task_of(case.episodes, 1))
+
+    alone = second()
+    case.algorithm.meta_loss(case.meta, loss, task_of(case.episodes, 0))
+    return different(alone, second())
+
+
+def _alone(make: Make) -> float:
+    case = case_of(make, Curved())
+    algorithm = case.algorithm.candidates()[0]
+    if tree_leaves(algorithm.noise(case.meta, 1, seeds.generator("certify"))):
+        raise NotApplicable("its tasks draw noise")
+    among, alone = (
+        trace(case.bed, algorithm, case.meta, tree_map(lambda x, s=some: x[s], case.tasks), 3)["loss"]
+        for some in (slice(0, 2), slice(1, 2))
+    )
+    return gap([among[1:]], [alone])
+
+
+def _repeat(make: Make) -> float:
+    bed = Curved()
+    if not make(bed).trains:
+        raise NotApplicable("it does not meta-train")
+
+    def result() -> Meta:
+        algorithm = make(bed)
+        state = Training.begin(double(algorithm.init(bed.new_params, seeds.generator(0, "init"))))
+        gradient = meta_gradient(bed, algorithm)
+        batches = episodes(bed, algorithm, lambda: state.meta, 0, 0)
+        for _ in train(state, batches, gradient, algorithm.outer_lr, 20, None, 1000, lambda a, b: a < b):
+            pass
+        return state.meta, state.losses
+
+    (one, losses), (other, again) = result(), result()
+    return different(one, other) + float(losses != again)
+
+
+def _step_zero(make: Make) -> float:
+    case = case_of(make, Labels())
+    algorithm = case.algorithm.candidates()[0]
+    found = trace(case.bed, algorithm, case.meta, case.tasks, 2)["loss"][:, 0]
+    noise = algorithm.noise(case.meta, TASKS, seeds.generator("evaluate", case.bed.setting))
+    with torch.no_grad():
+        expected = [
+            score(case.bed, algorithm, case.meta, algorithm.start(case.meta, tree_map(lambda x, t=t: x[t], noise)), q)[
+                "loss"
+            ]
+            for t in range(TASKS)
+            for q in [task_of(case.episodes, t).query]
+        ]
+    return gap([found], [torch.stack(expected)])
+
+
+def _labels(make: Make, together: bool) -> float:
+    case = _trained_case(make, Labels())
+    if together and tree_leaves(case.episodes.noise):
+        raise NotApplicable("its tasks draw noise, which would have to be permuted too")
+    order = torch.tensor([1, 2, 0])  # class c becomes class order[c]
+
+    def relabel(pairs: Any) -> Any:
+        return pairs._replace(y=order[pairs.y])
+
+    moved = case.episodes._replace(
+        support=tuple(map(relabel, case.episodes.support)), query=relabel(case.episodes.query)
+    )
+
+    def reorder(path: Any, leaf: Tensor) -> Tensor:
+        if not any(str(getattr(k, "key", "")).startswith("head.") for k in path):
+            return leaf
+        axis = list(leaf.shape).index(Labels.ways)  # an ensemble's members come before
+        return leaf.index_select(axis, order.argsort())
+
+    meta = tree_map_with_path(reorder, case.meta) if together else case.meta
+    changed = case._replace(meta=meta, episodes=moved)
+    return gap([_total(case, case.meta)], [_total(changed, changed.meta)])
+
+
+def _acting(make: Make) -> float:
+    return max(_off_frozen(acting_case(make, estimator=name)) for name in get_args(Estimator))
+
+
+def _recorded(make: Make) -> float:
+    """The policies that acted have weight 1, so that the loss is minus the mean advantage."""
+    case = acting_case(make)
+    if type(case.algorithm).meta_loss is not Learner.meta_loss and case.algorithm.steps:
+        raise NotApplicable("its meta-loss is its own")
+    query = case.episodes.query
+    expected = -((query.advantages * query.mask).flatten(1).sum(1) / query.mask.flatten(1).sum(1)).mean()
+    size = (query.advantages.abs() * query.mask).sum() / query.mask.sum()
+    return float((_total(case, case.meta) - expected).abs() / size)

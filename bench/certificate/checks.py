@@ -1,0 +1,111 @@
+"""What certificates are made of: a check with its figure, cases on test beds, distances.
+
+Letters: T tasks.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bench.certificate.beds import Bed
+from bench.core import seeds
+from bench.core.errors import DataError
+from bench.core.types import Episode, Learner, Meta, Suite, Tasks
+from bench.learning.rollouts import episode
+from suites.bandit import Bandit
+
+TASKS = 4
+EXACT = 1e-12  # relative, float64: the same sums in another order
+DIFFERENCES = 1e-6  # relative, float64: central differences at a step of 1e-5
+
+Make = Callable[[Suite], Learner]
+
+
+class Check(NamedTuple):
+    """One line of a certificate."""
+
+    name: str
+    figure: str
+    bound: str
+    verdict: str  # pass | FAULT | n/a
+
+
+class NotApplicable(Exception):
+    """Why a check says nothing about this algorithm."""
+
+
+def checked(name: str, bound: float, measure: Callable[[], float], above: bool = False) -> Check:
+    """The check of a figure against its upper bound, or its lower one; what is raised is part of the verdict."""
+    sign = ">" if above else "≤"
+    try:
+        figure = measure()
+    except NotApplicable as reason:
+        return Check(name, "", "", f"n/a: {reason}")
+    except DataError as missing:
+        return Check(name, "", "", f"n/a: {missing}")
+    except Exception as error:  # whatever a stranger's code does, the certificate goes on
+        return Check(name, type(error).__name__, str(error).splitlines()[0][:100] if str(error) else "", "FAULT")
+    right = figure > bound if above else figure <= bound
+    return Check(name, f"{figure:.1e}", f"{sign} {bound:.0e}", "pass" if right else "FAULT")
+
+
+class Case(NamedTuple):
+    """A learner, what it has meta-learned, and what it is held to."""
+
+    bed: Suite
+    algorithm: Learner
+    meta: Meta
+    episodes: Episode  # leaves [T, ...]
+    tasks: Tasks
+
+
+def case_of(make: Make, bed: Bed, **changes: Any) -> Case:
+    """A learner with these changes on a test bed, TASKS tasks, float64."""
+    algorithm = dataclasses.replace(make(bed), **changes)
+    meta = double(algorithm.init(bed.new_params, seeds.generator("certify", "init")))
+    tasks = bed.sample(TASKS, "train", seeds.generator("certify", "tasks"))
+    noise = double(algorithm.noise(meta, TASKS, seeds.generator("certify", "noise")))
+    support, query = bed.look_up(tasks, "support"), bed.look_up(tasks, "query")
+    return Case(bed, algorithm, meta, Episode((support,) * algorithm.steps, query, noise), tasks)
+
+
+def acting_case(make: Make, **parameters: Any) -> Case:
+    """A case on a small bandit, whose episodes are recorded in float32 and evaluated in float64."""
+    suite = Bandit(arms=3, pulls=4, trajectories=5, **parameters)
+    algorithm = make(suite)
+    if algorithm.ensemble:
+        raise NotApplicable("an ensemble does not act")
+    if not algorithm.trains:
+        raise NotApplicable("it does not meta-train")
+    meta = algorithm.init(suite.new_params, seeds.generator("certify", "init"))
+    tasks = suite.sample(TASKS, "train", seeds.generator("certify", "tasks"))
+    noise = algorithm.noise(meta, TASKS, seeds.generator("certify", "noise"))
+    recorded = episode(suite, algorithm, meta, tasks, noise, seeds.generator("certify", "collect"), "cpu")
+    return Case(suite, algorithm, double(meta), double(recorded), tasks)
+
+
+def task_of(episodes_: Episode, t: int) -> Episode:
+    """One task's episode of many, [T, ...]."""
+    one: Episode = tree_map(lambda x: x[t], episodes_)
+    return one
+
+
+def gap(ours: list[Tensor], theirs: list[Tensor]) -> float:
+    """‖a − b‖ / ‖b‖ over all tensors together."""
+    distance = sum((a - b).square().sum().item() for a, b in zip(ours, theirs, strict=True)) ** 0.5
+    return float(distance / max(sum(b.square().sum().item() for b in theirs) ** 0.5, 1e-300))
+
+
+def different(one: Any, other: Any) -> float:
+    """How many leaves are not the same bits."""
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return float(sum(not (torch.equal(a, b) if isinstance(a, Tensor) else a == b) for a, b in pairs))
+
+
+def double(tree: Any) -> Any:
+    """The pytree with its floating-point leaves in float64."""
+    return tree_map(lambda x: x.double() if x.is_floating_point() else x, tree)

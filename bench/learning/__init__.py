@@ -1,0 +1,1 @@
+"""Meta-training and scoring: the only folder that knows torch.func."""

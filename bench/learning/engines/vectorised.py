@@ -1,0 +1,191 @@
+"""Our engine: tasks of a meta-batch at once by vmap, as it comes (eager) or compiled.
+
+Compiling traces the function to a graph of plain tensor operations first, so that whatever Python an algorithm is made
+of, the compiler never sees it. Compiled chunks of tasks run side by side, each on one core, where large nets find what
+they just wrote in that core's cache. Letters: T tasks.
+"""
+
+import contextlib
+import ctypes
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.func import vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from bench.core.types import Episode, Learner, Meta, Suite
+from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
+from bench.learning.trpo import objective
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+LARGE = 2**16  # bytes of Meta; of a smaller net, a call for each task would take longer than what is computed in it
+Leaves = list[Tensor]
+Specs = tuple[Any, Any]  # the structures of Meta and Episode
+MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
+
+
+def meta_gradient(
+    suite: Suite,
+    algorithm: Learner,
+    *,
+    compiled: bool = False,
+    chunk: int | None = None,
+    halved: Callable[[int], None] = lambda _: None,
+) -> MetaGradient:
+    """(meta, episodes [T, ...]) -> mean loss and its gradient, of meta's structure.
+
+    Args:
+        suite: whose loss is taken.
+        algorithm: whose meta_loss is differentiated.
+        compiled: through the compiler, once per shape of the input; otherwise eager.
+        chunk: how many tasks are computed at once, by each thread if compiled. By default all; compiled, one of each
+            thread's where nets are large.
+        halved: told the new number when memory ran out and half as many are tried, from then on.
+    """
+    task_loss = objective(suite, algorithm)
+
+    # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
+    def total(meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
+        live = [channels_last(leaf.detach()).requires_grad_() for leaf in meta]
+        episodes = tree_unflatten(batch, specs[1])
+        with torch.enable_grad(), ConvolutionsAsProducts():
+
+            def loss(episode: Episode) -> Tensor:
+                return task_loss(tree_unflatten(live, specs[0]), episode)
+
+            # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
+            alone = compiled and len(batch[0]) == 1
+            losses = loss(tree_map(lambda x: x[0], episodes))[None] if alone else vmap(loss)(episodes)
+            if losses.dim() != 1:
+                raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
+            value = losses.sum()
+        # Plain autograd outermost: torch.func.grad would keep every graph and lose what `mixed` saves.
+        return [value.detach(), *torch.autograd.grad(value, live, materialize_grads=True)]
+
+    run = Compiled(total) if compiled else total
+
+    def sums(meta: Leaves, batch: Leaves, specs: Specs, size: int) -> list[Leaves]:
+        if size >= len(batch[0]):
+            return [run(meta, batch, specs)]
+        parts = list(zip(*(x.split(size) for x in batch), strict=True))
+        if isinstance(run, Compiled):
+            return run.side_by_side(meta, [list(part) for part in parts], specs)
+        return [run(meta, list(part), specs) for part in parts]
+
+    def mean(meta: Meta, episodes: Episode) -> tuple[Tensor, Meta]:
+        nonlocal chunk
+        (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episodes)
+        tasks = len(batch[0])
+        while True:
+            size = min(chunk or (_at_once(values, tasks) if compiled else tasks), tasks)
+            try:
+                parts = sums(values, batch, (spec, its_spec), size)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+            chunk = size // 2  # outside the handler, whose traceback would keep alive what filled the memory
+            halved(chunk)
+        summed, *others = parts
+        if others:  # two leaves may have one and the same gradient
+            summed = [x.clone() for x in summed]
+        for part in others:  # in their order, whichever thread was first
+            torch._foreach_add_(summed, part)
+        value, *gradients = torch._foreach_div([x.contiguous() for x in summed], tasks)
+        return value, tree_unflatten(gradients, spec)
+
+    return mean
+
+
+def _at_once(meta: Leaves, tasks: int) -> int:
+    large = sum(leaf.nbytes for leaf in meta) > LARGE
+    return 1 if large and not meta[0].is_cuda and tasks >= torch.get_num_threads() else tasks
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def keep_memory() -> None:
+    """Lets the process keep freed memory, where glibc would hand every large tensor's back and fetch it anew."""
+    with contextlib.suppress(AttributeError, OSError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    # Kept, since what a thread allocates is its own: a new one would fetch all of its memory anew.
+    return ThreadPoolExecutor(threads, "bench-tasks")
+
+
+class Compiled:
+    """A function (meta, batch, specs) -> tensors, traced and compiled once per shape of the leaves."""
+
+    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves]) -> None:
+        """Nothing is compiled before the first call."""
+        self.function = function
+        self.compiled: dict[Any, tuple[Specs, Callable[..., Any]]] = {}
+
+    def __call__(self, meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
+        """The function's value."""
+        compiled = self._ready(meta, batch, specs, torch.get_num_threads())
+        with torch.no_grad():
+            return list(compiled(*meta, *batch))
+
+    def side_by_side(self, meta: Leaves, parts: list[Leaves], specs: Specs) -> list[Leaves]:
+        """The function's value for each part of a batch, on as many threads as torch may use."""
+        threads = torch.get_num_threads()
+        if meta[0].is_cuda:
+            return [self(meta, part, specs) for part in parts]
+        # All but the last are of one shape; now, since the compiler is no place for two.
+        usual, last = (self._ready(meta, part, specs, 1) for part in (parts[0], parts[-1]))
+        waiting = iter(list(enumerate(parts)))
+        results: list[Leaves] = [[]] * len(parts)
+
+        def work() -> None:
+            torch.set_num_threads(1)  # this thread's own; a matrix product would take all cores in each of them
+            with torch.no_grad():
+                for i, part in waiting:  # whoever is free takes the next; compiled code runs without Python's lock
+                    results[i] = list((usual if i < len(parts) - 1 else last)(*meta, *part))
+
+        others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+        try:
+            work()
+        finally:
+            torch.set_num_threads(threads)
+            others = [other for other in others if not other.cancel()]  # who has not begun finds nothing left to do
+            wait(others)
+        for other in others:
+            other.result()
+        return results
+
+    def _ready(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
+        signature = (threads, *((x.shape, x.dtype, x.device) for x in (*meta, *batch)))
+        known, compiled = self.compiled.get(signature, (None, None))
+        if compiled is None or known != specs:
+            compiled = self._compile(meta, batch, specs, threads)
+            self.compiled[signature] = specs, compiled
+        return compiled
+
+    def _compile(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
+        # On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing.
+        mode = FakeTensorMode(shape_env=ShapeEnv())
+        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*meta, *batch)]
+        cut = len(meta)
+        with mode:
+            graph = make_fx(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), FUNCTIONAL)(*shapes)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        # Called from C++, without Python between its kernels, which is much of a small net's time, nor Python's lock.
+        options: dict[str, Any] = {"cpp_wrapper": not meta[0].is_cuda, "cpp.threads": threads}
+        compiled: Callable[..., Any] = torch._inductor.compile(graph, shapes, options=options)
+        return compiled

@@ -1,0 +1,127 @@
+"""Scores at every inner step of every task of a frozen manifest.
+
+Letters: T tasks, K inner steps.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bench.core import seeds
+from bench.core.errors import ManifestError
+from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, SuiteLoss, Tasks
+from bench.learning.rollouts import adapted
+
+STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
+FROZEN = {"test": 600, "validation": 200}
+CHUNK = 50  # tasks in memory at once
+
+
+def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
+    """The frozen tasks of a suite's split, and their SHA-256; the same for every algorithm and seed.
+
+    Raises:
+        ManifestError: the tasks are not the ones that this version of the suite was published with.
+    """
+    tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    digest = hashlib.sha256()
+    for leaf in tree_leaves(tasks):
+        digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
+        digest.update(leaf.contiguous().numpy().tobytes())
+    found = digest.hexdigest()
+    own = vars(type(suite)).get("manifests", {})  # a subclass goes by another name, so its tasks are others
+    expected = own.get(f"{suite.setting}/{split}", found)
+    if expected != found:
+        raise ManifestError(
+            f"the {split} tasks of {name} version {suite.version}, {suite.setting}, have SHA-256 {found[:16]}..., not "
+            f"{expected[:16]}...: scores on them would not compare. Reinstall bench with its pinned torch."
+        )
+    return tasks, found
+
+
+def steps_of(suite: Suite, algorithm: Learner) -> int:
+    """How many inner steps are taken at test; no more than are reported where each costs environment steps."""
+    if isinstance(suite, Interactive):
+        return max(algorithm.steps, *suite.report_steps)
+    return max(STEPS, algorithm.steps, *suite.report_steps)
+
+
+def trace(
+    suite: Suite, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps."""
+    return traces((suite,), algorithm, meta, tasks, steps, device)[0]
+
+
+def traces(
+    variants: Sequence[Suite], algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+) -> list[dict[str, Tensor]]:
+    """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them."""
+    acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
+    if acted_in:
+        return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
+    loss = SuiteLoss(variants[0])
+    for variant in variants:
+        SuiteLoss(variant)
+    generator = seeds.generator("evaluate", variants[0].setting)
+
+    def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:
+        state = algorithm.start(meta, noise)
+        scores = []
+        for k in range(steps + 1):
+            scores.append([score(v, algorithm, meta, state, q) for v, q in zip(variants, queries, strict=True)])
+            if k < steps:
+                state = algorithm.step(meta, state, loss, support, k)
+        return [{name: torch.stack([s[i][name] for s in scores]) for name in scores[0][i]} for i in range(len(queries))]
+
+    parts = []
+    count = len(tree_leaves(tasks)[0])
+    with torch.no_grad():
+        noise = to(algorithm.noise(meta, count, generator), device)
+        for i in range(0, count, CHUNK):
+            some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+            support = to(variants[0].collect(some, meta, "support", 0, generator), device)
+            queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
+            parts.append(vmap(one)(support, queries, its_noise))
+    return [
+        {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
+    ]
+
+
+def _rolled_out(
+    suite: Interactive, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str
+) -> dict[str, Tensor]:
+    """Scores of the very episodes from which the next inner step learns: none is collected for the score alone."""
+    generator = seeds.generator("evaluate", suite.setting)
+    parts = []
+    count = len(tree_leaves(tasks)[0])
+    noise = to(algorithm.noise(meta, count, generator), device)
+    for i in range(0, count, CHUNK):
+        some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+        stages = adapted(suite, algorithm, meta, some, its_noise, steps, generator, device)
+        with torch.no_grad():
+            scores = [vmap(_acted(suite))(stage.params, stage.data) for stage in stages]
+        parts.append({name: torch.stack([s[name] for s in scores], 1) for name in scores[0]})
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def _acted(suite: Suite) -> Callable[[Params, Data], dict[str, Tensor]]:
+    return lambda params, data: suite.score(suite.predict(params, data), data)
+
+
+def score(suite: Suite, algorithm: Learner, meta: Meta, state: Any, query: Data) -> dict[str, Tensor]:
+    """The scores of one learner on one task's query; an ensemble is judged by its mean prediction."""
+    params = algorithm.params(meta, state)
+    if algorithm.ensemble:
+        return suite.score(suite.average(vmap(lambda p: suite.predict(p, query))(params)), query)
+    return suite.score(suite.predict(params, query), query)
+
+
+def to(data: Data, device: str) -> Data:
+    """The pytree on a device."""
+    return data if device == "cpu" else tree_map(lambda x: x.to(device), data)

@@ -1,0 +1,1 @@
+"""What was asked -> cells: which, by which engine, how long."""

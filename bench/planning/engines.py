@@ -1,0 +1,200 @@
+"""Eager or compiled: whichever ends a cell sooner on this machine, found by a short measurement that is kept.
+
+Compiling costs from seconds to a minute and saves some of every iteration after, how much depends on net, algorithm,
+shapes and machine; so it is measured, once for each, before cells are planned. What takes long to compile is compiled
+ahead, one process a core, since the compiler is one thread of Python and the next process finds its cache.
+"""
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import pickle
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+from filelock import FileLock
+
+from bench.core import seeds
+from bench.core.data import cache_dir
+from bench.core.errors import BenchError
+from bench.core.records import EngineName, Spec
+from bench.core.types import Episode, Learner, Meta, Suite
+from bench.learning.engines.vectorised import meta_gradient
+from bench.learning.evaluate import to
+from bench.learning.train import episodes
+from bench.places.jobs import Emit, Ending, Job, Local, Messages
+
+SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
+ROUNDS = 6  # in which both are timed, after one to warm up and to compile
+log = logging.getLogger("bench")
+_eager: dict[str, float] = {}  # seconds of one meta-iteration, of work that this process has timed
+
+
+class Case(NamedTuple):
+    """A cell whose engine is open: its specification with any engine, and what trains."""
+
+    spec: Spec
+    suite: Suite  # as the algorithm sees it in training
+    algorithm: Learner
+
+
+class Finding(NamedTuple):
+    """Seconds of one meta-iteration by either engine, and of compiling."""
+
+    eager: float
+    compiled: float
+    compiling: float
+
+    def choice(self, iterations: int) -> tuple[EngineName, str]:
+        """The engine that ends sooner, and why."""
+        slow, fast = iterations * self.eager, iterations * self.compiled + self.compiling
+        reason = (
+            f"measured here: {1e3 * self.eager:.3g} ms eager, {1e3 * self.compiled:.3g} ms compiled "
+            f"after {self.compiling:.3g} s, for {iterations:,} iterations"
+        )
+        return ("compiled" if fast < slow else "eager"), reason
+
+
+def compiler() -> str | None:
+    """The C++ compiler that torch would call, or None."""
+    return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
+
+
+def remembered(cases: list[Case]) -> list[tuple[EngineName, str]]:
+    """The choice for each cell and its reason, by what was measured before; eager where nothing was."""
+    found = [(case, _findings().get(_key(case.spec))) for case in cases]
+    return [f.choice(case.spec.iterations) if f else ("eager", "not measured yet") for case, f in found]
+
+
+def measured(cases: list[Case]) -> list[tuple[EngineName, str]]:
+    """The choice for each cell and its reason, by measuring what was not measured before."""
+    long = {_key(case.spec): case for case in cases if _earns_measuring(case)}  # other seeds do the same work
+    if len(long) > 1:
+        log.info("compiling for %s, once on this machine", ", ".join(c.spec.algorithm.name for c in long.values()))
+        _compile_ahead(list(long.values()))
+    return [_measured(case) for case in cases]
+
+
+def _measured(case: Case) -> tuple[EngineName, str]:
+    spec = case.spec
+    finding = _findings().get(_key(spec))
+    if finding is None:
+        if compiler() is None:
+            log.warning("there is no C++ compiler (g++ or clang++), so %s runs eagerly", spec.algorithm.name)
+            return "eager", "there is no C++ compiler"
+        try:
+            if (seconds := spec.iterations * _pace(case)) < SHORT:
+                return "eager", f"too short to compile: about {seconds:.2g} s"
+            log.info("timing %s on %s, eager and compiled, once on this machine", spec.algorithm.name, spec.suite.name)
+            finding = _compare(case)
+        except BenchError:
+            raise  # such as missing data, which says what to do
+        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
+            return "eager", f"the measurement failed: {type(error).__name__}: {error}"
+        _keep(_key(spec), finding)
+    return finding.choice(spec.iterations)
+
+
+def _earns_measuring(case: Case) -> bool:
+    if compiler() is None or _key(case.spec) in _findings():
+        return False
+    try:
+        return case.spec.iterations * _pace(case) >= SHORT
+    except Exception:  # whatever it is, `_measured` will meet it and say so
+        return False
+
+
+def _compile_ahead(cases: list[Case]) -> None:
+    """Fills the compiler's cache; what fails here is compiled later, or fails, where it is wanted."""
+    messages: Messages = SimpleQueue()
+    with Local(cases[0].spec.threads, messages) as processes:  # as many as we may use cores
+        running = 0
+        for case in cases:
+            with contextlib.suppress(Exception):  # a plug-in's classes have no place to be imported from
+                content = pickle.dumps(Case(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
+                arguments = {"case": base64.b64encode(content).decode()}
+                processes.start(Job(_key(case.spec), "bench.planning.engines:compile_ahead", arguments))
+                running += 1
+        while running:
+            running -= isinstance(messages.get()[1], Ending)
+
+
+def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
+    """Compiles a case's meta-gradient, in its job's process."""
+    case: Case = pickle.loads(base64.b64decode(arguments["case"]))
+    torch.set_num_threads(case.spec.threads)
+    meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
+    return True
+
+
+def inputs(case: Case) -> Iterator[tuple[Meta, Episode]]:
+    """Arguments of the meta-gradient, as the cell's training would give."""
+    spec, suite, algorithm = case
+    meta = to(algorithm.init(suite.new_params, seeds.generator("timing")), spec.device)
+    for batch in episodes(suite, algorithm, lambda: meta, spec.seed, 0, spec.device):
+        yield meta, batch
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def _pace(case: Case) -> float:
+    """Seconds of one meta-iteration, eagerly; timed once in a process."""
+    if (key := _key(case.spec)) not in _eager:
+        torch.set_num_threads(case.spec.threads)
+        gradient = meta_gradient(case.suite, case.algorithm)
+        _eager[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
+    return _eager[key]
+
+
+def _compare(case: Case) -> Finding:
+    torch.set_num_threads(case.spec.threads)
+    engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
+    batches = islice(inputs(case), 1 + ROUNDS)
+    # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
+    rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
+    eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))
+    return Finding(eager, compiled, rounds[0][1] - compiled)
+
+
+def _key(spec: Spec) -> str:
+    return f"{spec.work} · {platform.node()} · {platform.machine()} · torch {torch.__version__}"
+
+
+def _path() -> Path:
+    return cache_dir() / "engines.json"
+
+
+def _findings() -> dict[str, Finding]:
+    # A lost or broken file costs a measurement, nothing else.
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        found: dict[str, Any] = json.loads(_path().read_bytes())
+        return {key: Finding(*map(float, times)) for key, times in found.items()}
+    return {}
+
+
+def _keep(key: str, finding: Finding) -> None:
+    with contextlib.suppress(OSError):
+        _path().parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_path().with_suffix(".lock")):
+            content = json.dumps({**_findings(), key: finding}, indent=1)
+            part = _path().with_suffix(".part")
+            part.write_text(content)
+            part.replace(_path())

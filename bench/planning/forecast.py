@@ -1,0 +1,84 @@
+"""How long cells will take, before they are run."""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.utils._pytree import tree_map
+
+from bench.core import seeds
+from bench.core.discovery import Catalogue
+from bench.core.errors import DataError
+from bench.core.records import Record, Spec
+from bench.learning.engines import learn2learn, vectorised
+from bench.learning.evaluate import manifest, steps_of, to, trace
+from bench.planning.engines import Case, inputs, timed
+from bench.planning.plan import Cell, view
+from bench.storage.store import MARK, Store
+
+TRIAL = 3  # meta-iterations that are timed after one to warm up
+TASKS = 10  # that are scored on trial
+
+
+class Pace(NamedTuple):
+    """What was measured on cells of one kind."""
+
+    iteration: float  # seconds of one meta-iteration
+    scoring: float  # seconds of selection and test
+
+    def of(self, cell: Cell) -> float:
+        """Seconds of the whole cell."""
+        return cell.spec.iterations * self.iteration + self.scoring
+
+
+def predict(cells: list[Cell], root: Path) -> Iterator[float | None]:
+    """Seconds of each cell, by the store's measurements or else by trial; 0 if it is done, None without its data."""
+    store = Store.open(root) if (root / MARK).exists() else None
+    known = {_kind(r.spec): _measured(r) for r in store.records() if r.outcome == "finished"} if store else {}
+    for cell in cells:
+        record = store.record(cell.id) if store else None
+        if record and record.outcome != "failed":
+            yield 0.0
+            continue
+        try:
+            pace = known.setdefault(_kind(cell.spec), None) or _try(cell)
+        except DataError:
+            yield None
+            continue
+        known[_kind(cell.spec)] = pace
+        yield pace.of(cell)
+
+
+def _kind(spec: Spec) -> str:
+    return spec.model_copy(update={"seed": 0, "iterations": 0, "selection": "last"}).id
+
+
+def _measured(record: Record) -> Pace | None:
+    pace = record.seconds_per_iteration
+    return Pace(pace or 0.0, record.evaluate_seconds) if pace or not record.spec.iterations else None
+
+
+def _try(cell: Cell) -> Pace:
+    torch.set_num_threads(cell.spec.threads)
+    name, algorithm, device = cell.spec.algorithm.name, cell.algorithm, cell.spec.device
+    peer = cell.spec.engine == "learn2learn"
+    suite = view(cell.suite, algorithm.train_view, name, Catalogue())
+    meta = to(algorithm.init(suite.new_params, seeds.generator("forecast")), device)
+    seconds = [0.0]
+    if algorithm.trains:
+        gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
+        cases = islice(inputs(Case(cell.spec, suite, algorithm)), 1 + TRIAL)
+        seconds = [timed(partial(gradient, *case)) for case in cases][1:]
+    tested = view(cell.suite, algorithm.test_view, name, Catalogue())
+    if suite is not tested and algorithm.train_view == "pretraining":
+        meta = to(tested.new_params(seeds.generator("forecast")), device)
+    variant, candidates = tested.evaluations[0], algorithm.candidates()
+    tasks = tree_map(lambda x: x[:TASKS], manifest(variant, cell.spec.suite.name, "validation")[0])
+    scored = len(tested.evaluations) * cell.spec.test_tasks
+    scored += len(candidates) * cell.spec.validation_tasks if len(candidates) > 1 else 0
+    tracer, steps = learn2learn.trace if peer else trace, steps_of(variant, candidates[0])
+    scoring = timed(lambda: tracer(variant, candidates[0], meta, tasks, steps, device))
+    return Pace(min(seconds), scoring / TASKS * scored)

@@ -1,0 +1,268 @@
+"""What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
+
+import os
+import platform
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
+from bench.core.errors import BenchError, unknown
+from bench.core.records import Component, EngineName, Selection, Spec, Tuning
+from bench.core.types import Interactive, Learner, Split, Suite
+from bench.learning.engines import learn2learn
+from bench.learning.evaluate import manifest
+from bench.planning import engines as choose
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One `bench run` as asked."""
+
+    suites: str
+    algos: str
+    seeds: tuple[int, ...] = (0,)
+    preset: str = "quick"
+    iterations: int | None = None
+    selection: Selection = "last"
+    validate_every: int | None = None
+    engine: EngineName | Literal["auto"] = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    chunk_tasks: int | None = None
+    split: Literal["test", "validation"] = "test"  # whose tasks are scored; "validation" never draws a test task
+    plugins: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one algorithm on one suite with one seed."""
+
+    spec: Spec
+    suite: Suite
+    algorithm: Learner
+    label: str = field(default="")  # for people: sinusoid · maml · seed 0
+    reason: str = field(default="", compare=False)  # why this engine
+    tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
+
+    @property
+    def id(self) -> str:
+        """The specification's hash."""
+        return self.spec.id
+
+
+Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
+
+
+def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
+    """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs.
+
+    Args:
+        request: what was asked.
+        known: the store's specifications; an engine left open is the one that a cell was started with.
+        choice: of the engine of the others.
+    """
+    planner, known = _Planner(request, Catalogue(request.plugins)), list(known)
+    algorithms, suites = parse(request.algos), parse(request.suites)
+    check_device(request.device)
+    cells = [
+        planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
+    ]
+    if request.engine == "auto":
+        cells = planner.with_engines(cells, known, choice)
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(cell.id, cell)
+    return list(first.values())
+
+
+def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "") -> Cell:
+    """The cell of a specification, made again where it is to run.
+
+    Raises:
+        BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
+    """
+    suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
+    cls = catalogue.load("algorithm", spec.algorithm.name)
+    algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
+    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+        if (found := source_hash(*classes)) != component.source:
+            raise BenchError(
+                f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
+                f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
+            )
+    return Cell(spec, suite, algorithm, label, reason)
+
+
+def suite_of(catalogue: Catalogue, named: Named) -> Suite:
+    """The suite that was named."""
+    suite: Suite = build(catalogue.load("suite", named.name), named.name, named.given)
+    return suite
+
+
+def algorithm_of(catalogue: Catalogue, named: Named, suite: Suite) -> Learner:
+    """The algorithm that was named, with the suite's protocol where it leaves a field open."""
+    protocol = {name: setting.value for name, setting in suite.protocol.items()}
+    algorithm: Learner = build(catalogue.load("algorithm", named.name), named.name, named.given, protocol)
+    return algorithm
+
+
+def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
+    """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
+    if not method:
+        return suite
+    if not hasattr(suite, method):
+        able = [name for name in catalogue.names("suite") if hasattr(catalogue.load("suite", name), method)]
+        raise BenchError(
+            f"{algorithm} needs a suite with {method}(), which this one does not have. "
+            f"Suites that have it: {', '.join(able) or 'none'}."
+        )
+    seen: Suite = getattr(suite, method)()
+    return seen
+
+
+def threads_of(request: Request) -> int:
+    """The threads asked for, else as many as this process may use cores."""
+    return request.threads or cores()
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_device(device: str) -> None:
+    """Refuses a device that is not the CPU or a CUDA device that torch sees."""
+    seen = ["cpu"]
+    if torch.cuda.is_available():
+        seen += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if device not in seen:
+        raise unknown("device", device, seen)
+
+
+class _Planner:
+    def __init__(self, request: Request, catalogue: Catalogue) -> None:
+        self.request, self.catalogue = request, catalogue
+        self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
+
+    def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+        try:
+            return self._cell(named_suite, named, seed)
+        except (BenchError, MemoryError):
+            raise
+        except Exception as error:  # of a plug-in's own code
+            *_, last = traceback.extract_tb(error.__traceback__)
+            raise BenchError(
+                f"{named_suite} with {named} can't be planned: {type(error).__name__}: {error} ({last.filename}, line "
+                f"{last.lineno}, in {last.name}). bench.testing.check_suite and check_algorithm find what is missing."
+            ) from error
+
+    def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+        request = self.request
+        suite = suite_of(self.catalogue, named_suite)
+        algorithm = algorithm_of(self.catalogue, named, suite)
+        if request.preset not in suite.presets:
+            raise unknown("preset", request.preset, suite.presets)
+        budget = suite.presets[request.preset]
+        view(suite, algorithm.train_view, named.name, self.catalogue)
+        tested = view(suite, algorithm.test_view, named.name, self.catalogue)
+        suite.sample(1, "train", torch.Generator().manual_seed(0))
+        spec = Spec(
+            suite=Component(
+                name=named_suite.name,
+                given=_typed(named_suite, suite),
+                parameters=parameters(suite),
+                source=source_hash(type(suite), type(suite.skeleton)),
+            ),
+            suite_version=suite.version,
+            norm=suite.norm,
+            manifests=self._manifests(named_suite, algorithm.test_view, tested),
+            algorithm=Component(
+                name=named.name,
+                given=_typed(named, algorithm),
+                parameters=parameters(algorithm),
+                source=source_hash(type(algorithm)),
+            ),
+            seed=seed,
+            iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
+            validate_every=request.validate_every or suite.validate_every,
+            selection=request.selection if algorithm.trains else "last",
+            test_tasks=budget.test_tasks if request.split == "test" else 0,
+            validation_tasks=budget.validation_tasks,
+            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
+            dtype="float32",
+            device=request.device,
+            threads=threads_of(request),
+            chunk_tasks=request.chunk_tasks if algorithm.trains else None,
+        )
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
+
+    def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
+        begun = [_open_engine(cell, known) for cell in cells]
+        cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
+        chosen = iter(choice(cases))
+        engines = [engine or next(chosen) for engine in begun]
+        return [
+            replace(cell, spec=cell.spec.model_copy(update={"engine": engine}), reason=reason)
+            for cell, (engine, reason) in zip(cells, engines, strict=True)
+        ]
+
+    def _case(self, cell: Cell) -> choose.Case:
+        suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        return choose.Case(cell.spec, suite, cell.algorithm)
+
+    def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
+        key = (str(named), test_view)
+        if key not in self.hashes:
+            trial = self.request.split == "validation"
+            splits: tuple[Split, ...] = ("validation",) if trial else ("test", "validation")
+            self.hashes[key] = {
+                f"{variant.setting}/{split}": manifest(variant, named.name, split)[1]
+                for variant in (tested.evaluations[:1] if trial else tested.evaluations)
+                for split in splits
+            }
+        return self.hashes[key]
+
+
+def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
+    """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
+    if isinstance(cell.suite, Interactive):
+        return "eager", "what is collected decides what is computed"
+    spec = cell.spec
+    either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
+    ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
+    for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):
+        return found.engine, "as the run in the store, which goes on"
+    return ("eager", "nothing is trained") if not spec.iterations else None
+
+
+def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> EngineName:
+    if isinstance(suite, Interactive) and engine != "eager":
+        raise BenchError(
+            f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
+        )
+    if engine != "learn2learn":
+        return engine
+    if not algorithm.trains:
+        return "eager"
+    if not _is_wrapped(algorithm):
+        raise BenchError(
+            f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."
+        )
+    learn2learn.load()
+    return "learn2learn"
+
+
+def _is_wrapped(algorithm: Learner) -> bool:
+    """Whether a wrapper of learn2learn computes what the algorithm does: not if a subclass has changed a method."""
+    owner: Any = next(cls for cls in type(algorithm).__mro__ if "learn2learn" in vars(cls))
+    methods = ("init", "start", "step", "params", "adapted", "meta_loss")
+    return bool(owner.learn2learn) and all(getattr(type(algorithm), m) is getattr(owner, m) for m in methods)
+
+
+def _typed(named: Named, instance: Any) -> dict[str, Any]:
+    return {name: getattr(instance, name) for name in named.given}

@@ -1,0 +1,1 @@
+"""Data for `reports/`, which draws them."""

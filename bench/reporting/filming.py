@@ -1,0 +1,52 @@
+"""Films of trained learners: one test task's episodes before and after adaptation."""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils._pytree import tree_map
+
+from bench.cells.restore import finished, tested
+from bench.core import seeds
+from bench.core.discovery import Catalogue
+from bench.core.errors import BenchError
+from bench.core.types import Interactive
+from bench.learning.evaluate import manifest
+from bench.learning.rollouts import adapted
+from bench.storage.store import Store
+from reports.frame import label
+
+
+def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path) -> str:
+    """Writes a film of a run directory's finished cell of an algorithm; what is to be seen on it.
+
+    Raises:
+        BenchError: there is no such cell, or its suite cannot be filmed.
+    """
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")  # no screen needed; mujoco reads it when it is first imported
+    store = Store.open(root)
+    record = finished(store, suite, algo)
+    seen, chosen, meta = tested(store, record, Catalogue())
+    if not isinstance(seen, Interactive) or not hasattr(seen, "film"):
+        raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: those of MuJoCo's robots.")
+    tasks, _ = manifest(seen, record.spec.suite.name, "test")
+    if task >= record.spec.test_tasks:
+        raise BenchError(
+            f"there is no test task {task}. The cell was scored on tasks 0 to {record.spec.test_tasks - 1}."
+        )
+    one = tree_map(lambda x: x[task : task + 1], tasks)
+    generator = seeds.generator("film", task)
+    noise = chosen.noise(meta, 1, generator)
+    stages = adapted(seen, chosen, meta, one, noise, max(seen.report_steps[:2]), generator)
+    episodes = []
+    with torch.no_grad():
+        for stage in stages:
+            length = int(stage.data.mask[0, 0].sum())
+            earned = stage.data.rewards[0, 0].sum().item()
+            updates = f"after {stage.step} update{'' if stage.step == 1 else 's'}" if stage.step else "before adapting"
+            episodes.append((f"{updates}: return {earned:.1f}", stage.data.observations[0, :1, :length]))
+    seen.film(episodes, path)
+    goal = ", ".join(f"{name} {value.flatten()[0].item():.3g}" for name, value in one._asdict().items())
+    return f"{label(record.spec.algorithm)}, seed {record.spec.seed}, test task {task} ({goal})"

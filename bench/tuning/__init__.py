@@ -1,0 +1,1 @@
+"""Hyperparameters: sweeps of equal budgets, and what they chose."""

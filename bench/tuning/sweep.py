@@ -1,0 +1,500 @@
+"""`bench tune`: every algorithm gets the same trials, meta-iterations and seeds, scored on validation tasks alone.
+
+A trial is a set of cells, one per seed, in a store of its own, run as any other cell. What is proposed depends on the
+sweep's seed, the trial's number and the trials of earlier rounds, never on where a sweep was killed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from bench.api import default_out, run_cells
+from bench.cells.cell import Watch
+from bench.core import seeds
+from bench.core.discovery import Catalogue, Named, parse
+from bench.core.errors import BenchError, StoreError, unknown
+from bench.core.records import Record, Trial, Tuning
+from bench.core.types import Learner, Search, Suite
+from bench.planning.plan import Cell, Request, plan, suite_of
+from bench.storage.store import TUNING, Store, write
+
+SHARE = 10  # of a preset's meta-iterations that a trial gets
+SAMPLERS = ("tpe", "random", "cmaes", "grid")
+PRUNERS = ("none", "median", "hyperband")
+REDUCTION = 3  # a trial that may be pruned stops at a ninth, a third and the whole of its meta-iterations
+DIGITS = 4  # significant ones of a proposed value, so that people can type it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What all algorithms of a sweep have in common; with the request's iterations and seeds, the budget."""
+
+    trials: int = 30
+    sampler: str = "tpe"
+    pruner: str = "none"
+    seed: int = 0  # the sampler's
+    batch: int = 5  # trials proposed at once, and so the most that can run side by side
+    storage: str | None = None  # postgresql://...; a journal file in the run directory by default
+
+
+def space(algorithm: Learner, suite: Suite, named: Named) -> dict[str, BaseDistribution]:
+    """Where an algorithm's hyperparameters are looked for: what it declares by `Search`, less what was given.
+
+    The fields of an algorithm that does not train are those of its adaptation alone.
+
+    Raises:
+        BenchError: a declaration that makes no sense, or nothing to search.
+    """
+    hints = get_type_hints(type(algorithm), include_extras=True)
+    idle = set() if algorithm.trains else {field.name for field in dataclasses.fields(Learner)}
+    found: dict[str, BaseDistribution] = {}
+    for field in dataclasses.fields(algorithm):
+        kind, *metadata = get_args(hints[field.name]) or (hints[field.name],)
+        search = next((item for item in metadata if isinstance(item, Search)), None)
+        if search is None or field.name in named.given or field.name in idle:
+            continue
+        if search.times_protocol and field.name not in suite.protocol:
+            raise BenchError(
+                f"{named.name} searches {field.name} in multiples of the suite's protocol value, but this suite's "
+                f"protocol has none. Give the value: {named.name}[{field.name}=...]."
+            )
+        unit = float(suite.protocol[field.name].value) if search.times_protocol else 1.0
+        low, high = search.low * unit, search.high * unit
+        try:
+            if int in (kind, *get_args(kind)):
+                found[field.name] = IntDistribution(round(low), round(high), search.log)
+            else:
+                found[field.name] = FloatDistribution(_rounded(low), _rounded(high), search.log)
+        except ValueError as error:
+            raise BenchError(f"{named.name} declares {search} for {field.name}, which is no range: {error}") from None
+    if not found:
+        raise BenchError(
+            f"{named} has nothing to tune. Leave it out or fix fewer of its parameters; an algorithm of yours declares "
+            "where to look beside a field: Annotated[float, Field(gt=0), Search(0.001, 1, log=True)]."
+        )
+    return found
+
+
+def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:
+    """The next trial: a function of the trials so far, whose number is the next one's, and of the sweep's protocol.
+
+    Trials of the same round are taken for running, whatever became of them since. Asked of a copy of the study in
+    memory, so that the stored one gets a trial whole or not at all.
+    """
+    number = len(earlier)
+    if number == 0 and sweep.settings.sampler != "grid":
+        return _trial(sweep.default, sweep.space)
+    first = number - number % sweep.settings.batch
+    mates = (_trial(mate.params, mate.distributions, mate.system_attrs) for mate in earlier[first:])
+    copy = _copy(sweep, [*earlier[:first], *mates])
+    copy.sampler = sweep.sampler(number)
+    copy.ask(sweep.space)
+    asked = copy.trials[-1]
+    values = {name: _within(_rounded(value), sweep.space[name]) for name, value in asked.params.items()}
+    return _trial(values, sweep.space, asked.system_attrs)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The sweep of one algorithm on one suite."""
+
+    cell: Cell  # with the suite's protocol for every hyperparameter that was not given
+    named: tuple[Named, Named]  # suite, algorithm
+    request: Request  # of a whole trial
+    settings: Settings
+
+    @cached_property
+    def space(self) -> dict[str, BaseDistribution]:
+        """Where each hyperparameter is looked for."""
+        return space(self.cell.algorithm, self.cell.suite, self.named[1])
+
+    @property
+    def ranges(self) -> dict[str, tuple[float, float, bool]]:
+        """Low, high and whether the scale is logarithmic."""
+        found: dict[str, Any] = self.space
+        return {name: (each.low, each.high, each.log) for name, each in found.items()}
+
+    @cached_property
+    def default(self) -> dict[str, Any]:
+        """The suite's protocol, which is the first trial."""
+        protocol, algorithm = self.cell.suite.protocol, self.cell.algorithm
+        values = {name: getattr(algorithm, name) for name in self.space}
+        open_ = {name: protocol[name].value for name, value in values.items() if value is None}
+        return {name: _within(value, self.space[name]) for name, value in (values | open_).items()}
+
+    @property
+    def name(self) -> str:
+        """The study's: names for people, and a hash of all that its proposals depend on."""
+        settings = dataclasses.asdict(replace(self.settings, storage=None))
+        if self.settings.sampler != "grid":  # more trials go on from fewer; a grid is laid for a number of them
+            settings.pop("trials")
+        ranges = {key: repr(value) for key, value in self.space.items()}
+        content = json.dumps([self.cell.id, self.request.seeds, settings, ranges], sort_keys=True)
+        suite, algorithm = (default_out(str(named)).name for named in self.named)
+        return f"{suite}-{algorithm}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        """Optuna's word for which scores are better."""
+        return "minimize" if self.cell.suite.metrics[0].better == "lower" else "maximize"
+
+    @property
+    def worst(self) -> float:
+        """What a sampler is told of a trial that diverged."""
+        return math.inf if self.direction == "minimize" else -math.inf
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Meta-iterations of one seed after which a trial is judged, the whole last."""
+        whole = self.cell.spec.iterations
+        if self.settings.pruner == "none" or not whole:
+            return (whole,)
+        return tuple(sorted({max(1, whole // REDUCTION**power) for power in (2, 1, 0)}))
+
+    @property
+    def pruner(self) -> optuna.pruners.BasePruner:
+        """Optuna's."""
+        if self.settings.pruner == "median":
+            return optuna.pruners.MedianPruner()
+        if self.settings.pruner == "hyperband" and self.rungs[-1]:
+            low, high = self.rungs[0], self.rungs[-1]
+            return optuna.pruners.HyperbandPruner(min_resource=low, max_resource=high, reduction_factor=REDUCTION)
+        return optuna.pruners.NopPruner()
+
+    def sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """A new one for each trial: a sampler that lives on draws from a state that dies with its process."""
+        seed = seeds.generator("sweep", self.settings.seed, number).initial_seed() % 2**32
+        match self.settings.sampler:
+            case "random":
+                return optuna.samplers.RandomSampler(seed=seed)
+            case "cmaes":
+                return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            case "grid":  # which numbers its points by its seed
+                return optuna.samplers.GridSampler(self.grid, seed=self.settings.seed)
+        return optuna.samplers.TPESampler(seed=seed)
+
+    @cached_property
+    def grid(self) -> dict[str, list[Any]]:
+        """Evenly spaced values, as few per hyperparameter as give every trial a point of its own."""
+        for points in range(1, self.settings.trials + 1):
+            grid = {name: _spaced(found, points) for name, found in self.space.items()}
+            if math.prod(map(len, grid.values())) >= self.settings.trials:
+                return grid
+        raise BenchError(
+            f"the grid of {self.named[1]} has {math.prod(map(len, grid.values()))} points, fewer than "
+            f"{self.settings.trials} trials. Ask for fewer trials, or for another sampler."
+        )
+
+    def cells(self, trial: FrozenTrial, iterations: int) -> list[Cell]:
+        """One cell per seed of a trial that is trained so far; all of them score validation tasks."""
+        suite, algorithm = self.named
+        values = algorithm.given | {name: str(value) for name, value in trial.params.items()}
+        asked = replace(
+            self.request,
+            suites=str(suite),
+            algos=str(Named(algorithm.name, values)),
+            iterations=iterations or None,
+        )
+        return [replace(cell, label=f"trial {trial.number} · {cell.label}") for cell in plan(asked)]
+
+    def outcome(self, trial: FrozenTrial, iterations: int, store: Store) -> Trial:
+        """What became of a trial at a rung, by its cells' records."""
+        cells = self.cells(trial, iterations)
+        records = [record for cell in cells if (record := store.record(cell.id))]
+        outcomes = {record.outcome for record in records}
+        score = None
+        if outcomes == {"finished"}:
+            score = math.fsum(validation_score(record, store) for record in records) / len(records)
+        return Trial(
+            number=trial.number,
+            parameters=trial.params,
+            default=trial.params == self.default,
+            outcome=next((bad for bad in ("failed", "diverged") if bad in outcomes), "finished"),
+            score=score if score is not None and math.isfinite(score) else None,
+            iterations=sum(record.stopped_at for record in records),
+            cells=tuple(cell.id for cell in cells),
+        )
+
+    def tuning(self, study: Study, store: Store) -> Tuning:
+        """All that was told so far."""
+        trials = []
+        for trial in study.trials[: self.settings.trials]:
+            pruned = trial.state == TrialState.PRUNED
+            found = self.outcome(trial, (trial.last_step or 0) if pruned else self.rungs[-1], store)
+            if trial.state.is_finished() and all(store.record(cell) for cell in found.cells):
+                trials.append(found.model_copy(update={"outcome": "pruned"}) if pruned else found)
+        spec, metric = self.cell.spec, self.cell.suite.metrics[0]
+        return Tuning(
+            study=self.name,
+            suite=spec.suite,
+            algorithm=spec.algorithm,
+            space=self.ranges,
+            metric=metric.name,
+            better=metric.better,
+            step=self.cell.suite.report_steps[-1],
+            iterations=self.request.iterations or 0,
+            seeds=self.request.seeds,
+            validation_tasks=spec.validation_tasks,
+            sampler=self.settings.sampler,
+            pruner=self.settings.pruner,
+            seed=self.settings.seed,
+            batch=self.settings.batch,
+            trials=tuple(trials),
+            finished=max((r.finished for t in trials for c in t.cells if (r := store.record(c))), default=""),
+        )
+
+
+def validation_score(record: Record, store: Store) -> float:
+    """Mean headline score over the validation tasks after the last of the suite's report steps; infinite if not one."""
+    table = store.read_table(record.cell, "scores.parquet")
+    judged = record.judgement
+    rows = table[(table["metric"] == judged.metric) & (table["step"] == judged.report_steps[-1])]
+    mean = float(rows["value"].mean(skipna=False))
+    return mean if math.isfinite(mean) else (math.inf if judged.better == "lower" else -math.inf)
+
+
+def sweeps(request: Request, settings: Settings) -> list[Sweep]:
+    """One per suite and algorithm; every mistake shows before any trial runs.
+
+    Args:
+        request: what to tune; iterations are a trial's, a tenth of the preset's unless given.
+        settings: of all sweeps.
+    """
+    for kind, name, allowed in (("sampler", settings.sampler, SAMPLERS), ("pruner", settings.pruner, PRUNERS)):
+        if name not in allowed:
+            raise unknown(kind, name, allowed)
+    found, catalogue = [], Catalogue(request.plugins)
+    for suite in parse(request.suites):
+        presets = suite_of(catalogue, suite).presets
+        if request.preset not in presets:
+            raise unknown("preset", request.preset, presets)
+        iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
+        for algorithm in parse(request.algos):
+            asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
+            sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
+            if settings.sampler == "grid":
+                sweep.grid  # noqa: B018  # a grid that is too small shows now
+            found.append(sweep)
+    return list({sweep.name: sweep for sweep in found}.values())
+
+
+def tune(
+    found: list[Sweep], root: Path, watch: Watch, time_limit: float | None = None, **execution: Any
+) -> list[tuple[Tuning, Study]]:
+    """Runs the sweeps in step, so that budgets are equal whenever the time runs out; goes on where it was cut.
+
+    Args:
+        found: what `sweeps` gave.
+        root: the run directory; trials are kept in its folder `tuning`.
+        watch: looks on.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        execution: where cells run, as run_cells takes it.
+
+    Returns:
+        Each sweep as it is kept, and its study in memory.
+
+    Raises:
+        BenchError: the storage does not answer.
+        StoreError: another process tunes in this run directory.
+    """
+    Store.create(root)
+    store = Store.create(root / TUNING)
+    settings = found[0].settings
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    lock = FileLock(store.root / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
+    storage = None
+    try:
+        storage = _storage(settings.storage, store.root)
+        studies = [
+            (sweep, optuna.create_study(storage=storage, study_name=sweep.name, sampler=optuna.samplers.RandomSampler(),
+                                        pruner=sweep.pruner, direction=sweep.direction, load_if_exists=True))
+            for sweep in found
+        ]  # fmt: skip
+        deadline = time.monotonic() + time_limit if time_limit else None
+        for first in range(0, settings.trials, settings.batch):
+            numbers = range(first, min(first + settings.batch, settings.trials))
+            if not _round(studies, numbers, store, watch, deadline, execution):
+                break
+        return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise _silent(settings.storage, error) from None
+    finally:
+        if isinstance(storage, optuna.storages.RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
+        lock.release()
+
+
+def _copy(sweep: Sweep, trials: Iterable[FrozenTrial]) -> Study:
+    """A study in memory, which needs no storage to answer."""
+    copy = optuna.create_study(
+        study_name=sweep.name, direction=sweep.direction, sampler=optuna.samplers.RandomSampler(), pruner=sweep.pruner
+    )
+    copy.add_trials(trials)
+    return copy
+
+
+def _round(
+    studies: list[tuple[Sweep, Study]],
+    numbers: range,
+    store: Store,
+    watch: Watch,
+    deadline: float | None,
+    execution: dict[str, Any],
+) -> bool:
+    """Asks, runs and tells some trials of every sweep; whether the time sufficed."""
+    for sweep, study in studies:
+        for number in numbers:
+            earlier = study.get_trials(deepcopy=False)
+            if len(earlier) <= number:
+                study.add_trial(propose(earlier, sweep))
+                if len(study.get_trials(deepcopy=False)) != number + 1:
+                    raise BenchError(
+                        f"somebody else adds trials to the study {sweep.name} in the same storage. One `bench tune` at "
+                        "a time proposes; give it workers or a cluster instead."
+                    )
+    for level in range(max(len(sweep.rungs) for sweep, _ in studies)):
+        cells: list[Cell] = []
+        for sweep, study in studies:
+            for trial in _reaching(sweep, study, numbers, level):
+                some = sweep.cells(trial, sweep.rungs[level])
+                told = trial.state.is_finished()
+                cells += [cell for cell in some if not told or store.record(cell.id) is None]
+        left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
+        plugins = studies[0][0].request.plugins
+        cells = list({cell.id: cell for cell in cells}.values())  # two trials may be alike
+        ended = run_cells(cells, store, watch, left, plugins, **execution) if cells else []
+        if {record.cell for record in ended} != {cell.id for cell in cells}:
+            return False
+        for sweep, study in studies:
+            for trial in _reaching(sweep, study, numbers, level):
+                if trial.state == TrialState.RUNNING:
+                    _tell(sweep, study, trial, level, store)
+    return True
+
+
+def _reaching(sweep: Sweep, study: Study, numbers: range, level: int) -> list[FrozenTrial]:
+    """The trials of a round, in order of their numbers, that were not pruned before a rung."""
+    if level >= len(sweep.rungs):
+        return []
+    some = [study.get_trials(deepcopy=False)[number] for number in numbers]
+    return [t for t in some if t.state != TrialState.PRUNED or (t.last_step or 0) >= sweep.rungs[level]]
+
+
+def _tell(sweep: Sweep, study: Study, trial: FrozenTrial, level: int, store: Store) -> None:
+    iterations = sweep.rungs[level]
+    found = sweep.outcome(trial, iterations, store)
+    value = sweep.worst if found.score is None else found.score
+    if found.outcome == "failed":
+        study.tell(trial.number, state=TrialState.FAIL)
+    elif iterations == sweep.rungs[-1]:
+        study.tell(trial.number, value)
+    else:
+        running = optuna.trial.Trial(study, trial._trial_id)
+        if iterations not in trial.intermediate_values:
+            running.report(value, iterations)
+        if running.should_prune():
+            study.tell(trial.number, state=TrialState.PRUNED)
+
+
+def _kept(tuning: Tuning, store: Store) -> Tuning:
+    folder = store.root / tuning.study
+    folder.mkdir(exist_ok=True)
+    write(folder / "sweep.json", tuning.model_dump_json(indent=1).encode())
+    return tuning
+
+
+def _storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
+    """A journal file, or the PostgreSQL database of a URL."""
+    if url is None:
+        path = folder / "journal.log"
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):  # a full disk cut the last line short, and the next would go bad
+            os.truncate(path, content.rfind(b"\n") + 1)
+        try:
+            return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        except (ValueError, KeyError) as error:
+            raise StoreError(f"{path} is corrupt ({error}). Move it away: a new one gets the same trials.") from None
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("postgresql", "postgresql+psycopg"):
+        reason = "SQLite loses and locks trials that come in parallel. " if scheme.startswith("sqlite") else ""
+        raise BenchError(
+            f"--storage {_shown(url)} is no PostgreSQL database. {reason}Write postgresql://user@host/database, or "
+            "leave --storage out: a journal file in the run directory needs no server."
+        )
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise BenchError("--storage postgresql://... needs psycopg: pip install 'meta-bench[postgresql]'.") from None
+    # A server that was restarted meanwhile is connected to anew.
+    options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10}}
+    try:
+        return optuna.storages.RDBStorage(f"postgresql+psycopg://{rest}", engine_kwargs=options)
+    except (StorageInternalError, SQLAlchemyError) as error:
+        raise _silent(url, error) from None
+
+
+def _silent(url: str | None, error: Exception) -> BenchError:
+    reason = str(error.__cause__ or error).splitlines()[0]
+    return BenchError(
+        f"the storage {_shown(url or '')} does not answer: {reason}. Start it, or mend --storage, and run the same "
+        "command again; what is finished is kept."
+    )
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return url.partition("://")[0] or "file"
+
+
+def _trial(
+    values: dict[str, Any], space: dict[str, BaseDistribution], system_attrs: dict[str, Any] | None = None
+) -> FrozenTrial:
+    return create_trial(
+        state=TrialState.RUNNING, params=values, distributions=space, system_attrs=dict(system_attrs or {})
+    )
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _within(value: Any, found: Any) -> Any:
+    return min(max(value, found.low), found.high)
+
+
+def _spaced(found: Any, points: int) -> list[Any]:
+    """At most so many values of a range, evenly spaced, ends included; the middle if there is but one."""
+    shares = [i / (points - 1) for i in range(points)] if points > 1 else [0.5]
+    if found.log:
+        low, high = math.log(found.low), math.log(found.high)
+        values = [math.exp(low + share * (high - low)) for share in shares]
+    else:
+        values = [found.low + share * (found.high - found.low) for share in shares]
+    whole = isinstance(found, IntDistribution)
+    return list(dict.fromkeys(round(v) if whole else _within(_rounded(float(v)), found) for v in values))

@@ -1,0 +1,271 @@
+"""What every N-way K-shot suite of images shares: how tasks are drawn, looked up and scored.
+
+One class drawn per label, its drawings permuted, each class turned by its own multiple of 90 degrees (the class
+augmentation of Finn et al. 2017, code). Letters: T tasks, W ways, S shots, Q queries per class, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from bench.core.errors import BenchError
+from bench.core.sheet import Sheet
+from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
+from suites.parts.nets import Conv4, FullyConnected
+
+FINN = "Finn et al. 2017, A.1"
+
+
+class Classes(NamedTuple):
+    """Tasks as indices: label w of task t is class `classes[t, w]`, turned `turns[t, w]` times."""
+
+    classes: Tensor  # [T, W]
+    turns: Tensor  # [T, W], quarter turns
+    drawings: Tensor  # [T, W, S + Q], support first
+
+
+class Labelled(NamedTuple):
+    """Images of one task; those that have no label come first and only give the statistics of normalisation."""
+
+    images: Tensor  # [M, 1, H, W]
+    labels: Tensor  # [N], the last N images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Supervised):
+    """N-way K-shot classification; subclasses give `pixels` and `classes_of`."""
+
+    ways: Annotated[int, Field(ge=2, description="classes in a task")] = 5
+    shots: Annotated[int, Field(ge=1, description="support drawings per class")] = 1
+    queries: Annotated[
+        int | None, Field(ge=1, description="query drawings per class; as many as shots unless given")
+    ] = None
+    norm: Annotated[
+        Literal["transductive", "inductive"],
+        Field(description="whether the query batch is normalised by its own statistics or by the support's"),
+    ] = "transductive"
+    net: Annotated[Literal["conv", "fc"], Field(description="4x64 strided convolutions, or 256-128-64-64")] = "conv"
+
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("accuracy", "%", "higher"), Metric("loss", "nats", "lower"))
+    presets: ClassVar[dict[str, Budget]] = {
+        "smoke": Budget(4, 10, 5),
+        "quick": Budget(1_000),
+        "paper": Budget(60_000),
+    }
+
+    drawings_per_class: ClassVar[int] = 20
+    image_shape: ClassVar[tuple[int, ...]] = (28, 28)
+
+    def __post_init__(self) -> None:
+        """Refuses tasks that need more drawings than a class has."""
+        available = self.drawings_per_class
+        if self.shots + self.per_class_queries > available:
+            raise BenchError(
+                f"shots={self.shots} and {self.per_class_queries} queries per class need "
+                f"{self.shots + self.per_class_queries} drawings of each class, which has {available}. "
+                f"Lower shots, or give queries explicitly: shots + queries <= {available}."
+            )
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 [C, drawings, H, W], dark ink on white."""
+        raise NotImplementedError
+
+    def classes_of(self, split: Split) -> Tensor:
+        """The indices of a split's classes."""
+        raise NotImplementedError
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """What each class is one of, such as an alphabet, for a picture of what is confused; by default its own."""
+        return [f"class {i}" for i in range(len(self.pixels))]
+
+    @property
+    def per_class_queries(self) -> int:
+        """Query drawings per class."""
+        return self.queries or self.shots
+
+    @property
+    def setting(self) -> str:
+        """As papers name it."""
+        extra = f", {self.queries} queries" if self.queries else ""
+        return f"{self.ways}-way {self.shots}-shot{extra}"
+
+    @property
+    def report_steps(self) -> tuple[int, ...]:
+        """One step, and the number that the paper took at test."""
+        return (1, 3) if self.ways < 20 else (1, 5)
+
+    @property
+    def protocol(self) -> dict[str, Setting]:
+        """The paper's for 5 ways below 20 ways, and for 20 ways from there; its rates are in its own loss's units."""
+        published, steps, batch = (0.4, 1, 32) if self.ways < 20 else (0.1, 5, 16)
+        scaled = f"published {published}, which multiplies the gradient of N = {self.ways} times the mean loss ({FINN})"
+        return {
+            "inner_lr": Setting(published * self.ways, scaled),
+            "steps": Setting(steps, FINN),
+            "outer_lr": Setting(0.001, "Finn et al. 2017, code"),
+            "meta_batch": Setting(batch, FINN),
+        }
+
+    @property
+    def floor(self) -> float:
+        """Chance, in percent."""
+        return 100 / self.ways
+
+    @property
+    def evaluations(self) -> tuple[Self, ...]:
+        """Normalised as declared, then the other way."""
+        other: Literal["transductive", "inductive"] = "inductive" if self.norm == "transductive" else "transductive"
+        return (self, replace(self, norm=other))
+
+    def module(self) -> nn.Module:
+        """The paper's convolutional or fully connected network."""
+        return self.network(self.ways)
+
+    def network(self, outputs: int) -> nn.Module:
+        """Likewise, with another number of outputs."""
+        return Conv4(outputs) if self.net == "conv" else FullyConnected(outputs)
+
+    def adaptable(self, name: str) -> bool:
+        """All but the shifts of normalisation, which the paper's code leaves out of the inner loop."""
+        return not name.startswith("norms.")
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+        """`count` tasks; no class stands twice in a task, no drawing both in support and query."""
+        classes = self.classes_of(split)
+        if self.ways > len(classes):
+            raise BenchError(
+                f"ways={self.ways}, but the {split} split has {len(classes)} classes. Give ways <= {len(classes)}."
+            )
+        chosen = _permutations(count, len(classes), generator)[:, : self.ways]
+        turns = torch.randint(4, (count, self.ways), generator=generator)
+        drawings = _permutations(count * self.ways, self.drawings_per_class, generator)
+        kept = drawings[:, : self.shots + self.per_class_queries]
+        return Classes(classes[chosen], turns, kept.view(count, self.ways, -1))
+
+    def look_up(self, tasks: Classes, role: Role) -> Labelled:
+        """The images, ink 1 on paper 0, class by class; an inductive query brings the support along."""
+        support, query = tasks.drawings.split([self.shots, self.per_class_queries], dim=2)
+        if role == "support":
+            return Labelled(self.images(tasks, support), self._labels(support))
+        images = self.images(tasks, query)
+        if self.norm == "inductive":
+            images = torch.cat([self.images(tasks, support), images], 1)
+        return Labelled(images, self._labels(query))
+
+    def predict(self, params: Params, data: Labelled) -> Tensor:
+        """Log-probabilities [N, W]."""
+        unlabelled = len(data.images) - len(data.labels)
+        logits = self.call(params, data.images, unlabelled or None)[unlabelled:]
+        return functional.log_softmax(logits, -1)
+
+    def losses(self, prediction: Tensor, data: Labelled) -> Tensor:
+        """Cross-entropy per image, [N]."""
+        return -prediction.gather(-1, data.labels.unsqueeze(-1)).squeeze(-1)
+
+    def score(self, prediction: Tensor, data: Labelled) -> dict[str, Tensor]:
+        """Accuracy in percent and the mean cross-entropy."""
+        right = (prediction.argmax(-1) == data.labels).to(prediction.dtype)
+        return {"accuracy": 100 * right.mean(), "loss": self.losses(prediction, data).mean()}
+
+    def average(self, predictions: Tensor) -> Tensor:
+        """The logarithm of the members' mean probability."""
+        return torch.logsumexp(predictions, 0) - torch.log(torch.tensor(float(len(predictions))))
+
+    def pretraining(self) -> "Pretraining":
+        """All training classes at once, under one wide head."""
+        return Pretraining(self)
+
+    def replace_head(self, params: Params, generator: Generator) -> Params:
+        """The pretrained body under a fresh head for `ways` classes, drawn as pretraining's was."""
+        weight = params["head.weight"].new_empty(self.ways, params["head.weight"].shape[1])
+        nn.init.xavier_uniform_(weight, generator=generator)
+        return {**params, "head.weight": weight, "head.bias": weight.new_zeros(self.ways)}
+
+    def stand_in(self) -> Self:
+        """Random pixels in place of the data set's, the same for every class."""
+        other = replace(self)
+        count = max(int(self.classes_of(split).max()) for split in get_args(Split)) + 1
+        shape = (self.drawings_per_class, *self.image_shape)
+        noise = torch.randint(256, shape, generator=Generator().manual_seed(0), dtype=torch.uint8)
+        vars(other)["_tensor"] = noise.expand(count, *shape)
+        return other
+
+    def sheet(self) -> Sheet:
+        """Twelve test classes, all their drawings."""
+        classes = self.classes_of("test")
+        rows = classes[torch.linspace(0, len(classes) - 1, 12).long()]
+        return Sheet("images", 1 - self.pixels[rows.numpy()] / 255.0)
+
+    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+        """[T, W, S] drawings of the tasks' classes -> [T, W S, 1, H, W], turned, ink 1 on paper 0."""
+        images = self._tensor[tasks.classes.unsqueeze(-1), drawings]  # [T, W, S, H, W]
+        turns = tasks.turns
+        for quarter in (1, 2, 3):
+            turned = turns == quarter
+            images[turned] = torch.rot90(images[turned], quarter, (-2, -1))
+        return 1 - images.flatten(1, 2).unsqueeze(2).float() / 255
+
+    def _labels(self, drawings: Tensor) -> Tensor:
+        count, ways, each = drawings.shape
+        return torch.arange(ways).repeat_interleave(each).expand(count, -1)
+
+    @cached_property
+    def _tensor(self) -> Tensor:
+        return torch.from_numpy(self.pixels)
+
+
+class Pretraining(Supervised):
+    """Plain classification of all training classes by one wide head, on the same images that meta-training sees.
+
+    A class in one of its four orientations is a class of its own here.
+    """
+
+    def __init__(self, suite: Images) -> None:
+        """The view of `suite` under which a network is pretrained."""
+        self.suite = suite
+        self.classes = suite.classes_of("train")
+
+    @property
+    def protocol(self) -> dict[str, Setting]:
+        """The suite's."""
+        return self.suite.protocol
+
+    def module(self) -> nn.Module:
+        """The suite's network with one output per class and orientation; its head starts small, since it is wide."""
+        network = self.suite.network(4 * len(self.classes))
+        nn.init.xavier_uniform_(network.get_parameter("head.weight"))
+        return network
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+        """The suite's tasks."""
+        return self.suite.sample(count, split, generator)
+
+    def look_up(self, tasks: Classes, role: Role) -> Labelled:
+        """All the images of all tasks in one batch [1, T N, ...], with labels that mean the same in every task."""
+        labels = 4 * torch.searchsorted(self.classes, tasks.classes) + tasks.turns
+        each = tasks.drawings.shape[-1]
+        images = self.suite.images(tasks, tasks.drawings).flatten(0, 1)
+        return Labelled(images.unsqueeze(0), labels.flatten().repeat_interleave(each).unsqueeze(0))
+
+    def predict(self, params: Params, data: Labelled) -> Tensor:
+        """Log-probabilities [N, 4 C]."""
+        return functional.log_softmax(self.call(params, data.images), -1)
+
+    def losses(self, prediction: Tensor, data: Labelled) -> Tensor:
+        """Cross-entropy per image, [N]."""
+        return self.suite.losses(prediction, data)
+
+
+def _permutations(rows: int, length: int, generator: Generator) -> Tensor:
+    # Sorting uniform draws, not randperm: one call for all rows, and a stream that torch's versions share.
+    return torch.rand(rows, length, generator=generator, dtype=torch.float64).argsort(1)

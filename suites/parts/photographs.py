@@ -1,0 +1,160 @@
+"""What suites of photographs share: colour, no turns, the max-pooling network, and folders that people already have.
+
+Such data may not be passed on, so nothing is downloaded: what lies in `--data-dir` is read once and cached as arrays.
+Letters: C classes, H height, W width.
+"""
+
+import io
+import pickle
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from bench.core.data import cached_array, data_dir
+from bench.core.errors import DataError
+from bench.core.types import Setting, Split
+from suites.parts.fewshot import FINN, Classes, Images
+from suites.parts.nets import Pool4
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+By = dict[str, list[NDArray[np.uint8]]]  # class -> images [H, W, 3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourImages(Images):
+    """N-way K-shot classification of colour photographs; subclasses say where they lie and how they are split."""
+
+    net: Annotated[Literal["conv"], Field(description="4x32 convolutions with max-pooling")] = "conv"
+
+    presets: ClassVar = {**Images.presets, "quick": Images.presets["quick"]._replace(iterations=300)}
+    drawings_per_class: ClassVar[int] = 600
+    split_sizes: ClassVar[dict[Split, int]] = {"train": 64, "validation": 16, "test": 20}
+    clip: ClassVar[float | None] = 10.0  # Finn et al. 2017, code
+
+    @property
+    def report_steps(self) -> tuple[int, ...]:
+        """One step, and the ten that the paper took at test."""
+        return (1, 10)
+
+    @property
+    def protocol(self) -> dict[str, Setting]:
+        """The paper's; its rate is in its own loss's units."""
+        scaled = f"published 0.01, which multiplies the gradient of N = {self.ways} times the mean loss ({FINN})"
+        return {
+            "inner_lr": Setting(0.01 * self.ways, scaled),
+            "steps": Setting(5, FINN),
+            "outer_lr": Setting(0.001, "Finn et al. 2017, code"),
+            "meta_batch": Setting(4, f"{FINN} for one shot, and the code's command for five"),
+        }
+
+    def network(self, outputs: int) -> nn.Module:
+        """Four 3x3 convolutions of 32 filters, each normalised and max-pooled."""
+        side = self.image_shape[1] // 16
+        return Pool4(outputs, 32, side * side)
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+        """Tasks as of any image suite, but photographs have an upside."""
+        tasks = super().sample(count, split, generator)
+        return tasks._replace(turns=torch.zeros_like(tasks.turns))
+
+    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+        """[T, W, S] -> [T, W S, 3, H, W], from 0 to 1."""
+        return self._tensor[tasks.classes.unsqueeze(-1), drawings].flatten(1, 2).float() / 255
+
+    def classes_of(self, split: Split) -> Tensor:
+        """The classes of a split, which lie one split after the other."""
+        sizes = [self.split_sizes[s] for s in SPLITS]
+        first = sum(sizes[: SPLITS.index(split)])
+        return torch.arange(first, first + self.split_sizes[split])
+
+
+def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path], Iterable[By]]]) -> NDArray[np.uint8]:
+    """uint8 [C, 600, 3, H, W] of a data set in `--data-dir`, its splits one after the other, cached.
+
+    Args:
+        name: of the data set and of its folder.
+        shape: of one image, [3, H, W].
+        layouts: what may lie in that folder, in words, and how each is read: its splits in order.
+
+    Raises:
+        DataError: there is no such folder, nothing in it is one of the layouts, or images are missing.
+    """
+    root = data_dir()
+    ways = "; or ".join(layouts)
+    if root is None or not (folder := root / name).is_dir():
+        raise DataError(
+            f"{name} may not be passed on, so bench can't download it. Put it into a folder {name}/ as {ways}; "
+            f"and give the folder above it as --data-dir (BENCH_DATA_DIR){f', which is {root}' if root else ''}."
+        )
+
+    def build() -> NDArray[np.uint8]:
+        for read in layouts.values():
+            found = {label: images for split in read(folder) for label, images in sorted(split.items())}
+            if not found:
+                continue
+            few = [label for label, images in found.items() if len(images) != ColourImages.drawings_per_class]
+            if len(found) != 100 or few:
+                raise DataError(
+                    f"{folder} has {len(found)} classes, of 100, and {len(few)} of them do not have 600 images "
+                    f"({', '.join(few[:3])}). Get an intact copy."
+                )
+            return np.stack([np.stack(images).transpose(0, 3, 1, 2) for images in found.values()])
+        raise DataError(f"nothing in {folder} is {name} as bench reads it: {ways}.")
+
+    files = sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*"))
+    state = zlib.crc32(repr((str(folder), files)).encode())
+    return cached_array(name, f"{'x'.join(map(str, shape))}-{state:08x}", build)
+
+
+def decode(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """An image file as [H, W, 3], resized as the paper's code does where it is not of that size."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            colour = image.convert("RGB")
+            size = (shape[2], shape[1])
+            return np.asarray(colour if colour.size == size else colour.resize(size, Image.Resampling.LANCZOS))
+    except OSError as error:
+        raise DataError(f"cannot read the image {path} ({error}). Get an intact copy.") from None
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """The images in a folder and below, sorted."""
+    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+
+
+def unpickle(path: Path) -> Any:
+    """The arrays, lists, dictionaries and strings in a pickle file, which runs no code of its own.
+
+    Raises:
+        DataError: the file is damaged, or names anything that is no array.
+    """
+    try:
+        return _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError) as error:
+        raise DataError(f"cannot read {path} safely ({error}). Get an intact copy.") from None
+
+
+class _Arrays(pickle.Unpickler):
+    _ALLOWED = (
+        *(("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")),
+        *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)

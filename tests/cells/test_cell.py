@@ -1,0 +1,175 @@
+"""A cell's result is its specification's: whatever was cut, resumed or extended on the way."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import bench
+from bench.api import Silent, run_cells
+from bench.cells.cell import Deadline, run_cell
+from bench.core.discovery import Catalogue
+from bench.core.errors import BenchError
+from bench.core.records import Record
+from bench.learning.train import Training
+from bench.planning.plan import Request, plan
+from bench.storage.store import Store
+
+SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
+
+
+def cells_of(suite: str, algos: str, **options: Any) -> list[Any]:
+    return plan(Request(suites=suite, algos=algos, **{**SMALL, **options}))
+
+
+def run(store: Path, suite: str, algos: str, **options: Any) -> list[Record]:
+    return run_cells(cells_of(suite, algos, **options), Store.create(store), Silent(), None, ())
+
+
+class StopAt(Silent):
+    """Interrupts at an iteration, as Ctrl-C would."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def trains(self, cell: Any, state: Training) -> None:
+        if state.iteration == self.iteration:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("engine", "cut"), [("eager", 1), ("eager", 64), ("eager", 65), ("learn2learn", 49)])
+def test_an_interrupted_run_ends_with_the_digest_of_an_uninterrupted_one(tmp_path: Path, engine: str, cut: int) -> None:
+    options: dict[str, Any] = {"iterations": 70, "engine": engine}
+    [whole] = run(tmp_path / "whole", "sinusoid", "metasgd[meta_batch=2]", **options)
+    [cell] = cells_of("sinusoid", "metasgd[meta_batch=2]", **options)
+    store = Store.create(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(cell, store, StopAt(cut), Deadline(), Catalogue())
+    assert store.record(cell.id) is None
+    record = run_cell(cell, store, Silent(), Deadline(), Catalogue())
+    assert record is not None
+    assert (record.digest, record.pieces) == (whole.digest, 2)
+
+
+def test_more_iterations_go_on_from_the_shorter_run(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"selection": "best", "validate_every": 20}
+    run(tmp_path / "a", "sinusoid", "maml", iterations=30, **options)
+    [longer] = run(tmp_path / "a", "sinusoid", "maml", iterations=70, **options)
+    [whole] = run(tmp_path / "b", "sinusoid", "maml", iterations=70, **options)
+    assert longer.pieces == 2
+    assert longer.digest == whole.digest
+
+
+def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
+    [first] = run(tmp_path, "sinusoid", "maml", iterations=5)
+    [again] = run(tmp_path, "sinusoid", "maml", iterations=5)
+    assert again == first
+
+
+def test_other_seeds_and_parameters_are_other_cells_with_other_results(tmp_path: Path) -> None:
+    records = run(tmp_path, "sinusoid", "maml,maml[inner_lr=0.02],maml[steps=1]", seeds=(0, 1), iterations=5)
+    assert len({record.digest for record in records}) == len(records) == 4  # steps=1 is the protocol's own
+
+
+def test_all_algorithms_and_seeds_meet_the_same_test_tasks() -> None:
+    cells = cells_of("sinusoid", "maml,finetune,oracle", seeds=(0, 1))
+    assert len({tuple(cell.spec.manifests.items()) for cell in cells}) == 1
+
+
+def test_a_diverged_cell_is_recorded_with_its_step_and_the_others_go_on(tmp_path: Path) -> None:
+    diverged, finished = run(tmp_path, "sinusoid", "maml[inner_lr=1e30],maml", iterations=5)
+    assert (diverged.outcome, finished.outcome) == ("diverged", "finished")
+    assert "meta-iteration" in diverged.message
+
+
+def test_editing_a_plug_in_makes_its_cells_run_again(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    source = (Path(__file__).parents[2] / "examples" / "reptile.py").read_text().replace("Reptile", "Mine")
+    plugin.write_text(source)
+    [before] = cells_of("sinusoid", "mine", plugins=(plugin,))
+    plugin.write_text(source + "\n# edited\n")
+    [after] = cells_of("sinusoid", "mine", plugins=(plugin,))
+    assert before.id != after.id
+
+
+def test_no_test_task_is_touched_before_meta_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench.cells.cell
+
+    seen: list[str] = []
+    original = bench.cells.cell.manifest
+
+    def spy(suite: Any, name: str, split: Any) -> Any:
+        seen.append(split)
+        return original(suite, name, split)
+
+    monkeypatch.setattr(bench.cells.cell, "manifest", spy)
+    run(tmp_path, "sinusoid", "finetune", iterations=60, selection="best", validate_every=30)
+    first_test = seen.index("test")
+    assert "validation" in seen[:first_test]
+    assert set(seen[first_test:]) == {"test"}
+
+
+def test_a_rate_is_selected_on_the_validation_tasks_and_recorded(tmp_path: Path) -> None:
+    [record] = run(tmp_path, "sinusoid", "scratch")
+    assert set(record.selected) == {"inner_lr"}
+    assert record.spec.iterations == 0
+
+
+def test_the_store_gives_back_a_tidy_frame_and_the_trained_module(tmp_path: Path) -> None:
+    frame = bench.run("sinusoid", ["maml", "metasgd"], out=tmp_path, iterations=5, **SMALL)
+    loaded = bench.load(tmp_path)
+    keys = ["algorithm", "setting", "task", "step"]
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(frame).sort_values(keys, ignore_index=True),
+        pd.DataFrame(loaded).sort_values(keys, ignore_index=True),
+    )
+    assert set(loaded["step"]) == set(range(11))
+    assert loaded.groupby(["algorithm", "setting"])["task"].nunique().unique().tolist() == [20]
+    cell = loaded.loc[loaded["algorithm"] == "metasgd", "cell"].iloc[0]
+    module = loaded.model(cell)
+    assert module(torch.zeros(3, 1)).shape == (3, 1)
+    with pytest.raises(BenchError, match="no finished cell"):
+        loaded.model("0000")
+
+
+def test_one_trained_cell_is_scored_with_both_normalisations(tmp_path: Path) -> None:
+    [record] = run(tmp_path, "glyphs", "fomaml[meta_batch=2]", iterations=2)
+    scores = Store.open(tmp_path).read_table(record.cell, "scores.parquet")
+    assert set(scores["norm"]) == {"transductive", "inductive"}
+    wide = scores[scores["metric"] == "loss"].pivot(index=["task", "step"], columns="norm", values="value")
+    assert (wide["transductive"] != wide["inductive"]).any()
+
+
+def test_training_states_survive_a_round_trip() -> None:
+    meta = {"params": {"a.b": torch.randn(2, 3)}, "rates": {"a.b": torch.rand(2, 3)}}
+    state = Training.begin(meta)
+    state.iteration, state.losses, state.curve = 7, [0.1, 1 / 3], [(50, 0.5, None), (100, 0.25, 1 / 7)]
+    loaded = Training.load(state.save(), meta)
+    assert dataclasses.replace(loaded, meta=None, moments=[]) == dataclasses.replace(state, meta=None, moments=[])
+    assert torch.equal(loaded.meta["rates"]["a.b"], meta["rates"]["a.b"])
+
+
+def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from dataclasses import dataclass\n"
+        "from algorithms.maml import MAML\n\n"
+        "@dataclass(frozen=True, kw_only=True)\n"
+        "class Mine(MAML):\n"
+        "    def start(self, meta, noise):\n"
+        "        return {name: 2 * p for name, p in meta.items()}\n"
+    )
+    with pytest.raises(BenchError, match="learn2learn has no mine"):
+        cells_of("sinusoid", "mine", engine="learn2learn", plugins=(plugin,))
+    assert cells_of("sinusoid", "fomaml", engine="learn2learn")[0].spec.engine == "learn2learn"
+
+
+def test_a_chunk_that_was_asked_for_is_kept_and_changes_no_digit_that_counts(tmp_path: Path) -> None:
+    whole, parts = (bench.run("sinusoid", "maml", out=tmp_path / str(n), chunk_tasks=n, **SMALL) for n in (None, 10))
+    (record,) = parts.store.records()
+    assert record.chunk_tasks == record.spec.chunk_tasks == 10
+    assert record.cell != next(whole.store.records()).cell
+    assert parts["value"].to_numpy() == pytest.approx(whole["value"].to_numpy(), rel=1e-3)
