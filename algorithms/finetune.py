@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Episode, Learner, Loss, Params, Search
+from bench.core.types import Data, Episode, Learner, Params, Search, Task
 
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -28,15 +28,15 @@ class Finetune(Learner):
 
     train_view: ClassVar[str] = "pretraining"
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
         if self.inner_lr is None:
             raise ValueError("the rate is open: adapt with one of candidates()")
-        return descend(state, gradient("first_order", loss)(state, data), self.inner_lr)
+        return descend(state, gradient("first_order", task)(state, data), self.inner_lr)
 
-    def meta_loss(self, meta: Params, loss: Loss, episode: Episode) -> Tensor:
+    def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """L(θ), not adapted."""
-        return loss(meta, episode.query)
+        return task.loss(meta, episode.query)
 
     def candidates(self) -> tuple[Self, ...]:
         """One learner per rate of the grid, or itself where the rate was given."""

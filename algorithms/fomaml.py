@@ -6,7 +6,7 @@ Finn, Abbeel, Levine 2017 (arXiv:1703.03400), section 5.2, "first-order approxim
 from dataclasses import dataclass
 
 from algorithms.maml import MAML
-from bench.core.types import GradientName
+from bench.core.gradients import GradientName
 
 
 @dataclass(frozen=True, kw_only=True)

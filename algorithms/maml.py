@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from bench.core.gradients import descend, gradient
-from bench.core.types import Data, GradientName, Learner, Loss, Params, Search
+from bench.core.gradients import GradientName, descend, gradient
+from bench.core.types import Data, Learner, Params, Search, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,6 @@ class MAML(Learner):
         """Exact unless the inner gradient is taken for a constant."""
         return self.gradient != "first_order"
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
-        return descend(state, gradient(self.gradient, loss)(state, data), self.inner_lr)
+        return descend(state, gradient(self.gradient, task)(state, data), self.inner_lr)

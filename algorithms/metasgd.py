@@ -11,8 +11,8 @@ from pydantic import Field
 from torch import Generator
 
 from bench.core.errors import BenchError
-from bench.core.gradients import descend, gradient
-from bench.core.types import Data, GradientName, Learner, Loss, Meta, NewParams, Params, Search
+from bench.core.gradients import GradientName, descend, gradient
+from bench.core.types import Data, Learner, Meta, Params, Search, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class MetaSGD(Learner):
         """Exact unless the inner gradient is taken for a constant."""
         return self.gradient != "first_order"
 
-    def init(self, new_params: NewParams, generator: Generator) -> Meta:
+    def init(self, task: Task, generator: Generator) -> Meta:
         """θ and one rate per scalar weight, all at one value drawn from U[low, high]."""
-        params = new_params(generator)
+        params = task.new_params(generator)
         rate = self.low + (self.high - self.low) * torch.rand((), generator=generator).item()
         return {"params": params, "rates": {n: torch.full_like(p, rate) for n, p in params.items()}}
 
@@ -51,6 +51,6 @@ class MetaSGD(Learner):
         params: Params = meta["params"]
         return params
 
-    def step(self, meta: Meta, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Meta, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∘ ∇L(θ_k)."""
-        return descend(state, gradient(self.gradient, loss)(state, data), meta["rates"])
+        return descend(state, gradient(self.gradient, task)(state, data), meta["rates"])

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.core.types import Data, Episode, Learner, Loss, Params
+from bench.core.types import Data, Episode, Learner, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,10 +20,10 @@ class Oracle(Learner):
     train_view: ClassVar[str] = "oracle_view"
     test_view: ClassVar[str] = "oracle_view"
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """The same parameters."""
         return state
 
-    def meta_loss(self, meta: Params, loss: Loss, episode: Episode) -> Tensor:
+    def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """L(θ), not adapted."""
-        return loss(meta, episode.query)
+        return task.loss(meta, episode.query)

@@ -16,7 +16,8 @@ from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.learning.train import Training
+from bench.core.trees import shapes_of
+from bench.learning.training import Training
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
 from bench.storage.store import MARK, Store
@@ -46,9 +47,9 @@ class Results(pd.DataFrame):
         if record is None:
             raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
         catalogue = Catalogue(tuple(map(Path, plugins)))
-        suite, algorithm, meta = trained(self.store, record, catalogue)
-        params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(meta, 1, seeds_.generator(0))))
-        module: nn.Module = suite.module()
+        views, algorithm, meta = trained(self.store, record, catalogue)
+        params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(shapes_of(meta), 1, seeds_.generator(0))))
+        module: nn.Module = views.training.module()
         module.load_state_dict(params, strict=False)
         return module
 

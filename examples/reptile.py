@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Episode, Learner, Loss, Params, Search
+from bench.core.types import Data, Episode, Learner, Params, Search, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class Reptile(Learner):
         """No: θ_K is a constant."""
         return False
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
-        return descend(state, gradient("first_order", loss)(state, data), self.inner_lr)
+        return descend(state, gradient("first_order", task)(state, data), self.inner_lr)
 
-    def meta_loss(self, meta: Params, loss: Loss, episode: Episode) -> Tensor:
+    def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """½ ‖φ − stop(θ_K)‖²."""
         theta = meta
         for k, data in enumerate(episode.support):
-            theta = self.step(meta, theta, loss, data, k)
+            theta = self.step(meta, theta, task, data, k)
         return torch.stack([(meta[name] - theta[name].detach()).square().sum() for name in meta]).sum() / 2

@@ -21,18 +21,17 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils._pytree import tree_map
 
-from bench.core import seeds
-from bench.core.discovery import Catalogue, parameters
+from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Judgement, Outcome, Record
-from bench.core.types import Episode, Interactive, Learner, Meta, Suite
-from bench.learning.engines import learn2learn, vectorised
-from bench.learning.evaluate import manifest, steps_of, to, trace, traces
-from bench.learning.train import Diverged, Outer, Training, episodes, named_leaves, train
-from bench.learning.trpo import trpo
-from bench.planning.plan import Cell, view
+from bench.core.trees import named_leaves
+from bench.core.types import Suite
+from bench.learning.engines import vectorised
+from bench.learning.train import Diverged
+from bench.learning.training import Training
+from bench.planning.plan import Cell
+from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 
 SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
@@ -85,7 +84,7 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
             vectorised.keep_memory()
             peak = PeakMemory()
             try:
-                outcome = _Run(cell, store, watch, deadline, catalogue).record(peak)
+                outcome = _Run(cell, store, watch, deadline).record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
@@ -98,13 +97,10 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
 
 
 class _Run:
-    def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> None:
+    def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
-        self.spec, self.algorithm = cell.spec, cell.algorithm
-        self.chunk = cell.spec.chunk_tasks
-        name = cell.spec.algorithm.name
-        self.training_suite = view(cell.suite, self.algorithm.train_view, name, catalogue)
-        self.tested = view(cell.suite, self.algorithm.test_view, name, catalogue)
+        self.spec = cell.spec
+        self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm)
 
     def record(self, peak: "PeakMemory") -> Record | None:
         state = self._state()
@@ -117,10 +113,7 @@ class _Run:
             return _record(self.cell, "diverged", str(error), state.iteration, peak, state)
         self.watch.scores(self.cell)
         began = time.perf_counter()
-        meta = state.best if self.spec.selection == "best" and state.best is not None else state.meta
-        meta = self._fit_for_test(meta)
-        chosen, selected = self._select(meta)
-        scores = self._test(chosen, meta)
+        scores, selected = self.protocol.score(state)
         curve = _curve(state)
         tables = {"scores.parquet": scores, "curve.parquet": curve}
         files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
@@ -131,24 +124,21 @@ class _Run:
             state.iteration,
             peak,
             state,
-            digest=digest(state.meta, scores, curve),
+            digest=digest(state, scores, curve),
             files=files,
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
-            chunk_tasks=self.chunk,
+            chunk_tasks=self.protocol.chunk,
             environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )
 
     def _state(self) -> Training:
-        def fresh() -> Meta:
-            return self.algorithm.init(self.training_suite.new_params, seeds.generator(self.spec.seed, "init"))
-
         found = self._checkpoint()
         if found is None:
-            return Training.begin(to(fresh(), self.spec.device))
+            return self.protocol.begin(None)
         path, content = found
         try:
-            state = Training.load(content, fresh(), self.spec.device)
+            state = self.protocol.begin(content)
         except Exception as error:
             raise StoreError(
                 f"the checkpoint {path} is corrupt or foreign ({_first_line(error)}). Remove it and run again."
@@ -175,30 +165,9 @@ class _Run:
     def _train(self, state: Training) -> bool:
         """Whether training reached its end before the deadline."""
         if state.iteration < self.spec.iterations:
-            batches = episodes(
-                self.training_suite,
-                self.algorithm,
-                lambda: state.meta,
-                self.spec.seed,
-                state.iteration,
-                self.spec.device,
-            )
-            iterations = train(
-                state,
-                batches,
-                self._meta_gradient(),
-                self.algorithm.outer_lr,
-                self.spec.iterations,
-                self._validation(),
-                self.spec.validate_every,
-                self._better,
-                self.cell.suite.clip,
-                self.training_suite,
-                self._outer(),
-            )
             saved = time.monotonic()
             try:
-                for _ in _between_interrupts(iterations):
+                for _ in _between_interrupts(self.protocol.advance(state)):
                     self.watch.trains(self.cell, state)
                     if self.deadline.passed():
                         break
@@ -215,117 +184,12 @@ class _Run:
     def _save(self, state: Training) -> None:
         self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
 
-    def _meta_gradient(self) -> vectorised.MetaGradient:
-        if self.spec.engine == "learn2learn":
-            return learn2learn.meta_gradient(self.training_suite, self.algorithm)
-        return vectorised.meta_gradient(
-            self.training_suite,
-            self.algorithm,
-            compiled=self.spec.engine == "compiled",
-            chunk=self.chunk,
-            halved=self._halved,
-        )
 
-    def _outer(self) -> Outer | None:
-        """The suite's outer rule, None for Adam."""
-        suite = self.training_suite
-        if not isinstance(suite, Interactive) or suite.outer == "adam":
-            return None
-
-        def step(meta: Meta, gradient: Meta, batch: Episode) -> tuple[Meta, dict[str, float]]:
-            move = trpo(suite, self.algorithm, meta, gradient, batch)
-            return move.meta, {"kl": move.kl, "tries": float(move.tries)}
-
-        return step
-
-    def _halved(self, chunk: int) -> None:
-        log.warning("out of memory: going on with %d tasks in memory at once", chunk)
-        self.chunk = chunk
-
-    def _fit_for_test(self, meta: Meta) -> Meta:
-        if self.algorithm.train_view != "pretraining":
-            return meta
-        return to(self.tested.replace_head(to(meta, "cpu"), seeds.generator(self.spec.seed, "head")), self.spec.device)
-
-    def _better(self, a: float, b: float) -> bool:
-        return a < b if self.tested.metrics[0].better == "lower" else a > b
-
-    def _validation(self) -> Any:
-        open_rate = len(self.algorithm.candidates()) > 1
-        if open_rate and self.spec.selection == "last":
-            return None  # a curve over every candidate would cost more than the training
-
-        def validate(meta: Meta) -> float:
-            meta = self._fit_for_test(meta)
-            scores = [self._validate(candidate, meta) for candidate in self.algorithm.candidates()]
-            return min(scores) if self.tested.metrics[0].better == "lower" else max(scores)
-
-        return validate
-
-    def _validate(self, algorithm: Learner, meta: Meta) -> float:
-        suite = self.tested.evaluations[0]
-        tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
-        steps = suite.report_steps[-1]
-        scores = trace(suite, algorithm, meta, tasks, steps, self.spec.device)[suite.metrics[0].name][:, -1]
-        mean = scores.double().mean().item()
-        return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
-
-    def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
-        tasks, found = manifest(suite, self.spec.suite.name, split)
-        if found != self.spec.manifests[f"{suite.setting}/{split}"]:
-            raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
-        return tree_map(lambda x: x[:count], tasks)
-
-    def _select(self, meta: Meta) -> tuple[Learner, dict[str, Any]]:
-        candidates = self.algorithm.candidates()
-        if len(candidates) == 1:
-            return candidates[0], {}
-        scores = [self._validate(candidate, meta) for candidate in candidates]
-        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=self.tested.metrics[0].better == "higher")
-        chosen = candidates[order[0]]
-        given = parameters(self.algorithm)
-        selected = {name: value for name, value in parameters(chosen).items() if value != given[name]}
-        log.info("selected %s on the validation tasks", selected)
-        return chosen, selected
-
-    def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
-        frames = []
-        for suite, scores in self._traces(algorithm, meta):
-            for name, values in scores.items():
-                count, steps = values.shape
-                frames.append(
-                    pd.DataFrame(
-                        {
-                            "setting": suite.setting,
-                            "norm": suite.norm,
-                            "metric": name,
-                            "task": np.repeat(np.arange(count), steps),
-                            "step": np.tile(np.arange(steps), count),
-                            "value": values.double().numpy().reshape(-1),
-                        }
-                    )
-                )
-        return pd.concat(frames, ignore_index=True)
-
-    def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
-        trial = self.spec.split == "validation"
-        variants = self.tested.evaluations[:1] if trial else self.tested.evaluations
-        count = self.spec.validation_tasks if trial else self.spec.test_tasks
-        for setting in dict.fromkeys(variant.setting for variant in variants):
-            alike = [variant for variant in variants if variant.setting == setting]
-            tasks = self._tasks(alike[0], self.spec.split, count)
-            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
-            rest = (algorithm, meta, tasks, steps, self.spec.device)
-            if self.spec.engine == "learn2learn":
-                yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
-            else:
-                yield from zip(alike, traces(alike, *rest), strict=True)
-
-
-def digest(meta: Meta, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
-    """SHA-256 of the final Meta, the scores and the curve: equal means the same bits, whatever the time it took."""
+def digest(state: Training, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
+    """SHA-256 of the final Meta, what is kept beside it, the scores and the curve: equal means the same bits."""
     sha = hashlib.sha256()
-    for name, leaf in named_leaves(meta):
+    kept = [(f"kept/{name}", value) for name, value in state.kept.items()]
+    for name, leaf in (*named_leaves(state.meta), *kept):
         sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
     for table in (scores, curve):
         sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())

@@ -20,7 +20,7 @@ from bench.cells.cell import Deadline, Watch, crashed, run_cell
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
-from bench.learning.train import Training
+from bench.learning.training import Training
 from bench.places.jobs import Emit, Ending, Event, Job, Local, Messages
 from bench.planning.plan import Cell, cores, planned
 from bench.storage.store import MARK, Store

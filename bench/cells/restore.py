@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, Record
 from bench.core.types import Learner, Meta, Suite
-from bench.learning.train import Training
-from bench.planning.plan import algorithm_of, suite_of, view
+from bench.learning.views import Views
+from bench.planning.plan import algorithm_of, suite_of
+from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 from reports.frame import label
 
@@ -34,8 +34,8 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     return done[0]
 
 
-def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, Learner, Meta]:
-    """What a cell was trained on, its learner, and all that was meta-learned, as selected.
+def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, Learner, Meta]:
+    """What a cell was trained and tested on, its learner, and all that was meta-learned, as selected.
 
     Raises:
         BenchError: the suite or the algorithm is not at hand.
@@ -44,13 +44,11 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, 
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
-    seen = view(suite, algorithm.train_view, spec.algorithm.name, catalogue)
-    like = algorithm.init(seen.new_params, seeds.generator(spec.seed, "init"))
-    if not algorithm.trains:
-        return seen, algorithm, like
-    state = Training.load((store.folder(record.cell) / "checkpoint.safetensors").read_bytes(), like)
-    best = spec.selection == "best" and state.best is not None
-    return seen, algorithm, state.best if best else state.meta
+    protocol = Episodic(spec, suite, algorithm)
+    path = store.folder(record.cell) / "checkpoint.safetensors"
+    state = protocol.begin(path.read_bytes() if algorithm.trains else None)
+    meta, _ = state.chosen(spec.selection == "best")
+    return protocol.views, algorithm.at(state.iteration), meta
 
 
 def tested(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, Learner, Meta]:
@@ -59,12 +57,8 @@ def tested(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, L
     Raises:
         BenchError, OSError: as `trained`.
     """
-    _, algorithm, meta = trained(store, record, catalogue)
-    asked = suite_of(catalogue, _named(record.spec.suite))
-    suite = view(asked, algorithm.test_view, record.spec.algorithm.name, catalogue)
-    if algorithm.train_view == "pretraining":
-        meta = suite.replace_head(meta, seeds.generator(record.spec.seed, "head"))
-    return suite.evaluations[0], replace(algorithm, **record.selected), meta
+    views, algorithm, meta = trained(store, record, catalogue)
+    return views.tested.evaluations[0], replace(algorithm, **record.selected), views.fit(meta, record.spec.seed)
 
 
 def _named(component: Component) -> Named:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from bench.cells.cell import Watch
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.learning.train import Training
+from bench.learning.training import Training
 from bench.planning.plan import Cell
 from bench.storage.store import Store
 

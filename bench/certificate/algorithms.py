@@ -15,7 +15,6 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_map_with_path, tree_unflatten
 
 from bench.certificate.beds import Bed, Curved, Labels, Linear, Quadratic
 from bench.certificate.checks import (
@@ -39,12 +38,18 @@ from bench.certificate.trpo import trust_region_checks
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import MissingExtraError
-from bench.core.types import GradientName, Learner, Meta, SuiteLoss
+from bench.core.gradients import OPERATORS
+from bench.core.task import SuiteTask
+from bench.core.trees import part, shapes_of, tree_flatten, tree_leaves, tree_map, tree_map_with_path, tree_unflatten
+from bench.core.types import Learner, Meta
+from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn
 from bench.learning.engines.vectorised import meta_gradient
-from bench.learning.evaluate import score, trace
-from bench.learning.train import Training, episodes, train
-from bench.learning.trpo import objective
+from bench.learning.evaluate import trace
+from bench.learning.objective import objective
+from bench.learning.outer.descent import Descent
+from bench.learning.train import Gradients, Validation, train
+from bench.learning.training import Training
 from bench.planning.engines import compiler
 from bench.planning.plan import algorithm_of, suite_of
 from suites.parts.control import Estimator
@@ -204,7 +209,7 @@ def _closed_form(make: Make) -> float:
         raise NotApplicable("it has no inner step with one rate")
     if not case.algorithm.second_order:
         raise NotApplicable("it claims first order")
-    loss = SuiteLoss(case.bed)
+    loss = SuiteTask(case.bed)
     expected = torch.zeros(4, dtype=torch.float64)
     for t in range(TASKS):
         episode = task_of(case.episodes, t)
@@ -242,7 +247,7 @@ def _compiled(make: Make) -> float:
     if compiler() is None:
         raise NotApplicable("there is no C++ compiler")
     has = "gradient" in {f.name for f in dataclasses.fields(make(Labels()))}
-    cases = [_trained_case(make, Labels(), **({"gradient": name} if has else {})) for name in get_args(GradientName)]
+    cases = [_trained_case(make, Labels(), **({"gradient": name} if has else {})) for name in OPERATORS]
     return max(gap(_gradient(case, compiled=True), _gradient(case)) for case in (cases if has else cases[:1]))
 
 
@@ -284,7 +289,7 @@ def _modified(make: Make) -> float:
 
 def _leak(make: Make) -> float:
     case = _trained_case(make, Curved())
-    loss = SuiteLoss(case.bed)
+    loss = SuiteTask(case.bed)
 
     def second() -> Tensor:
         return make(case.bed).meta_loss(case.meta, loss, task_of(case.episodes, 1))
@@ -297,7 +302,7 @@ def _leak(make: Make) -> float:
 def _alone(make: Make) -> float:
     case = case_of(make, Curved())
     algorithm = case.algorithm.candidates()[0]
-    if tree_leaves(algorithm.noise(case.meta, 1, seeds.generator("certify"))):
+    if tree_leaves(algorithm.noise(shapes_of(case.meta), 1, seeds.generator("certify"))):
         raise NotApplicable("its tasks draw noise")
     among, alone = (
         trace(case.bed, algorithm, case.meta, tree_map(lambda x, s=some: x[s], case.tasks), 3)["loss"]
@@ -313,10 +318,12 @@ def _repeat(make: Make) -> float:
 
     def result() -> Meta:
         algorithm = make(bed)
-        state = Training.begin(double(algorithm.init(bed.new_params, seeds.generator(0, "init"))))
-        gradient = meta_gradient(bed, algorithm)
-        batches = episodes(bed, algorithm, lambda: state.meta, 0, 0)
-        for _ in train(state, batches, gradient, algorithm.outer_lr, 20, None, 1000, lambda a, b: a < b):
+        state = Training(double(algorithm.init(SuiteTask(bed), seeds.generator(0, "init"))))
+        gradients = Gradients(algorithm, partial(meta_gradient, bed))
+        rule = Descent(algorithm.outer.over(20), state.meta, state.memory)
+        for _ in train(
+            state, episodes(bed, algorithm, lambda: state.meta, 0, 0), gradients, rule, 20, Validation(None, 1000)
+        ):
             pass
         return state.meta, state.losses
 
@@ -328,15 +335,13 @@ def _step_zero(make: Make) -> float:
     case = case_of(make, Labels())
     algorithm = case.algorithm.candidates()[0]
     found = trace(case.bed, algorithm, case.meta, case.tasks, 2)["loss"][:, 0]
-    noise = algorithm.noise(case.meta, TASKS, seeds.generator("evaluate", case.bed.setting))
+    noise = algorithm.noise(shapes_of(case.meta), TASKS, seeds.generator("evaluate", case.bed.setting))
+    task = SuiteTask(case.bed)
     with torch.no_grad():
-        expected = [
-            score(case.bed, algorithm, case.meta, algorithm.start(case.meta, tree_map(lambda x, t=t: x[t], noise)), q)[
-                "loss"
-            ]
-            for t in range(TASKS)
-            for q in [task_of(case.episodes, t).query]
-        ]
+        starts = [algorithm.start(case.meta, part(noise, t)) for t in range(TASKS)]
+        queries = [task_of(case.episodes, t).query for t in range(TASKS)]
+        seen = [algorithm.predict(case.meta, start, task, query) for start, query in zip(starts, queries, strict=True)]
+        expected = [task.score(p, query)["loss"] for p, query in zip(seen, queries, strict=True)]
     return gap([found], [torch.stack(expected)])
 
 

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.certificate.beds import Bed
 from bench.core import seeds
 from bench.core.errors import DataError
+from bench.core.task import SuiteTask
+from bench.core.trees import shapes_of, tree_leaves, tree_map
 from bench.core.types import Episode, Learner, Meta, Suite, Tasks
 from bench.learning.rollouts import episode
 from suites.bandit import Bandit
@@ -66,24 +67,30 @@ class Case(NamedTuple):
 def case_of(make: Make, bed: Bed, **changes: Any) -> Case:
     """A learner with these changes on a test bed, TASKS tasks, float64."""
     algorithm = dataclasses.replace(make(bed), **changes)
-    meta = double(algorithm.init(bed.new_params, seeds.generator("certify", "init")))
+    meta = double(algorithm.init(SuiteTask(bed), seeds.generator("certify", "init")))
     tasks = bed.sample(TASKS, "train", seeds.generator("certify", "tasks"))
-    noise = double(algorithm.noise(meta, TASKS, seeds.generator("certify", "noise")))
+    noise = double(algorithm.noise(shapes_of(meta), TASKS, seeds.generator("certify", "noise")))
     support, query = bed.look_up(tasks, "support"), bed.look_up(tasks, "query")
-    return Case(bed, algorithm, meta, Episode((support,) * algorithm.steps, query, noise), tasks)
+    return Case(
+        bed,
+        algorithm,
+        meta,
+        Episode((support,) * algorithm.steps, query, noise, torch.zeros(TASKS, dtype=torch.int64)),
+        tasks,
+    )
 
 
 def acting_case(make: Make, **parameters: Any) -> Case:
     """A case on a small bandit, whose episodes are recorded in float32 and evaluated in float64."""
     suite = Bandit(arms=3, pulls=4, trajectories=5, **parameters)
     algorithm = make(suite)
-    if algorithm.ensemble:
-        raise NotApplicable("an ensemble does not act")
+    if "control" not in algorithm.suits:
+        raise NotApplicable("it does not act")
     if not algorithm.trains:
         raise NotApplicable("it does not meta-train")
-    meta = algorithm.init(suite.new_params, seeds.generator("certify", "init"))
+    meta = algorithm.init(SuiteTask(suite), seeds.generator("certify", "init"))
     tasks = suite.sample(TASKS, "train", seeds.generator("certify", "tasks"))
-    noise = algorithm.noise(meta, TASKS, seeds.generator("certify", "noise"))
+    noise = algorithm.noise(shapes_of(meta), TASKS, seeds.generator("certify", "noise"))
     recorded = episode(suite, algorithm, meta, tasks, noise, seeds.generator("certify", "collect"), "cpu")
     return Case(suite, algorithm, double(meta), double(recorded), tasks)
 

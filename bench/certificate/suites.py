@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from bench.certificate.checks import Check, NotApplicable, checked, different
 from bench.core import seeds
+from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Interactive, Suite
 from bench.learning.evaluate import manifest
 

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical as Logits
 from torch.distributions import Normal, kl_divergence
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from bench.certificate.checks import DIFFERENCES, EXACT, TASKS, Check, Make, acting_case, checked, gap, task_of
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
+from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Interactive
-from bench.learning.trpo import Rule, backtracking, conjugate_gradient, fisher, prediction, surrogate
+from bench.learning.objective import prediction
+from bench.learning.outer.trpo import Rule, backtracking, conjugate_gradient, fisher, surrogate
 from bench.planning.plan import algorithm_of
 from suites.parts.policies import Categorical, Gaussian
 

@@ -1,73 +1,119 @@
-"""Loss -> gradient, in three ways that differ only in how the result is differentiated again.
+"""∇loss, by operators that differ only in how the result is differentiated again.
 
 How an inner step is differentiated is what separates MAML from FOMAML and a cheap second order from a dear one, so it
-is an operator that algorithms name, not code that each of them writes. Letters: T tasks.
+is an object that algorithms name, not code that each of them writes. Letters: T tasks.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
-from bench.core.types import Data, GradientName, Loss, Params
+from bench.core.trees import tree_flatten, tree_unflatten
+from bench.core.types import Data, Params
 
+Loss = Callable[[Params, Data], Tensor]
 Gradient = Callable[[Params, Data], Params]
 
 
-def gradient(name: GradientName, loss: Loss) -> Gradient:
-    """∇loss with respect to the parameters that adapt, as a function (params, data) -> {name: tensor}.
+class Operator(Protocol):
+    """One way to differentiate what an inner step differentiates."""
+
+    name: str
+    exact: bool  # whether what it gives is differentiated again as it is
+
+    def __call__(self, loss: Loss, adaptable: Callable[[str], bool]) -> Gradient:
+        """The gradient of a loss that closes over no tensor in the parameters that are adaptable, by name."""
+        ...
+
+
+class Reverse:
+    """Differentiated again by a second reverse pass."""
+
+    name, exact = "reverse", True
+
+    def __call__(self, loss: Loss, adaptable: Callable[[str], bool]) -> Gradient:
+        """As of `Operator`."""
+
+        def evaluate(params: Params, data: Data) -> Params:
+            moving = {name: value for name, value in params.items() if adaptable(name)}
+            result: Params = grad(lambda m: loss({**params, **m}, data))(moving)
+            return result
+
+        return evaluate
+
+
+class FirstOrder(Reverse):
+    """A constant to whatever differentiates it next (Finn et al. 2017, section 5.2)."""
+
+    name, exact = "first_order", False
+
+    def __call__(self, loss: Loss, adaptable: Callable[[str], bool]) -> Gradient:
+        """As of `Operator`."""
+        evaluate = super().__call__(loss, adaptable)
+        return lambda params, data: {name: g.detach() for name, g in evaluate(params, data).items()}
+
+
+class Mixed:
+    """Differentiated again by a forward-over-reverse Hessian-vector product (Kemaev et al. 2025, arXiv:2505.00793).
+
+    It keeps nothing of the pass but its inputs, and evaluates the loss anew.
+    """
+
+    name, exact = "mixed", True
+
+    def __call__(self, loss: Loss, adaptable: Callable[[str], bool]) -> Gradient:
+        """As of `Operator`."""
+
+        def evaluate(params: Params, data: Data) -> Params:
+            leaves, spec = tree_flatten(data)
+            names = list(params)
+            moving = [i for i, name in enumerate(names) if adaptable(name)]
+
+            def full(values: tuple[Tensor, ...], *rest: Tensor) -> tuple[Tensor, ...]:
+                inputs = tree_unflatten(list(rest), spec)
+                result = grad(lambda v: loss(dict(zip(names, v, strict=True)), inputs))(values)
+                return tuple(result)
+
+            results = _differentiable(full, moving, len(names), *params.values(), *leaves)
+            return {names[i]: g for i, g in zip(moving, results, strict=True)}
+
+        return evaluate
+
+
+GradientName = Literal["first_order", "reverse", "mixed"]  # what a field `gradient` takes
+OPERATORS: dict[str, Operator] = {operator.name: operator for operator in (FirstOrder(), Reverse(), Mixed())}
+
+
+class Adapts(Protocol):
+    """What an inner step descends on: a task, or a view of one."""
+
+    def loss(self, params: Params, data: Data) -> Tensor:
+        """A scalar; closes over no tensor, for the operator `mixed`."""
+        ...
+
+    def adaptable(self, name: str) -> bool:
+        """Whether the parameter of this name is among those that the gradient is taken of."""
+        ...
+
+
+def gradient(operator: GradientName | Operator, task: Adapts) -> Gradient:
+    """∇ of the task's loss with respect to the parameters that adapt, as a function (params, data) -> {name: tensor}.
 
     Args:
-        name: `first_order` is a constant to whatever differentiates it next (Finn et al. 2017, section 5.2); `reverse`
-            is differentiated by a second reverse pass; `mixed` by a forward-over-reverse Hessian-vector product that
-            keeps nothing of the pass but its inputs (Kemaev et al. 2025, arXiv:2505.00793).
-        loss: the loss of one task; `mixed` needs one that closes over no tensor, since it is evaluated anew.
+        operator: the name of one of OPERATORS, or any other object that keeps the protocol `Operator`.
+        task: whose loss is differentiated, or anything else that has `loss` and `adaptable`.
     """
-    return {"first_order": _first_order, "reverse": _reverse, "mixed": _mixed}[name](loss)
+    chosen = OPERATORS[operator] if isinstance(operator, str) else operator
+    return chosen(task.loss, task.adaptable)
 
 
 def descend(params: Params, gradients: Params, rate: float | Tensor | Params) -> Params:
     """θ − rate · g for the parameters that have a gradient; the others stay. `rate` may hold one tensor per name."""
     rates = rate if isinstance(rate, dict) else dict.fromkeys(gradients, rate)
     return {**params, **{name: params[name] - rates[name] * g for name, g in gradients.items()}}
-
-
-def _split(loss: Loss, params: Params) -> tuple[Params, Params]:
-    moving = {name: value for name, value in params.items() if loss.adaptable(name)}
-    return moving, {name: value for name, value in params.items() if name not in moving}
-
-
-def _reverse(loss: Loss) -> Gradient:
-    def evaluate(params: Params, data: Data) -> Params:
-        moving, fixed = _split(loss, params)
-        result: Params = grad(lambda m: loss({**fixed, **m}, data))(moving)
-        return result
-
-    return evaluate
-
-
-def _first_order(loss: Loss) -> Gradient:
-    evaluate = _reverse(loss)
-    return lambda params, data: {name: g.detach() for name, g in evaluate(params, data).items()}
-
-
-def _mixed(loss: Loss) -> Gradient:
-    def evaluate(params: Params, data: Data) -> Params:
-        leaves, spec = torch.utils._pytree.tree_flatten(data)
-        names = list(params)
-        moving = [i for i, name in enumerate(names) if loss.adaptable(name)]
-
-        def full(values: tuple[Tensor, ...], *rest: Tensor) -> tuple[Tensor, ...]:
-            inputs = torch.utils._pytree.tree_unflatten(list(rest), spec)
-            result = grad(lambda v: loss(dict(zip(names, v, strict=True)), inputs))(values)
-            return tuple(result)
-
-        results = _differentiable(full, moving, len(names), *params.values(), *leaves)
-        return {names[i]: g for i, g in zip(moving, results, strict=True)}
-
-    return evaluate
 
 
 class _ForwardOverReverse(torch.autograd.Function):

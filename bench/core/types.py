@@ -4,7 +4,7 @@ A suite never hears of an algorithm, an algorithm never of a suite; `bench` brin
 algorithm has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, K inner steps, N examples.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -13,7 +13,10 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from bench.core.errors import BenchError
+from bench.core.outer import Adam, Outer
 from bench.core.sheet import Sheet
+from bench.core.trees import tree_leaves, tree_map
 
 Params = dict[str, Tensor]  # names as in nn.Module.named_parameters()
 Data = Any  # pytrees of tensors: NamedTuples, tuples or dicts
@@ -22,15 +25,86 @@ State = Any
 Tasks = Any
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
-GradientName = Literal["first_order", "reverse", "mixed"]
-NewParams = Callable[[Generator], Params]
+Kind = Literal["regression", "classification", "control"]
 
 
-class Loss(Protocol):
-    """The mean loss of one task, as a function of parameters and data that closes over no tensor."""
+class Normal(NamedTuple):
+    """A prediction that says how sure it is: independent normals."""
 
-    def __call__(self, params: Params, data: Data) -> Tensor:
-        """The loss, a scalar."""
+    mean: Tensor  # [N, D]
+    std: Tensor  # [N, D], > 0
+
+    def log_density(self, y: Tensor) -> Tensor:
+        """Ln p(y), summed over D, [N]."""
+        return -(((y - self.mean) / self.std).square() / 2 + self.std.log() + math.log(2 * math.pi) / 2).sum(-1)
+
+
+Prediction = Tensor | Normal  # values, log-probabilities of classes, or parameters of a policy's distribution
+
+
+class Task(Protocol):
+    """All that a learner may know of the task at hand; it closes over no tensor, so that its calls can be repeated.
+
+    Letters: N examples, D target dimensions, F features, M members of an ensemble.
+    """
+
+    @property
+    def kind(self) -> Kind:
+        """What is predicted: numbers, classes, or actions."""
+        ...
+
+    @property
+    def outputs(self) -> int:
+        """Classes, target dimensions, or parameters of the distribution over actions."""
+        ...
+
+    @property
+    def head(self) -> frozenset[str]:
+        """The names of the parameters of the suite's network's last layer."""
+        ...
+
+    def new_params(self, generator: Generator) -> Params:
+        """Freshly initialised parameters of the suite's own network."""
+        ...
+
+    def example(self, role: Role) -> Data:
+        """Data of a training task, for their shapes: for learners that bring a network of their own."""
+        ...
+
+    def inputs(self, data: Data) -> Tensor:
+        """What is predicted from, [N, ...]."""
+        ...
+
+    def targets(self, data: Data) -> Tensor:
+        """What is to be predicted, [N, D], or [N] for classes."""
+        ...
+
+    def mask(self, data: Data) -> Tensor | None:
+        """Which examples are there, [N], where tasks differ in size; None: all."""
+        ...
+
+    def predict(self, params: Params, data: Data) -> Prediction:
+        """The suite's own network's prediction."""
+        ...
+
+    def features(self, params: Params, data: Data) -> Tensor:
+        """What that network computes before its last layer, [N, F]."""
+        ...
+
+    def losses(self, prediction: Prediction, data: Data) -> Tensor:
+        """One loss per example, [N]; minus the log-density where a regression's prediction is a distribution."""
+        ...
+
+    def mean(self, losses: Tensor, data: Data) -> Tensor:
+        """The mean of losses [N] over the examples that are there, a scalar."""
+        ...
+
+    def loss(self, params: Params, data: Data) -> Tensor:
+        """The mean loss of the suite's own network, a scalar."""
+        ...
+
+    def average(self, predictions: Prediction) -> Prediction:
+        """The prediction of an ensemble whose members predict [M, ...]; moment-matched, of numbers."""
         ...
 
     def adaptable(self, name: str) -> bool:
@@ -44,6 +118,7 @@ class Episode(NamedTuple):
     support: tuple[Data, ...]  # observed at inner step 0..K-1; supervised: the same data each step
     query: Data  # what the adapted learner is judged on
     noise: Data = ()  # drawn outside, per task
+    iteration: Data = ()  # [], meta-iterations that were done before; () outside meta-training
 
 
 class Metric(NamedTuple):
@@ -153,6 +228,71 @@ class Suite:
         generator = Generator().manual_seed(0)
         self.collect(self.sample(1, split, generator), {}, "query", 0, generator)
 
+    @cached_property
+    def kind(self) -> Kind:
+        """What is predicted; by default classes where targets are whole numbers, else numbers."""
+        _, *others = self._parts(self.example("query"))
+        whole = any(not part.is_floating_point() and part.dtype != torch.bool for part in others)
+        return "classification" if whole else "regression"
+
+    @cached_property
+    def outputs(self) -> int:
+        """Classes, target dimensions, or parameters of the distribution over actions: the prediction's last axis."""
+        data = self.example("query")
+        dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
+        params = {name: p.to(dtype) for name, p in self.new_params(Generator().manual_seed(0)).items()}
+        with torch.no_grad():
+            return self.predict(params, data).shape[-1]
+
+    @cached_property
+    def head(self) -> frozenset[str]:
+        """The names of the parameters of the network's last layer."""
+        return frozenset(_names(self.skeleton, self._last_layer))
+
+    @cached_property
+    def _last_layer(self) -> nn.Module:
+        layers = [layer for layer in self.skeleton.modules() if next(layer.parameters(recurse=False), None) is not None]
+        return layers[-1]
+
+    def example(self, role: Role) -> Data:
+        """Data of one training task, by freshly initialised parameters where data depend on them."""
+        generator = Generator().manual_seed(0)
+        params = {name: p.unsqueeze(0) for name, p in self.new_params(generator).items()}
+        data = self.collect(self.sample(1, "train", generator), params, role, 0, generator)
+        return tree_map(lambda x: x[0], data)
+
+    def inputs(self, data: Data) -> Tensor:
+        """What is predicted from, [N, ...]: by default the first part of the data."""
+        return self._parts(data)[0]
+
+    def targets(self, data: Data) -> Tensor:
+        """What is to be predicted, [N, D], or [N] for classes: by default the second part of the data."""
+        return self._parts(data)[1]
+
+    def _parts(self, data: Data) -> list[Tensor]:
+        leaves = tree_leaves(data)
+        if len(leaves) < 2:
+            raise BenchError(
+                f"{type(self).__name__}'s data are one tensor, so that inputs(data) and targets(data) must be defined."
+            )
+        return leaves
+
+    def mask(self, data: Data) -> Tensor | None:
+        """Which examples are there, [N], where tasks differ in size: by default the data's part `mask`, if any."""
+        found = getattr(data, "mask", None)
+        return found if isinstance(found, Tensor) else None
+
+    def features(self, params: Params, data: Data) -> Tensor:
+        """What the network computes before its last layer, [N, F]."""
+        seen: list[Tensor] = []
+        # The hook is the skeleton's, which nobody else runs at this moment: a suite belongs to one thread.
+        handle = self._last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.predict(params, data)
+        finally:
+            handle.remove()
+        return seen[0]
+
     def predict(self, params: Params, data: Data) -> Tensor:
         """The prediction for one task's data."""
         raise NotImplementedError
@@ -166,7 +306,7 @@ class Suite:
         raise NotImplementedError
 
     def average(self, predictions: Tensor) -> Tensor:
-        """The prediction of an ensemble: predictions [M, ...] -> [...]."""
+        """The values that an ensemble predicts, from those of its members [M, ...]."""
         return predictions.mean(0)
 
     def pretraining(self) -> "Suite":
@@ -220,10 +360,15 @@ class Supervised(Suite):
 class Interactive(Suite):
     """A suite whose data depend on the learner: collected anew at every inner step, with each task's parameters."""
 
+    kind: ClassVar[Kind] = "control"
     curve_every: ClassVar[int] = 1  # meta-iterations that share a row of the curve
 
     outer: Literal["trpo", "adam"] = "trpo"  # the outer rule
     kl: float = 0.01  # how far TRPO may move the adapted learners, mean of `divergence`
+
+    def mask(self, data: Data) -> Tensor | None:
+        """None: losses are of all time-steps, 0 where none was taken, scaled such that their mean is right."""
+        return None
 
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
@@ -257,10 +402,10 @@ class Learner:
     ]
     meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
 
+    suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
     train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself
     test_view: ClassVar[str] = ""  # likewise, what to be scored on
-    ensemble: ClassVar[bool] = False  # True: `params` has a leading axis of members
     learn2learn: ClassVar[str] = ""  # the wrapper in learn2learn.algorithms that is this method, if there is one
 
     @property
@@ -268,57 +413,65 @@ class Learner:
         """Whether the meta-gradient claims to be exact; `bench certify` holds it to that."""
         return True
 
-    def init(self, new_params: NewParams, generator: Generator) -> Meta:
-        """All that is meta-learned, a pytree of tensors."""
-        return new_params(generator)
+    @property
+    def outer(self) -> Outer:
+        """How Meta follows the meta-gradient, where the suite's own rule does not (`Interactive.outer`)."""
+        return Adam(self.outer_lr)
 
-    def noise(self, meta: Meta, count: int, generator: Generator) -> Data:
-        """Per-task randomness, leaves [T, ...]; none by default."""
+    def at(self, iteration: int) -> Self:
+        """The learner as it is after so many meta-iterations; the same throughout by default.
+
+        What differs must be a field, and each change is a new compilation.
+        """
+        return self
+
+    def init(self, task: Task, generator: Generator) -> Meta:
+        """All that is meta-learned, a pytree of tensors; the suite's own network by default."""
+        return task.new_params(generator)
+
+    def noise(self, shapes: Meta, count: int, generator: Generator) -> Data:
+        """Per-task randomness, leaves [T, ...]; none by default.
+
+        `shapes` is Meta on torch's device "meta": shapes without values, since what is drawn must not depend on how far
+        the training is. Scale noise by values in `start`.
+        """
         return ()
 
     def start(self, meta: Meta, noise: Data) -> State:
         """The learner before the first inner step."""
         return meta
 
-    def step(self, meta: Meta, state: State, loss: Loss, data: Data, k: int) -> State:
+    def step(self, meta: Meta, state: State, task: Task, data: Data, k: int) -> State:
         """The learner after ONE inner step: the only inner loop body."""
         raise NotImplementedError
 
     def params(self, meta: Meta, state: State) -> Params:
-        """The parameters that predict."""
+        """The parameters of the suite's network that predict, or act."""
         params: Params = state
         return params
 
-    def adapted(self, meta: Meta, loss: Loss, episode: Episode) -> Params:
-        """θ_K, where θ_{k+1} = step(θ_k) on the support."""
+    def predict(self, meta: Meta, state: State, task: Task, data: Data) -> Prediction:
+        """What the learner predicts in a state: by the suite's network, or by whatever else it has."""
+        return task.predict(self.params(meta, state), data)
+
+    def adapted(self, meta: Meta, task: Task, episode: Episode) -> State:
+        """The learner after all inner steps: state_{k+1} = step(state_k) on the support."""
         state = self.start(meta, episode.noise)
         for k, data in enumerate(episode.support):
-            state = self.step(meta, state, loss, data, k)
-        return self.params(meta, state)
+            state = self.step(meta, state, task, data, k)
+        return state
 
-    def meta_loss(self, meta: Meta, loss: Loss, episode: Episode) -> Tensor:
+    def meta_loss(self, meta: Meta, task: Task, episode: Episode) -> Tensor:
         """L_query(θ_K), a scalar."""
-        return loss(self.adapted(meta, loss, episode), episode.query)
+        prediction = self.predict(meta, self.adapted(meta, task, episode), task, episode.query)
+        return task.mean(task.losses(prediction, episode.query), episode.query)
 
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""
         return (self,)
 
 
-@dataclass(frozen=True)
-class SuiteLoss:
-    """The mean loss of a suite's tasks: losses(predict(params, data), data).mean()."""
-
-    suite: Suite
-
-    def __post_init__(self) -> None:
-        """Builds the module now: its initial values are random, which vmap forbids."""
-        self.suite.skeleton  # noqa: B018
-
-    def __call__(self, params: Params, data: Data) -> Tensor:
-        """The loss, a scalar."""
-        return self.suite.losses(self.suite.predict(params, data), data).mean()
-
-    def adaptable(self, name: str) -> bool:
-        """As the suite declares."""
-        return self.suite.adaptable(name)
+def _names(module: nn.Module, layer: nn.Module) -> list[str]:
+    """The names in `module` of a layer's own parameters; of a tensor that several layers share, the first."""
+    first = {id(p): name for name, p in module.named_parameters()}
+    return [first[id(p)] for p in layer.parameters(recurse=False)]

@@ -5,16 +5,16 @@ Letters: T tasks, K inner steps.
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
-from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, SuiteLoss, Tasks
+from bench.core.task import SuiteTask
+from bench.core.trees import part, shapes_of, to, tree_leaves
+from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, Tasks
 from bench.learning.rollouts import adapted
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
@@ -65,26 +65,25 @@ def traces(
     acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
     if acted_in:
         return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
-    loss = SuiteLoss(variants[0])
-    for variant in variants:
-        SuiteLoss(variant)
+    task, *views = (SuiteTask(variant) for variant in (variants[0], *variants))
     generator = seeds.generator("evaluate", variants[0].setting)
 
     def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:
         state = algorithm.start(meta, noise)
         scores = []
         for k in range(steps + 1):
-            scores.append([score(v, algorithm, meta, state, q) for v, q in zip(variants, queries, strict=True)])
+            seen = [algorithm.predict(meta, state, view, query) for view, query in zip(views, queries, strict=True)]
+            scores.append([v.score(p, query) for v, p, query in zip(views, seen, queries, strict=True)])
             if k < steps:
-                state = algorithm.step(meta, state, loss, support, k)
+                state = algorithm.step(meta, state, task, support, k)
         return [{name: torch.stack([s[i][name] for s in scores]) for name in scores[0][i]} for i in range(len(queries))]
 
     parts = []
     count = len(tree_leaves(tasks)[0])
     with torch.no_grad():
-        noise = to(algorithm.noise(meta, count, generator), device)
+        noise = to(algorithm.noise(shapes_of(meta), count, generator), device)
         for i in range(0, count, CHUNK):
-            some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+            some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
             support = to(variants[0].collect(some, meta, "support", 0, generator), device)
             queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
             parts.append(vmap(one)(support, queries, its_noise))
@@ -100,9 +99,9 @@ def _rolled_out(
     generator = seeds.generator("evaluate", suite.setting)
     parts = []
     count = len(tree_leaves(tasks)[0])
-    noise = to(algorithm.noise(meta, count, generator), device)
+    noise = to(algorithm.noise(shapes_of(meta), count, generator), device)
     for i in range(0, count, CHUNK):
-        some, its_noise = tree_map(lambda x, i=i: x[i : i + CHUNK], (tasks, noise))
+        some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
         stages = adapted(suite, algorithm, meta, some, its_noise, steps, generator, device)
         with torch.no_grad():
             scores = [vmap(_acted(suite))(stage.params, stage.data) for stage in stages]
@@ -112,16 +111,3 @@ def _rolled_out(
 
 def _acted(suite: Suite) -> Callable[[Params, Data], dict[str, Tensor]]:
     return lambda params, data: suite.score(suite.predict(params, data), data)
-
-
-def score(suite: Suite, algorithm: Learner, meta: Meta, state: Any, query: Data) -> dict[str, Tensor]:
-    """The scores of one learner on one task's query; an ensemble is judged by its mean prediction."""
-    params = algorithm.params(meta, state)
-    if algorithm.ensemble:
-        return suite.score(suite.average(vmap(lambda p: suite.predict(p, query))(params)), query)
-    return suite.score(suite.predict(params, query), query)
-
-
-def to(data: Data, device: str) -> Data:
-    """The pytree on a device."""
-    return data if device == "cpu" else tree_map(lambda x: x.to(device), data)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Generator
 from torch.func import vmap
-from torch.utils._pytree import tree_leaves, tree_map
 
-from bench.core.types import Data, Episode, Interactive, Learner, Meta, Params, Role, SuiteLoss, Tasks
+from bench.core.task import SuiteTask
+from bench.core.trees import tree_leaves, tree_map
+from bench.core.types import Data, Episode, Interactive, Learner, Meta, Params, Role, Tasks
 
 
 class Stage(NamedTuple):
@@ -33,7 +34,7 @@ def adapted(
     device: str = "cpu",
 ) -> Iterator[Stage]:
     """What is collected after 0..`steps` inner steps, each taken on what the one before it showed; no graph is kept."""
-    loss = SuiteLoss(suite)
+    task = SuiteTask(suite)
     with torch.no_grad():
         count = len(tree_leaves(tasks)[0])
         state = vmap(lambda t, n: algorithm.start(meta, n), randomness="error")(torch.zeros(count), noise)
@@ -46,7 +47,7 @@ def adapted(
         yield Stage(k, params, data)
         if k < steps:
             with torch.no_grad():
-                state = vmap(lambda s, d, k=k: algorithm.step(meta, s, loss, d, k))(state, data)
+                state = vmap(lambda s, d, k=k: algorithm.step(meta, s, task, d, k))(state, data)
 
 
 def episode(

@@ -29,10 +29,11 @@ from bench.core import seeds
 from bench.core.data import cache_dir
 from bench.core.errors import BenchError
 from bench.core.records import EngineName, Spec
+from bench.core.task import SuiteTask
+from bench.core.trees import to
 from bench.core.types import Episode, Learner, Meta, Suite
+from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
-from bench.learning.evaluate import to
-from bench.learning.train import episodes
 from bench.places.jobs import Emit, Ending, Job, Local, Messages
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
@@ -141,7 +142,7 @@ def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
 def inputs(case: Case) -> Iterator[tuple[Meta, Episode]]:
     """Arguments of the meta-gradient, as the cell's training would give."""
     spec, suite, algorithm = case
-    meta = to(algorithm.init(suite.new_params, seeds.generator("timing")), spec.device)
+    meta = to(algorithm.init(SuiteTask(suite), seeds.generator("timing")), spec.device)
     for batch in episodes(suite, algorithm, lambda: meta, spec.seed, 0, spec.device):
         yield meta, batch
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch.utils._pytree import tree_map
 
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import DataError
 from bench.core.records import Record, Spec
+from bench.core.task import SuiteTask
+from bench.core.trees import to, tree_map
 from bench.learning.engines import learn2learn, vectorised
-from bench.learning.evaluate import manifest, steps_of, to, trace
+from bench.learning.evaluate import manifest, steps_of, trace
 from bench.planning.engines import Case, inputs, timed
 from bench.planning.plan import Cell, view
 from bench.storage.store import MARK, Store
@@ -66,14 +67,14 @@ def _try(cell: Cell) -> Pace:
     name, algorithm, device = cell.spec.algorithm.name, cell.algorithm, cell.spec.device
     peer = cell.spec.engine == "learn2learn"
     suite = view(cell.suite, algorithm.train_view, name, Catalogue())
-    meta = to(algorithm.init(suite.new_params, seeds.generator("forecast")), device)
+    meta = to(algorithm.init(SuiteTask(suite), seeds.generator("forecast")), device)
     seconds = [0.0]
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
         cases = islice(inputs(Case(cell.spec, suite, algorithm)), 1 + TRIAL)
         seconds = [timed(partial(gradient, *case)) for case in cases][1:]
     tested = view(cell.suite, algorithm.test_view, name, Catalogue())
-    if suite is not tested and algorithm.train_view == "pretraining":
+    if algorithm.train_view != algorithm.test_view:
         meta = to(tested.new_params(seeds.generator("forecast")), device)
     variant, candidates = tested.evaluations[0], algorithm.candidates()
     tasks = tree_map(lambda x: x[:TASKS], manifest(variant, cell.spec.suite.name, "validation")[0])

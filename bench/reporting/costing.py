@@ -21,18 +21,19 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.cells.cell import PeakMemory
 from bench.core import seeds
 from bench.core.discovery import Catalogue, parse
 from bench.core.errors import BenchError, DataError, unknown
+from bench.core.gradients import GradientName
 from bench.core.records import EngineName
-from bench.core.types import Episode, GradientName, Learner, Meta, Suite, SuiteLoss
+from bench.core.task import SuiteTask
+from bench.core.trees import to, tree_leaves, tree_map
+from bench.core.types import Episode, Learner, Meta, Suite
+from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
-from bench.learning.evaluate import to
-from bench.learning.train import episodes
 from bench.planning.engines import timed
 from bench.planning.plan import algorithm_of, check_device, suite_of, view
 
@@ -149,7 +150,7 @@ def reference_flops(suite: Suite, algorithm: Learner, meta: Meta, episodes: Epis
     tasks = len(tree_leaves(episodes)[0])
     live = tree_map(lambda x: x.detach().requires_grad_(), meta)
     with FlopCounterMode(display=False) as counter:
-        loss = algorithm.meta_loss(live, SuiteLoss(suite), tree_map(lambda x: x[0], episodes))
+        loss = algorithm.meta_loss(live, SuiteTask(suite), tree_map(lambda x: x[0], episodes))
         torch.autograd.grad(loss, tree_leaves(live), allow_unused=True)
     return int(counter.get_total_flops()) * tasks
 
@@ -275,7 +276,7 @@ def _is_first_order_of(one: Variant, other: Variant) -> bool:
 
 
 def _inputs(suite: Suite, algorithm: Learner, device: str) -> tuple[Meta, Episode]:
-    meta = to(algorithm.init(suite.new_params, seeds.generator("cost")), device)
+    meta = to(algorithm.init(SuiteTask(suite), seeds.generator("cost")), device)
     return meta, next(episodes(suite, algorithm, lambda: meta, 0, 0, device))
 
 

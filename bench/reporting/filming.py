@@ -5,12 +5,12 @@ import sys
 from pathlib import Path
 
 import torch
-from torch.utils._pytree import tree_map
 
 from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
+from bench.core.trees import shapes_of, tree_map
 from bench.core.types import Interactive
 from bench.learning.evaluate import manifest
 from bench.learning.rollouts import adapted
@@ -38,7 +38,7 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
         )
     one = tree_map(lambda x: x[task : task + 1], tasks)
     generator = seeds.generator("film", task)
-    noise = chosen.noise(meta, 1, generator)
+    noise = chosen.noise(shapes_of(meta), 1, generator)
     stages = adapted(seen, chosen, meta, one, noise, max(seen.report_steps[:2]), generator)
     episodes = []
     with torch.no_grad():

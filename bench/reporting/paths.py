@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-from torch.utils._pytree import tree_leaves, tree_map
-
 from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
+from bench.core.trees import shapes_of, tree_leaves, tree_map
 from bench.core.types import Interactive
 from bench.learning.evaluate import manifest, steps_of
 from bench.learning.rollouts import adapted
@@ -29,7 +28,7 @@ def walks(root: Path, suite: str | None, algorithm: str | None, tasks: int = 3) 
     if not isinstance(plane, Interactive) or not isinstance(plane.sample(1, "test", seeds.generator(0)), Places):
         raise BenchError(f"{label(record.spec.suite)} has no paths to draw: give a run of navigation2d.")
     places = tree_map(lambda x: x[:tasks], manifest(plane, record.spec.suite.name, "test")[0])
-    noise = learner.noise(meta, tasks, seeds.generator("paths"))
+    noise = learner.noise(shapes_of(meta), tasks, seeds.generator("paths"))
     found = [
         Walk(
             task=t,

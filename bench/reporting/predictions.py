@@ -7,14 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import torch
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from bench.cells.restore import tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.core.types import Data, Episode, Learner, Params, Suite, SuiteLoss
+from bench.core.task import SuiteTask
+from bench.core.trees import shapes_of, tree_map
+from bench.core.types import Data, Episode, Normal, Prediction
 from bench.learning.evaluate import manifest
 from bench.storage.store import Store
 from reports.frame import label
@@ -73,12 +74,12 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
     suite, algorithm, meta = tested(store, record, catalogue)
     tasks, _ = manifest(suite, record.spec.suite.name, "test")
     tasks = tree_map(lambda leaf: leaf[: min(CONFUSED_TASKS, record.spec.test_tasks)], tasks)
-    loss, generator, steps = SuiteLoss(suite), seeds.generator("predictions"), suite.report_steps[-1]
-    noise = algorithm.noise(meta, len(tasks.classes), generator)
+    task, generator, steps = SuiteTask(suite), seeds.generator("predictions"), suite.report_steps[-1]
+    noise = algorithm.noise(shapes_of(meta), len(tasks.classes), generator)
 
     def answers(support: Data, query: Data, own: Data) -> torch.Tensor:
-        params = algorithm.adapted(meta, loss, Episode((support,) * steps, query, own))
-        return _predict(suite, algorithm, params, query).argmax(-1)
+        state = algorithm.adapted(meta, task, Episode((support,) * steps, query, own))
+        return _values(algorithm.predict(meta, state, task, query)).argmax(-1)
 
     kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
     found: Counter[tuple[str, str]] = Counter()
@@ -98,8 +99,9 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
         return []
     suite, algorithm, meta = tested(store, record, catalogue)
     tasks = tree_map(lambda leaf: leaf[:TASKS], manifest(suite, record.spec.suite.name, "test")[0])
-    loss, generator = SuiteLoss(suite), seeds.generator("predictions")
-    support, noise = suite.collect(tasks, meta, "support", 0, generator), algorithm.noise(meta, TASKS, generator)
+    view, generator = SuiteTask(suite), seeds.generator("predictions")
+    support = suite.collect(tasks, meta, "support", 0, generator)
+    noise = algorithm.noise(shapes_of(meta), TASKS, generator)
     query = suite.collect(suite.grid(tasks), meta, "query", 0, generator)  # type: ignore[attr-defined]
     parts = []
     for task in range(TASKS):
@@ -114,14 +116,12 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
         with torch.no_grad():
             for step in range(max(STEPS) + 1):
                 if step in STEPS:
-                    params = algorithm.params(meta, state)
-                    parts.append(rows("prediction", step, grid.x, _predict(suite, algorithm, params, grid)))
+                    predicted = _values(algorithm.predict(meta, state, view, grid))
+                    parts.append(rows("prediction", step, grid.x, predicted))
                 if step < max(STEPS):
-                    state = algorithm.step(meta, state, loss, shown, step)
+                    state = algorithm.step(meta, state, view, shown, step)
     return parts
 
 
-def _predict(suite: Suite, algorithm: Learner, params: Params, query: Data) -> torch.Tensor:
-    if algorithm.ensemble:
-        return suite.average(vmap(lambda p: suite.predict(p, query))(params))
-    return suite.predict(params, query)
+def _values(prediction: Prediction) -> torch.Tensor:
+    return prediction.mean if isinstance(prediction, Normal) else prediction

@@ -22,7 +22,7 @@ from bench.core.findings import Audit
 from bench.core.records import Record
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
-from bench.learning.train import Training
+from bench.learning.training import Training
 from bench.planning.plan import Cell, algorithm_of, suite_of
 from bench.storage.merge import Merged
 from bench.storage.store import Store

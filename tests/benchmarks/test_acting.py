@@ -12,9 +12,10 @@ import torch
 
 from algorithms.maml import MAML
 from bench.core import seeds
+from bench.core.task import SuiteTask
 from bench.learning.engines.vectorised import keep_memory, meta_gradient
+from bench.learning.outer.trpo import trpo
 from bench.learning.rollouts import episode
-from bench.learning.trpo import trpo
 from bench.reporting import costing
 from suites.navigation2d import Navigation2D
 from tests.benchmarks.test_speed import report
@@ -49,7 +50,7 @@ def one_by_one() -> Iterator[Callable[[], None]]:
 
 def meta_iteration() -> Callable[[], None]:
     """Episodes before and after an inner step, the meta-gradient and TRPO's step."""
-    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
+    meta = LEARNER.init(SuiteTask(SUITE), seeds.generator(1))
     gradient = meta_gradient(SUITE, LEARNER)
 
     def whole() -> None:
@@ -62,7 +63,7 @@ def meta_iteration() -> Callable[[], None]:
 def test_collecting_against_one_environment_at_a_time(benchmark: Any, one_by_one: Callable[[], None]) -> None:
     torch.set_num_threads(2)
     keep_memory()
-    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
+    meta = LEARNER.init(SuiteTask(SUITE), seeds.generator(1))
     stacked = {name: p.expand(20, *p.shape) for name, p in meta.items()}
     ratios = []
 
@@ -92,7 +93,7 @@ def test_a_meta_iteration_against_collecting_one_by_one(benchmark: Any, one_by_o
 def test_a_meta_iteration_against_its_rollouts_and_one_meta_gradient(benchmark: Any) -> None:
     torch.set_num_threads(2)
     keep_memory()
-    meta = LEARNER.init(SUITE.new_params, seeds.generator(1))
+    meta = LEARNER.init(SuiteTask(SUITE), seeds.generator(1))
     stacked = {name: p.expand(20, *p.shape) for name, p in meta.items()}
     gradient = meta_gradient(SUITE, LEARNER)
     whole = meta_iteration()

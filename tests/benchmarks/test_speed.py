@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from algorithms.maml import MAML
 from bench.cells.cell import Deadline, _Run
 from bench.core import seeds
+from bench.core.task import SuiteTask
+from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Episode, Learner, Meta, Suite
+from bench.learning.batches import BLOCK, episodes
 from bench.learning.engines import learn2learn, vectorised
-from bench.learning.train import BLOCK, episodes
+from bench.learning.views import Views
 from bench.planning.plan import Request, plan
 from bench.reporting import costing
 from bench.storage.store import Store
@@ -42,7 +44,7 @@ def maml(suite: Suite, gradient: Any, steps: int, tasks: int) -> MAML:
 
 
 def inputs(suite: Suite, algorithm: Learner) -> tuple[Meta, Episode]:
-    meta = algorithm.init(suite.new_params, seeds.generator(1))
+    meta = algorithm.init(SuiteTask(suite), seeds.generator(1))
     return meta, next(episodes(suite, algorithm, lambda: meta, 0, 0))
 
 
@@ -181,9 +183,9 @@ def test_run_against_the_bare_loop(benchmark: Any, suite: str, goal: str, iterat
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_: None
 
-    run = _Run(cell, store, Watch(), Deadline(), None)  # type: ignore[arg-type]
-    run.training_suite = seen
-    run._meta_gradient = lambda: bare  # type: ignore[method-assign]
+    run = _Run(cell, store, Watch(), Deadline())  # type: ignore[arg-type]
+    run.protocol.views = Views(seen, seen)
+    run.protocol._meta_gradient = lambda _: bare  # type: ignore[method-assign]
 
     def train() -> None:
         state = run._state()

@@ -14,7 +14,8 @@ from bench.cells.cell import Deadline, run_cell
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.learning.train import Training
+from bench.core.trees import named_leaves
+from bench.learning.training import Training
 from bench.planning.plan import Request, plan
 from bench.storage.store import Store
 
@@ -96,16 +97,16 @@ def test_editing_a_plug_in_makes_its_cells_run_again(tmp_path: Path) -> None:
 
 
 def test_no_test_task_is_touched_before_meta_training_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import bench.cells.cell
+    import bench.protocols.episodic
 
     seen: list[str] = []
-    original = bench.cells.cell.manifest
+    original = bench.protocols.episodic.manifest
 
     def spy(suite: Any, name: str, split: Any) -> Any:
         seen.append(split)
         return original(suite, name, split)
 
-    monkeypatch.setattr(bench.cells.cell, "manifest", spy)
+    monkeypatch.setattr(bench.protocols.episodic, "manifest", spy)
     run(tmp_path, "sinusoid", "finetune", iterations=60, selection="best", validate_every=30)
     first_test = seen.index("test")
     assert "validation" in seen[:first_test]
@@ -145,11 +146,15 @@ def test_one_trained_cell_is_scored_with_both_normalisations(tmp_path: Path) -> 
 
 def test_training_states_survive_a_round_trip() -> None:
     meta = {"params": {"a.b": torch.randn(2, 3)}, "rates": {"a.b": torch.rand(2, 3)}}
-    state = Training.begin(meta)
+    state = Training(meta, [{"exp_avg": torch.rand(2, 3)}, {"exp_avg": torch.rand(2, 3), "step": torch.tensor(7.0)}])
+    state.kept = {"norms.0.mean": torch.rand(3)}
     state.iteration, state.losses, state.curve = 7, [0.1, 1 / 3], [(50, 0.5, None), (100, 0.25, 1 / 7)]
     loaded = Training.load(state.save(), meta)
-    assert dataclasses.replace(loaded, meta=None, moments=[]) == dataclasses.replace(state, meta=None, moments=[])
-    assert torch.equal(loaded.meta["rates"]["a.b"], meta["rates"]["a.b"])
+    bare = {"meta": None, "memory": [], "kept": {}}
+    assert dataclasses.replace(loaded, **bare) == dataclasses.replace(state, **bare)
+    before, after = (dict(named_leaves((s.meta, s.memory, s.kept))) for s in (state, loaded))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_path: Path) -> None:

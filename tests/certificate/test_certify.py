@@ -15,7 +15,7 @@ from bench.certificate.checks import Check
 from bench.certificate.suites import suite_checks
 from bench.core.discovery import Catalogue
 from bench.core.gradients import descend
-from bench.core.types import Data, Loss, Params
+from bench.core.types import Data, Params, Task
 from bench.planning.plan import Named, algorithm_of, suite_of
 from bench.testing import check_algorithm, check_suite
 from suites.glyphs import Glyphs
@@ -80,8 +80,8 @@ def test_the_types_carry_particles_and_per_task_masks(probe: type) -> None:
 class Posing(MAML):
     """First order, though it claims second."""
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
-        slopes = torch.func.grad(lambda p: loss(p, data))(state)
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
+        slopes = torch.func.grad(lambda p: task.loss(p, data))(state)
         return descend(state, {name: g.detach() for name, g in slopes.items()}, self.inner_lr)
 
 
@@ -94,8 +94,8 @@ class Leaking(MAML):
     def start(self, meta: Params, noise: Data) -> Params:
         return self.last[-1] if self.last else meta
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
-        adapted = super().step(meta, state, loss, data, k)
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
+        adapted = super().step(meta, state, task, data, k)
         if not any(torch._C._functorch.is_functorch_wrapped_tensor(p) for p in adapted.values()):
             self.last.append({name: p.detach() for name, p in adapted.items()})
         return adapted
@@ -105,8 +105,8 @@ class Leaking(MAML):
 class Overwriting(MAML):
     """Adapts the meta-learned parameters in place."""
 
-    def step(self, meta: Params, state: Params, loss: Loss, data: Data, k: int) -> Params:
-        adapted = super().step(meta, state, loss, data, k)
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
+        adapted = super().step(meta, state, task, data, k)
         with torch.no_grad():
             for name, p in state.items():
                 p.add_(0.01 * torch.ones_like(p)) if name else None

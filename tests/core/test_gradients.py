@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.func import vmap
 
 from bench.core import seeds
-from bench.core.gradients import descend, gradient
-from bench.core.types import GradientName, Params
+from bench.core.gradients import GradientName, descend, gradient
+from bench.core.types import Params
 
 
 class Cubic:
     """Σ x_i θ_i³ + b θ_0, where b does not adapt."""
 
-    def __call__(self, params: Params, data: Tensor) -> Tensor:
+    def loss(self, params: Params, data: Tensor) -> Tensor:
         return (data * params["theta"] ** 3).sum() + (params["fixed"] * params["theta"]).sum()
 
     def adaptable(self, name: str) -> bool:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Generator
-from torch.utils._pytree import tree_flatten, tree_map
 
 from algorithms.maml import MAML
 from bench.core import seeds
+from bench.core.trees import tree_flatten, tree_map
 from bench.core.types import Params, Role
-from bench.learning import train
-from bench.learning.train import BLOCK, episodes
+from bench.learning import batches as drawn
+from bench.learning.batches import BLOCK, episodes
 from suites.sinusoid import Points, Sinusoid, Waves
 
 SUITE, TASKS = Sinusoid(), 3
@@ -26,7 +26,7 @@ def learner(steps: int = 2) -> MAML:
 @pytest.mark.parametrize("start", [0, 1, BLOCK - 1, BLOCK, BLOCK + 5])
 @pytest.mark.parametrize("cache", [1, 3000, 2**20])  # one, a few and all of a block's batches at once
 def test_a_batch_is_the_block_s_own_tasks_looked_up(start: int, cache: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr(train, "CACHE", cache)
+    monkeypatch.setattr(drawn, "CACHE", cache)
     batches = episodes(SUITE, learner(), dict, 7, start)
     for iteration, batch in enumerate(itertools.islice(batches, BLOCK + 3), start):
         block = SUITE.sample(TASKS * BLOCK, "train", seeds.generator(7, "train", iteration // BLOCK))

@@ -4,15 +4,14 @@ It shows that ensembles and the chaser loss fit the types.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.func import vmap
-from torch.utils._pytree import tree_map
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Episode, Learner, Loss, Meta, NewParams, Params
+from bench.core.trees import tree_map
+from bench.core.types import Data, Episode, Kind, Learner, Meta, Params, Prediction, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +20,16 @@ class BMAML(Learner):
 
     inner_lr: float
     particles: int = 2
+    suits = frozenset[Kind]({"regression", "classification"})
     second_order = False  # the leader is a constant
-    ensemble: ClassVar[bool] = True
 
-    def init(self, new_params: NewParams, generator: Generator) -> Meta:
-        members = [new_params(generator) for _ in range(self.particles)]
+    def init(self, task: Task, generator: Generator) -> Meta:
+        members = [task.new_params(generator) for _ in range(self.particles)]
         return {name: torch.stack([member[name] for member in members]) for name in members[0]}
 
-    def step(self, meta: Meta, state: Params, loss: Loss, data: Data, k: int) -> Params:
+    def step(self, meta: Meta, state: Params, task: Task, data: Data, k: int) -> Params:
         # Θ_m + α/M Σ_j [κ(Θ_j, Θ_m) ∇ log p(Θ_j) + ∇_{Θ_j} κ(Θ_j, Θ_m)] (equation 3)
-        slopes = vmap(gradient("reverse", loss), in_dims=(0, None))(state, data)
+        slopes = vmap(gradient("reverse", task), in_dims=(0, None))(state, data)
         points = torch.cat([state[name].flatten(1) for name in slopes], 1)
         gaps = points.unsqueeze(1) - points.unsqueeze(0)  # [M, M, D]
         squares = gaps.square().sum(-1)
@@ -44,10 +43,13 @@ class BMAML(Learner):
         }
         return descend(state, drifts, self.inner_lr)
 
-    def meta_loss(self, meta: Meta, loss: Loss, episode: Episode) -> Tensor:
+    def predict(self, meta: Meta, state: Params, task: Task, data: Data) -> Prediction:
+        return task.average(vmap(lambda params: task.predict(params, data))(state))
+
+    def meta_loss(self, meta: Meta, task: Task, episode: Episode) -> Tensor:
         chaser = self.start(meta, episode.noise)
         for k, data in enumerate(episode.support):
-            chaser = self.step(meta, chaser, loss, data, k)
+            chaser = self.step(meta, chaser, task, data, k)
         both = tree_map(lambda *halves: torch.cat(halves), episode.support[0], episode.query)
-        leader = self.step(meta, chaser, loss, both, len(episode.support))
+        leader = self.step(meta, chaser, task, both, len(episode.support))
         return torch.stack([(chaser[n] - leader[n].detach()).square().sum() for n in chaser]).sum()

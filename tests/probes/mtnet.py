@@ -10,18 +10,18 @@ import torch
 from torch import Generator, Tensor
 
 from bench.core.gradients import descend, gradient
-from bench.core.types import Data, Learner, Loss, Meta, NewParams, Params
+from bench.core.types import Data, Learner, Meta, Params, Task
 
 
 class Transformed(NamedTuple):
-    loss: Loss
+    task: Task
     transforms: Params  # T, one square matrix per layer
 
-    def __call__(self, params: Params, data: Data) -> Tensor:
-        return self.loss(transformed(params, self.transforms), data)
+    def loss(self, params: Params, data: Data) -> Tensor:
+        return self.task.loss(transformed(params, self.transforms), data)
 
     def adaptable(self, name: str) -> bool:
-        return self.loss.adaptable(name)
+        return self.task.adaptable(name)
 
 
 def transformed(params: Params, transforms: Params) -> Params:
@@ -36,22 +36,22 @@ class MTNet(Learner):
     inner_lr: float
     second_order = False  # the masks' gradient is that of their soft version
 
-    def init(self, new_params: NewParams, generator: Generator) -> Meta:
-        params = new_params(generator)
+    def init(self, task: Task, generator: Generator) -> Meta:
+        params = task.new_params(generator)
         weights = {n.removesuffix(".weight"): p for n, p in params.items() if n.endswith(".weight") and p.dim() == 2}
         transforms = {layer: torch.eye(len(w), dtype=w.dtype) for layer, w in weights.items()}
         return {"params": params, "T": transforms, "logits": {n: torch.zeros_like(t[0]) for n, t in transforms.items()}}
 
-    def noise(self, meta: Meta, count: int, generator: Generator) -> Data:
-        return {n: torch.logit(torch.rand(count, *z.shape, generator=generator)) for n, z in meta["logits"].items()}
+    def noise(self, shapes: Meta, count: int, generator: Generator) -> Data:
+        return {n: torch.logit(torch.rand(count, *z.shape, generator=generator)) for n, z in shapes["logits"].items()}
 
     def start(self, meta: Meta, noise: Data) -> tuple[Params, Params]:
         soft = {layer: torch.sigmoid(z + noise[layer]) for layer, z in meta["logits"].items()}
         return meta["params"], {n: (s > 0.5).to(s.dtype) + s - s.detach() for n, s in soft.items()}
 
-    def step(self, meta: Meta, state: tuple[Params, Params], loss: Loss, data: Data, k: int) -> tuple[Params, Params]:
+    def step(self, meta: Meta, state: tuple[Params, Params], task: Task, data: Data, k: int) -> tuple[Params, Params]:
         params, masks = state
-        slopes = gradient("reverse", Transformed(loss, meta["T"]))(params, data)
+        slopes = gradient("reverse", Transformed(task, meta["T"]))(params, data)
         layers = {name: name.rpartition(".")[0] for name in slopes}
         masked = {n: torch.einsum("i,i...->i...", masks[layers[n]], g) for n, g in slopes.items() if layers[n] in masks}
         return descend(params, {**slopes, **masked}, self.inner_lr), masks

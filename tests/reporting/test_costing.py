@@ -14,7 +14,8 @@ from algorithms.maml import MAML
 from bench.cli import main
 from bench.core import seeds
 from bench.core.errors import BenchError
-from bench.learning.train import episodes
+from bench.core.task import SuiteTask
+from bench.learning.batches import episodes
 from bench.reporting import costing
 from reports import cost as report
 from suites.omniglot import Omniglot
@@ -63,7 +64,7 @@ def test_live_tensors_counts_what_is_alive_at_once() -> None:
 def test_flops_are_those_of_the_plain_algorithm() -> None:
     suite = Omniglot().stand_in()
     algorithm = MAML(inner_lr=2.0, steps=1, outer_lr=0.001, meta_batch=32, gradient="first_order")
-    meta = algorithm.init(suite.new_params, seeds.generator(0))
+    meta = algorithm.init(SuiteTask(suite), seeds.generator(0))
     batch = next(episodes(suite, algorithm, lambda: meta, 0, 0))
     found = costing.reference_flops(suite, algorithm, meta, batch)
     # By hand: four convolutions of output side 14, 7, 4, 2, forward and twice backward, support and query; the first

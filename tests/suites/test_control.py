@@ -13,8 +13,9 @@ from torch.nn.utils import parameters_to_vector
 
 from algorithms.maml import MAML
 from bench.core import seeds
-from bench.core.types import Episode, Params, SuiteLoss
-from bench.learning.trpo import objective
+from bench.core.task import SuiteTask
+from bench.core.types import Episode, Params
+from bench.learning.objective import objective
 from suites.bandit import Bandit
 from suites.navigation2d import Navigation2D, Places, Plane
 from suites.parts.control import Estimator, Trajectories, baseline, discounted, standardised
@@ -72,7 +73,7 @@ def test_estimators_agree_in_the_first_gradient_and_lvc_and_dice_alone_in_the_en
     data = enumerated(plain, params)
     _, slope, curvature = derivatives(lambda p: -expected_return(plain, p), params)
     found = {
-        estimator: derivatives(partial(SuiteLoss(replace(plain, estimator=estimator)), data=data), params)
+        estimator: derivatives(partial(SuiteTask(replace(plain, estimator=estimator)).loss, data=data), params)
         for estimator in get_args(Estimator)
     }
     for _, gradient, _ in found.values():
@@ -89,7 +90,7 @@ def test_judged_episodes_have_the_value_and_curvature_of_the_expected_return_wha
     params = params_of(suite)
     data = enumerated(suite, params)
     data = data._replace(behaviour=suite.predict(params, data).detach())
-    found = derivatives(lambda p: SuiteLoss(suite)(p, data), params)
+    found = derivatives(lambda p: SuiteTask(suite).loss(p, data), params)
     for ours, exact in zip(found, derivatives(lambda p: -expected_return(suite, p), params), strict=True):
         assert torch.allclose(ours, exact, atol=1e-12)
 
@@ -99,20 +100,20 @@ def test_emaml_alone_is_the_gradient_of_what_adaptation_is_expected_to_reach(est
     suite = Bandit(arms=3, pulls=1, estimator=estimator)
     params = params_of(suite)
     learner = MAML(inner_lr=1.0, steps=1, outer_lr=0.1, meta_batch=1)
-    loss = SuiteLoss(suite)
+    task = SuiteTask(suite)
 
     def pulled(arm: int) -> Trajectories:
         one = Trajectories(*(x[:1] if isinstance(x, Tensor) and x.dim() else x for x in enumerated(suite, params)))
         return one._replace(actions=torch.tensor([[arm]]), advantages=(PAYS[arm] - 0.5).view(1, 1))
 
     def reached(p: Params) -> Tensor:
-        after = (expected_return(suite, learner.step(p, p, loss, pulled(arm), 0)) for arm in range(3))
+        after = (expected_return(suite, learner.step(p, p, task, pulled(arm), 0)) for arm in range(3))
         return -sum(chance * value for chance, value in zip(chances(suite, p), after, strict=True))
 
     def estimated(p: Params) -> Tensor:
         total = torch.zeros((), dtype=torch.float64)
         for arm, chance in enumerate(chances(suite, params).detach()):
-            adapted = learner.step(params, params, loss, pulled(arm), 0)
+            adapted = learner.step(params, params, task, pulled(arm), 0)
             query = enumerated(suite, adapted)
             query = query._replace(behaviour=suite.predict(adapted, query).detach())
             total = total + chance * objective(suite, learner)(p, Episode((pulled(arm),), query))

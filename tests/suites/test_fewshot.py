@@ -7,7 +7,7 @@ from torch.nn import functional
 from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError
-from bench.core.types import SuiteLoss
+from bench.core.task import SuiteTask
 from bench.learning.evaluate import FROZEN, manifest
 from suites.glyphs import Glyphs
 from suites.omniglot import Omniglot
@@ -59,7 +59,7 @@ def test_one_inner_step_is_the_official_one() -> None:
     data = suite.look_up(suite.sample(1, "train", seeds.generator(1)), "support")
     one = type(data)(data.images[0].double(), data.labels[0])
     algorithm = MAML(inner_lr=rate, steps=1, outer_lr=0.001, meta_batch=1)
-    ours = algorithm.step(params, params, SuiteLoss(suite), one, 0)
+    ours = algorithm.step(params, params, SuiteTask(suite), one, 0)
 
     live = {name: p.clone().requires_grad_() for name, p in params.items()}
     logits = torch.func.functional_call(suite.skeleton, live, (one.images,))

@@ -13,9 +13,11 @@ from PIL import Image
 from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.errors import BenchError, DataError
-from bench.core.types import SuiteLoss
+from bench.core.outer import Adam
+from bench.core.task import SuiteTask
+from bench.core.types import Episode
 from bench.learning.evaluate import manifest
-from bench.learning.train import Training, train
+from bench.learning.outer.descent import Descent
 from suites import cifar_fs, mini_imagenet
 from suites.cifar_fs import CifarFS
 from suites.mini_imagenet import MiniImagenet
@@ -161,9 +163,9 @@ def test_photographs_are_not_turned_and_the_net_learns_from_them() -> None:
     data = suite.look_up(tasks, "support")
     assert data.images.shape == (2, 3, 3, 32, 32)
     one = type(data)(data.images[0], data.labels[0])
-    params, loss = suite.new_params(seeds.generator(0)), SuiteLoss(suite)
+    params, task = suite.new_params(seeds.generator(0)), SuiteTask(suite)
     algorithm = MAML(inner_lr=0.001, steps=1, outer_lr=0.001, meta_batch=2)
-    assert loss(algorithm.step(params, params, loss, one, 0), one) < loss(params, one)
+    assert task.loss(algorithm.step(params, params, task, one, 0), one) < task.loss(params, one)
 
 
 def test_the_rate_is_in_our_units_and_too_many_drawings_are_refused() -> None:
@@ -174,7 +176,6 @@ def test_the_rate_is_in_our_units_and_too_many_drawings_are_refused() -> None:
 
 def test_entries_of_the_meta_gradient_are_cut_as_the_protocol_says() -> None:
     assert MiniImagenet(queries=1).clip == 10.0
-    state = Training.begin({"w": torch.zeros(2)})
-    gradient = {"w": torch.tensor([-200.0, 3.0])}
-    (after,) = train(state, iter([None]), lambda *_: (torch.tensor(0.0), gradient), 0.001, 1, None, 500, max, clip=10.0)  # type: ignore[arg-type,misc]
-    assert after.moments[0][0].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth
+    rule = Descent(Adam(0.001), {"w": torch.zeros(2)}, [], clip=10.0)
+    rule.update({"w": torch.tensor([-200.0, 3.0])}, Episode((), ()), 0)
+    assert rule.memory[0]["exp_avg"].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth

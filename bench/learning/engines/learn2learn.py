@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from bench.core import seeds
 from bench.core.errors import BenchError
+from bench.core.trees import to, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Data, Episode, Learner, Meta, Params, Suite
 from bench.learning.engines.vectorised import MetaGradient
-from bench.learning.evaluate import CHUNK, to
+from bench.learning.evaluate import CHUNK
 
 INSTALL = "pip install --no-deps -r requirements/learn2learn.txt"
 

@@ -18,11 +18,11 @@ from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from bench.core.trees import tree_flatten, tree_map, tree_unflatten
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
-from bench.learning.trpo import objective
+from bench.learning.objective import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGE = 2**16  # bytes of Meta; of a smaller net, a call for each task would take longer than what is computed in it
@@ -53,7 +53,8 @@ def meta_gradient(
 
     # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
     def total(meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
-        live = [channels_last(leaf.detach()).requires_grad_() for leaf in meta]
+        live = [channels_last(leaf.detach()) for leaf in meta]
+        moving = [leaf.requires_grad_() for leaf in live if leaf.is_floating_point()]
         episodes = tree_unflatten(batch, specs[1])
         with torch.enable_grad(), ConvolutionsAsProducts():
 
@@ -67,7 +68,8 @@ def meta_gradient(
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()
         # Plain autograd outermost: torch.func.grad would keep every graph and lose what `mixed` saves.
-        return [value.detach(), *torch.autograd.grad(value, live, materialize_grads=True)]
+        found = iter(torch.autograd.grad(value, moving, materialize_grads=True))
+        return [value.detach(), *(next(found) if x.requires_grad else torch.zeros_like(x) for x in live)]
 
     run = Compiled(total) if compiled else total
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch.utils._pytree import tree_map
 
+from bench.core.trees import tree_map
 from bench.core.types import Suite
 from bench.learning.engines import vectorised
 from suites.omniglot import Omniglot

@@ -17,9 +17,9 @@ from metalearn.loss.base import BaseLoss
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vmap
 from torch.nn import functional
-from torch.utils._pytree import tree_map
 
 from algorithms.maml import MAML
+from bench.core.trees import tree_map
 from bench.core.types import Episode, Meta, Suite
 from bench.learning.engines import vectorised
 from suites.omniglot import Omniglot

@@ -13,13 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from algorithms.fomaml import FOMAML
 from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core.errors import BenchError
-from bench.core.types import Episode, Learner, Meta, Split, Suite, SuiteLoss
+from bench.core.task import SuiteTask
+from bench.core.trees import tree_leaves, tree_map
+from bench.core.types import Episode, Learner, Meta, Split, Suite
 from bench.learning import evaluate
 from bench.learning.engines import learn2learn, vectorised
 from suites.parts.fewshot import Classes, Images
@@ -81,7 +82,7 @@ def double(tree: Any) -> Any:
 def meta_of(suite: Suite, algorithm: Learner) -> Meta:
     """Values that differ everywhere, the shifts and the rates as well, which begin alike."""
     generator = Generator().manual_seed(1)
-    meta = double(algorithm.init(suite.new_params, generator))
+    meta = double(algorithm.init(SuiteTask(suite), generator))
     return tree_map(lambda x: x + 0.02 * torch.rand(x.shape, generator=generator, dtype=x.dtype), meta)
 
 
@@ -135,7 +136,7 @@ def test_adapted_parameters_are_ours(suite: Suite, algorithm: Learner) -> None:
     support = tree_map(lambda x: x[0], episodes_of(suite, algorithm, meta).support)
     state = algorithm.start(meta, ())
     for k, data in enumerate(support):
-        state = algorithm.step(meta, state, SuiteLoss(suite), data, k)
+        state = algorithm.step(meta, state, SuiteTask(suite), data, k)
     wrapper, _ = learn2learn._wrap(learn2learn.load(), learn2learn._Model(suite), algorithm, meta)
     learner = wrapper.clone()
     for data in support:

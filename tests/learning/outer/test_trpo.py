@@ -4,16 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._pytree import tree_map
 
 from algorithms.finetune import Finetune
 from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core import seeds
+from bench.core.task import SuiteTask
+from bench.core.trees import tree_map
 from bench.core.types import Learner
 from bench.learning.engines.vectorised import meta_gradient
+from bench.learning.outer.trpo import surrogate, trpo
 from bench.learning.rollouts import episode
-from bench.learning.trpo import surrogate, trpo
 from suites.bandit import Bandit
 from suites.navigation2d import Navigation2D
 
@@ -29,7 +30,7 @@ LEARNERS = {
 
 
 def situation(suite: Any, learner: Learner) -> tuple[Any, Any]:
-    meta = learner.init(suite.new_params, seeds.generator(0))
+    meta = learner.init(SuiteTask(suite), seeds.generator(0))
     tasks = suite.sample(4, "train", seeds.generator(1))
     return meta, episode(suite, learner, meta, tasks, (), seeds.generator(2), "cpu")
 

@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from bench.core.types import Episode, Interactive, Learner, Meta, Suite, SuiteLoss
+from bench.core.trees import tree_flatten, tree_leaves, tree_unflatten
+from bench.core.types import Episode, Interactive, Learner, Meta
+from bench.learning.objective import objective, prediction
+from bench.learning.outer.descent import Memory
 
 Vector = list[Tensor]  # of meta's leaves
 
@@ -65,6 +67,22 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     return Move(tree_unflatten([x - size * d for x, d in zip(here, natural, strict=True)], spec), kl, tries)
 
 
+class TrustRegion:
+    """TRPO as an outer rule; it remembers nothing."""
+
+    def __init__(self, suite: Interactive, algorithm: Learner, meta: Meta) -> None:
+        """Moves `meta` in place."""
+        self.suite, self.algorithm, self.meta = suite, algorithm, meta
+        self.memory: Memory = []
+
+    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
+        """One step; its KL and how many sizes were tried."""
+        move = trpo(self.suite, self.algorithm, self.meta, gradient, batch)
+        for leaf, new in zip(tree_leaves(self.meta), tree_leaves(move.meta), strict=True):
+            leaf.copy_(new)
+        return {"kl": move.kl, "tries": float(move.tries)}
+
+
 def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
     """Mean meta-loss and mean divergence of the adapted learners on recorded episodes [T, ...]."""
     loss, predict = objective(suite, algorithm), prediction(suite, algorithm)
@@ -74,27 +92,6 @@ def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episo
 
     losses, kls = vmap(one)(episode)
     return losses.mean(), kls.mean()
-
-
-def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
-    """One task's meta-loss; where the suite is interactive, with its credit for what the support explored."""
-    loss = SuiteLoss(suite)
-    if not isinstance(suite, Interactive):
-        return lambda meta, episode: algorithm.meta_loss(meta, loss, episode)
-    credit = suite.exploration
-
-    def explored(meta: Meta, episode: Episode) -> Tensor:
-        value = algorithm.meta_loss(meta, loss, episode)
-        state = algorithm.start(meta, episode.noise)
-        for k, data in enumerate(episode.support):
-            extra = credit(algorithm.params(meta, state), data, episode.query)
-            if extra is None:
-                break
-            value = value + extra
-            state = algorithm.step(meta, state, loss, data, k)
-        return value
-
-    return explored
 
 
 def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
@@ -170,10 +167,3 @@ def backtracking(
 def dot(a: Vector, b: Vector) -> float:
     """⟨a, b⟩ over all tensors."""
     return sum((x.double() * y.double()).sum().item() for x, y in zip(a, b, strict=True))
-
-
-def prediction(suite: Interactive, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
-    """One task's prediction for its query by the adapted learner."""
-    loss = SuiteLoss(suite)
-
-    return lambda meta, episode: suite.predict(algorithm.adapted(meta, loss, episode), episode.query)

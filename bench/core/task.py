@@ -1,0 +1,99 @@
+"""A suite as a learner sees it: the one implementation of `Task`."""
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from bench.core.types import Data, Kind, Normal, Params, Prediction, Role, Suite
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """What a suite's tasks are to a learner."""
+
+    suite: Suite
+
+    def __post_init__(self) -> None:
+        """Finds out now what takes random draws, which vmap forbids: the module and what it looks like."""
+        for found in ("skeleton", "kind", "head", "outputs"):
+            getattr(self.suite, found)
+
+    @property
+    def kind(self) -> Kind:
+        """What is predicted."""
+        return self.suite.kind
+
+    @property
+    def outputs(self) -> int:
+        """The prediction's last axis."""
+        return self.suite.outputs
+
+    @property
+    def head(self) -> frozenset[str]:
+        """The names of the parameters of the last layer."""
+        return self.suite.head
+
+    def new_params(self, generator: Generator) -> Params:
+        """As the suite draws them."""
+        return self.suite.new_params(generator)
+
+    def example(self, role: Role) -> Data:
+        """Data of a training task."""
+        return self.suite.example(role)
+
+    def inputs(self, data: Data) -> Tensor:
+        """As the suite has them."""
+        return self.suite.inputs(data)
+
+    def targets(self, data: Data) -> Tensor:
+        """As the suite has them."""
+        return self.suite.targets(data)
+
+    def mask(self, data: Data) -> Tensor | None:
+        """As the suite has it."""
+        return self.suite.mask(data)
+
+    def predict(self, params: Params, data: Data) -> Prediction:
+        """As the suite does."""
+        return self.suite.predict(params, data)
+
+    def features(self, params: Params, data: Data) -> Tensor:
+        """As the suite's network computes them."""
+        return self.suite.features(params, data)
+
+    def losses(self, prediction: Prediction, data: Data) -> Tensor:
+        """As the suite does; minus the log-density of a distribution's targets."""
+        if isinstance(prediction, Normal):
+            return -prediction.log_density(self.targets(data))
+        return self.suite.losses(prediction, data)
+
+    def mean(self, losses: Tensor, data: Data) -> Tensor:
+        """Over what is not masked."""
+        mask = self.mask(data)
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+
+    def loss(self, params: Params, data: Data) -> Tensor:
+        """mean(losses(predict(params, data)))."""
+        return self.mean(self.losses(self.predict(params, data), data), data)
+
+    def average(self, predictions: Prediction) -> Prediction:
+        """As the suite does; of numbers the mean and the deviation of the members' mixture, if there are several."""
+        if isinstance(predictions, Normal):
+            mean = predictions.mean.mean(0)
+            variance = (predictions.std.square() + (predictions.mean - mean).square()).mean(0)
+            return Normal(mean, variance.sqrt())
+        mean = self.suite.average(predictions)
+        if self.kind != "regression" or len(predictions) < 2:
+            return mean
+        return Normal(mean, (predictions - mean).square().mean(0).sqrt())
+
+    def adaptable(self, name: str) -> bool:
+        """As the suite declares."""
+        return self.suite.adaptable(name)
+
+    def score(self, prediction: Prediction, data: Data) -> dict[str, Tensor]:
+        """One scalar per metric; of a distribution the mean's, and `nll`, minus the targets' mean log-density."""
+        if not isinstance(prediction, Normal):
+            return self.suite.score(prediction, data)
+        nll = self.mean(self.losses(prediction, data), data)
+        return {**self.suite.score(prediction.mean, data), "nll": nll}

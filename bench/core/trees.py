@@ -1,0 +1,56 @@
+"""Trees of tensors: the one door to torch's pytrees, which have no public place."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import (
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map,
+    tree_map_with_path,
+    tree_unflatten,
+)
+
+__all__ = [
+    "cut",
+    "named_leaves",
+    "part",
+    "shapes_of",
+    "to",
+    "tree_flatten",
+    "tree_leaves",
+    "tree_map",
+    "tree_map_with_path",
+    "tree_unflatten",
+]
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Tensor]]:
+    """Path -> tensor of a tree, in its order."""
+    return [("/" + "/".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path), leaf)
+            for path, leaf in tree_flatten_with_path(tree)[0]]  # fmt: skip
+
+
+def to(tree: Any, device: str) -> Any:
+    """The tree on a device."""
+    return tree if device == "cpu" else tree_map(lambda x: x.to(device), tree)
+
+
+def shapes_of(tree: Any) -> Any:
+    """The tree's shapes and types without its values: tensors on the device "meta"."""
+    return tree_map(lambda x: torch.empty_like(x, device="meta"), tree)
+
+
+def part(tree: Any, some: Any) -> Any:
+    """The tree with `some` of every leaf's first axis: a slice, or a number, which takes the axis away."""
+    return tree_map(lambda leaf: leaf[some], tree)
+
+
+def cut(tree: Any, size: int) -> Iterator[Any]:
+    """The tree cut along its leaves' first axis into pieces of `size`."""
+    leaves, spec = tree_flatten(tree)
+    for piece in zip(*(leaf.split(size) for leaf in leaves), strict=True):
+        yield tree_unflatten(list(piece), spec)

@@ -1,0 +1,58 @@
+"""The meta-batches of every iteration, drawn from the seed and the iteration's number alone."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from bench.core import seeds
+from bench.core.trees import cut, part, shapes_of, to, tree_leaves
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised
+from bench.learning.rollouts import episode
+
+BLOCK = 64  # iterations whose tasks are drawn at once
+CACHE = 2**20  # bytes of data that are looked up at once
+
+
+def episodes(
+    suite: Suite, algorithm: Learner, meta: Callable[[], Meta], seed: int, start: int, device: str = "cpu"
+) -> Iterator[Episode]:
+    """The meta-batches of iteration `start` and those that follow, leaves [T, ...]."""
+    count, shapes = algorithm.meta_batch, shapes_of(meta())
+    for first in itertools.count(start - start % BLOCK, BLOCK):
+        tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", first // BLOCK))
+        noise = algorithm.noise(shapes, count * BLOCK, seeds.generator(seed, "noise", first // BLOCK))
+        numbers = torch.arange(first, first + BLOCK).repeat_interleave(count)
+        begin = max(start, first)
+        due = part((tasks, noise, numbers), slice((begin - first) * count, None))
+        if isinstance(suite, Supervised) and type(suite).collect is Supervised.collect:
+            yield from _looked_up(suite, algorithm, due, begin, device)
+            continue
+        for iteration, (some, *drawn) in enumerate(cut(due, count), begin):
+            now, (its_noise, number) = algorithm.at(iteration), to(drawn, device)
+            generator = seeds.generator(seed, "collect", iteration)
+            if isinstance(suite, Interactive):
+                acted = episode(suite, now, meta(), some, its_noise, generator, device)
+                yield acted._replace(iteration=number)
+                continue
+            support = suite.collect(some, meta(), "support", 0, generator) if now.steps else ()
+            query = suite.collect(some, meta(), "query", now.steps, generator)
+            yield Episode((to(support, device),) * now.steps, to(query, device), its_noise, number)
+
+
+def _looked_up(
+    suite: Supervised, algorithm: Learner, due: tuple[Any, Any, Any], begin: int, device: str
+) -> Iterator[Episode]:
+    # Small nets are trained in less time than it takes to look up a batch, so as many batches as a cache holds go
+    # together; what a task shows depends on nothing but the task.
+    one = part(due[0], slice(1))
+    shown = suite.look_up(one, "support"), suite.look_up(one, "query")
+    size = algorithm.meta_batch * sum(leaf.nbytes for leaf in tree_leaves(shown))
+    iteration = itertools.count(begin)
+    for tasks, noise, numbers in cut(due, algorithm.meta_batch * max(1, CACHE // max(1, size))):
+        support = suite.look_up(tasks, "support") if algorithm.steps else ()
+        together = to((support, suite.look_up(tasks, "query"), noise, numbers), device)
+        for its_support, query, its_noise, number in cut(together, algorithm.meta_batch):
+            steps = algorithm.at(next(iteration)).steps
+            yield Episode((its_support,) * steps, query, its_noise, number)

@@ -1,0 +1,1 @@
+"""Outer rules: how Meta follows the meta-gradient."""

@@ -1,0 +1,44 @@
+"""Gradient descent on Meta, by the optimiser and the schedule that a learner declares."""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from bench.core.outer import Outer
+from bench.core.trees import tree_leaves
+from bench.core.types import Episode, Meta
+
+Memory = list[dict[str, Tensor]]  # what an optimiser keeps, for each leaf of Meta that it moves
+
+
+class Rule(Protocol):
+    """How Meta moves: in place, so that whoever holds it sees it move."""
+
+    memory: Memory
+
+    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
+        """Moves Meta by what is learned from a batch, after `iteration` others; what to note of it."""
+        ...
+
+
+class Descent:
+    """θ ← θ − rate(iteration) · g, as torch's optimiser makes it of the meta-gradient."""
+
+    def __init__(self, outer: Outer, meta: Meta, memory: Memory, clip: float | None = None) -> None:
+        """Goes on with `memory` where a run was cut, else with none; `clip` holds where `outer` has none."""
+        self.outer, self.clip = outer, clip if outer.clip is None else outer.clip
+        self.leaves = [leaf for leaf in tree_leaves(meta) if leaf.is_floating_point()]
+        self.optimiser = outer.optimiser(self.leaves)
+        for leaf, kept in zip(self.leaves, memory, strict=False):
+            self.optimiser.state[leaf] = kept
+        self.memory: Memory = [self.optimiser.state[leaf] for leaf in self.leaves]
+
+    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
+        """One step of the optimiser."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.outer.rate_at(iteration)
+        moving = [g for g in tree_leaves(gradient) if g.is_floating_point()]
+        for leaf, g in zip(self.leaves, moving, strict=True):
+            leaf.grad = g if self.clip is None else g.clamp(-self.clip, self.clip)
+        self.optimiser.step()
+        return {}

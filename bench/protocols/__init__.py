@@ -1,0 +1,1 @@
+"""Protocols: how a cell begins, goes on and is scored."""

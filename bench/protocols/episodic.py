@@ -1,0 +1,170 @@
+"""The episodic protocol: i.i.d. tasks in meta-training, frozen tasks at test. A cell's life does not know it."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from bench.core import seeds
+from bench.core.discovery import parameters
+from bench.core.errors import StoreError
+from bench.core.records import Spec
+from bench.core.task import SuiteTask
+from bench.core.trees import part, to
+from bench.core.types import Interactive, Learner, Meta, Suite
+from bench.learning.batches import episodes
+from bench.learning.engines import learn2learn, vectorised
+from bench.learning.evaluate import manifest, steps_of, trace, traces
+from bench.learning.outer.descent import Descent, Rule
+from bench.learning.outer.trpo import TrustRegion
+from bench.learning.train import Gradients, MetaGradient, Validation, train
+from bench.learning.training import Training
+from bench.learning.views import Views
+
+log = logging.getLogger("bench")
+
+
+class Scores(NamedTuple):
+    """What a cell comes to."""
+
+    table: pd.DataFrame  # setting, norm, metric, task, step, value
+    selected: dict[str, Any]  # fields that validation tasks chose
+
+
+class Episodic:
+    """Meta-training and scoring of one cell."""
+
+    def __init__(self, spec: Spec, suite: Suite, algorithm: Learner) -> None:
+        """Of a specification with its suite and algorithm."""
+        self.spec, self.suite, self.algorithm = spec, suite, algorithm
+        self.views = Views.of(suite, algorithm)
+        self.chunk = spec.chunk_tasks
+
+    def begin(self, checkpoint: bytes | None) -> Training:
+        """Where training stands: as in a checkpoint, or before its first iteration.
+
+        Raises:
+            Exception: the checkpoint is not one of this cell.
+        """
+        fresh = self.algorithm.init(SuiteTask(self.views.training), seeds.generator(self.spec.seed, "init"))
+        if checkpoint is None:
+            return Training(to(fresh, self.spec.device))
+        return Training.load(checkpoint, fresh, self.spec.device)
+
+    def advance(self, state: Training) -> Iterator[Training]:
+        """Trains to the specified number of iterations, yielding the updated state after each."""
+        seed, device = self.spec.seed, self.spec.device
+        batches = episodes(self.views.training, self.algorithm, lambda: state.meta, seed, state.iteration, device)
+        gradients = Gradients(self.algorithm, self._meta_gradient)
+        validation = Validation(self._validation(), self.spec.validate_every, self._better)
+        rule, until = self._rule(state), self.spec.iterations
+        return train(state, batches, gradients, rule, until, validation, self.views.training)
+
+    def score(self, state: Training) -> Scores:
+        """The scores on the frozen tasks of what was selected."""
+        meta, _ = state.chosen(self.spec.selection == "best")
+        meta = self.views.fit(meta, self.spec.seed, self.spec.device)
+        algorithm, selected = self._select(self.algorithm.at(state.iteration), meta)
+        return Scores(self._test(algorithm, meta), selected)
+
+    def _meta_gradient(self, algorithm: Learner) -> MetaGradient:
+        if self.spec.engine == "learn2learn":
+            return learn2learn.meta_gradient(self.views.training, algorithm)
+        return vectorised.meta_gradient(
+            self.views.training,
+            algorithm,
+            compiled=self.spec.engine == "compiled",
+            chunk=self.chunk,
+            halved=self._halved,
+        )
+
+    def _rule(self, state: Training) -> Rule:
+        suite = self.views.training
+        if isinstance(suite, Interactive) and suite.outer == "trpo":
+            return TrustRegion(suite, self.algorithm, state.meta)
+        return Descent(self.algorithm.outer.over(self.spec.iterations), state.meta, state.memory, self.suite.clip)
+
+    def _halved(self, chunk: int) -> None:
+        log.warning("out of memory: going on with %d tasks in memory at once", chunk)
+        self.chunk = chunk
+
+    def _better(self, a: float, b: float) -> bool:
+        return a < b if self._lower else a > b
+
+    @property
+    def _lower(self) -> bool:
+        return self.views.tested.metrics[0].better == "lower"
+
+    def _validation(self) -> Any:
+        open_rate = len(self.algorithm.candidates()) > 1
+        if open_rate and self.spec.selection == "last":
+            return None  # a curve over every candidate would cost more than the training
+
+        def validate(state: Training) -> float:
+            meta = self.views.fit(state.meta, self.spec.seed, self.spec.device)
+            candidates = self.algorithm.at(state.iteration).candidates()
+            scores = [self._validate(candidate, meta) for candidate in candidates]
+            return min(scores) if self._lower else max(scores)
+
+        return validate
+
+    def _validate(self, algorithm: Learner, meta: Meta) -> float:
+        suite = self.views.tested.evaluations[0]
+        tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
+        steps = suite.report_steps[-1]
+        scores = trace(suite, algorithm, meta, tasks, steps, self.spec.device)[suite.metrics[0].name][:, -1]
+        mean = scores.double().mean().item()
+        return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
+
+    def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
+        tasks, found = manifest(suite, self.spec.suite.name, split)
+        if found != self.spec.manifests[f"{suite.setting}/{split}"]:
+            raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
+        return part(tasks, slice(count))
+
+    def _select(self, algorithm: Learner, meta: Meta) -> tuple[Learner, dict[str, Any]]:
+        candidates = algorithm.candidates()
+        if len(candidates) == 1:
+            return candidates[0], {}
+        scores = [self._validate(candidate, meta) for candidate in candidates]
+        order = sorted(range(len(scores)), key=scores.__getitem__, reverse=not self._lower)
+        chosen = candidates[order[0]]
+        given = parameters(algorithm)
+        selected = {name: value for name, value in parameters(chosen).items() if value != given[name]}
+        log.info("selected %s on the validation tasks", selected)
+        return chosen, selected
+
+    def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
+        frames = []
+        for suite, scores in self._traces(algorithm, meta):
+            for name, values in scores.items():
+                count, steps = values.shape
+                frames.append(
+                    pd.DataFrame(
+                        {
+                            "setting": suite.setting,
+                            "norm": suite.norm,
+                            "metric": name,
+                            "task": np.repeat(np.arange(count), steps),
+                            "step": np.tile(np.arange(steps), count),
+                            "value": values.double().numpy().reshape(-1),
+                        }
+                    )
+                )
+        return pd.concat(frames, ignore_index=True)
+
+    def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
+        trial = self.spec.split == "validation"
+        variants = self.views.tested.evaluations[:1] if trial else self.views.tested.evaluations
+        count = self.spec.validation_tasks if trial else self.spec.test_tasks
+        for setting in dict.fromkeys(variant.setting for variant in variants):
+            alike = [variant for variant in variants if variant.setting == setting]
+            tasks = self._tasks(alike[0], self.spec.split, count)
+            steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
+            rest = (algorithm, meta, tasks, steps, self.spec.device)
+            if self.spec.engine == "learn2learn":
+                yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
+            else:
+                yield from zip(alike, traces(alike, *rest), strict=True)
