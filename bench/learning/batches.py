@@ -46,13 +46,17 @@ def _looked_up(
 ) -> Iterator[Episode]:
     # Small nets are trained in less time than it takes to look up a batch, so as many batches as a cache holds go
     # together; what a task shows depends on nothing but the task.
-    one = part(due[0], slice(1))
-    shown = suite.look_up(one, "support"), suite.look_up(one, "query")
-    size = algorithm.meta_batch * sum(leaf.nbytes for leaf in tree_leaves(shown))
+    some = part(due[0], slice(2))
+    shown = suite.look_up(some, "support"), suite.look_up(some, "query")
+    tasks_shown, tasks_asked = len(tree_leaves(shown[1])[0]), len(tree_leaves(some)[0])
+    size = algorithm.meta_batch * sum(leaf.nbytes for leaf in tree_leaves(shown)) // tasks_asked
+    # A suite may make one task of a batch, as pretraining does; then no two batches may be looked up together.
+    batches = max(1, CACHE // max(1, size)) if tasks_shown == tasks_asked else 1
     iteration = itertools.count(begin)
-    for tasks, noise, numbers in cut(due, algorithm.meta_batch * max(1, CACHE // max(1, size))):
+    for tasks, noise, numbers in cut(due, algorithm.meta_batch * batches):
         support = suite.look_up(tasks, "support") if algorithm.steps else ()
-        together = to((support, suite.look_up(tasks, "query"), noise, numbers), device)
+        query = suite.look_up(tasks, "query")
+        together = to((support, query, noise, numbers[: len(tree_leaves(query)[0])]), device)
         for its_support, query, its_noise, number in cut(together, algorithm.meta_batch):
             steps = algorithm.at(next(iteration)).steps
             yield Episode((its_support,) * steps, query, its_noise, number)

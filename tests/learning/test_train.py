@@ -14,6 +14,7 @@ from bench.core.trees import tree_flatten, tree_map
 from bench.core.types import Params, Role
 from bench.learning import batches as drawn
 from bench.learning.batches import BLOCK, episodes
+from suites.glyphs import Glyphs
 from suites.sinusoid import Points, Sinusoid, Waves
 
 SUITE, TASKS = Sinusoid(), 3
@@ -36,6 +37,19 @@ def test_a_batch_is_the_block_s_own_tasks_looked_up(start: int, cache: int, monk
         expected, _ = tree_flatten((support, support, query))
         actual, _ = tree_flatten((*batch.support, batch.query))
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("cache", [1, 2**30])
+def test_pretraining_sees_one_batch_an_iteration_however_much_a_cache_holds(cache: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(drawn, "CACHE", cache)
+    batches = episodes(Glyphs(ways=2).pretraining(), learner(steps=0), dict, 0, 0)
+    for batch in itertools.islice(batches, 3):
+        assert batch.query.labels.shape == (1, TASKS * 2 * 2)  # 2 ways, support and query alike
+
+
+def test_an_episode_knows_its_iteration() -> None:
+    numbers = [batch.iteration.tolist() for batch in itertools.islice(episodes(SUITE, learner(), dict, 0, 62), 4)]
+    assert numbers == [[i] * TASKS for i in (62, 63, 64, 65)]
 
 
 def test_without_inner_steps_there_is_no_support() -> None:
