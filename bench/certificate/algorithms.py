@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench.certificate.beds import Bed, Curved, Labels, Linear, Quadratic
+from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic
 from bench.certificate.checks import (
     DIFFERENCES,
     EXACT,
     TASKS,
+    UNSUITED,
     Case,
     Check,
     Make,
@@ -40,8 +41,17 @@ from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import MissingExtraError
 from bench.core.gradients import OPERATORS
 from bench.core.task import SuiteTask
-from bench.core.trees import part, shapes_of, tree_flatten, tree_leaves, tree_map, tree_map_with_path, tree_unflatten
-from bench.core.types import Learner, Meta
+from bench.core.trees import (
+    named_leaves,
+    part,
+    shapes_of,
+    tree_flatten,
+    tree_leaves,
+    tree_map,
+    tree_map_with_path,
+    tree_unflatten,
+)
+from bench.core.types import Episode, Learner, Meta, Prediction
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn
 from bench.learning.engines.vectorised import meta_gradient
@@ -53,6 +63,10 @@ from bench.learning.training import Training
 from bench.planning.engines import compiler
 from bench.planning.plan import algorithm_of, suite_of
 from suites.parts.control import Estimator
+
+LATE = 10**9  # a meta-iteration after which a learner changes no more
+ORDER = 1e-10  # relative, float64: other sums, and through inner steps
+RENAMED = torch.tensor([1, 2, 0])  # class c becomes class RENAMED[c]
 
 
 def certificate(
@@ -68,8 +82,8 @@ def certificate(
     catalogue = Catalogue(plugins)
     asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:
-        make = partial(algorithm_of, catalogue, named)
-        yield named.name, [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])]
+        for stage, make in stages(partial(algorithm_of, catalogue, named)):
+            yield f"{named.name}{stage}", [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])]
     if algos is None:
         yield "trust region", list(trust_region_checks())
     for name in catalogue.names("suite") if algos is None else ():
@@ -81,14 +95,27 @@ def certificate(
         yield f"{name} (suite)", list(suite_checks(suite, name))
 
 
+def stages(make: Make) -> Iterator[tuple[str, Make]]:
+    """A learner as it is at first and in the end, with words that tell them apart where they differ."""
+    learner = make(Curved())
+    if learner.at(0) == learner.at(LATE):
+        yield "", lambda bed: make(bed).at(LATE)
+    else:
+        yield ", at first", lambda bed: make(bed).at(0)
+        yield ", in the end", lambda bed: make(bed).at(LATE)
+
+
 def algorithm_checks(make: Make) -> Iterator[Check]:
-    """Invariants 1 to 3 for an algorithm, which `make` builds with a bed's protocol."""
+    """Invariants 1 to 3 for an algorithm, which `make` builds with a bed's protocol.
+
+    A check runs on a bed of a kind that the learner suits; n/a where there is none.
+    """
     yield checked("meta-gradient = central differences, stop-gradients frozen", DIFFERENCES, lambda: _frozen(make))
     yield _claim(make)
     yield checked("quadratic task: (I − αA)ᴷ ∇L(θ_K)", EXACT, lambda: _closed_form(make))
-    yield checked("mixed = reverse", EXACT, lambda: _operators(make, Labels(), "mixed", "reverse"))
+    yield checked("mixed = reverse", EXACT, lambda: _operators(make, "mixed", "reverse", Labels(), Curved()))
     yield checked(
-        "no curvature: first_order = reverse", EXACT, lambda: _operators(make, Linear(), "first_order", "reverse")
+        "no curvature: first_order = reverse", EXACT, lambda: _operators(make, "first_order", "reverse", Linear())
     )
     yield checked("engines agree: loss and meta-gradient", 1e-10, lambda: _engines_gradient(make))
     yield checked("engines agree: scores while adapting", 1e-10, lambda: _engines_trace(make))
@@ -99,6 +126,9 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("same seed, other bits after 20 iterations", 0, lambda: _repeat(make))
     yield checked("a task adapted alone = among others", EXACT, lambda: _alone(make))
     yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
+    yield checked("support in another order: change of the prediction", ORDER, lambda: _reordered(make))
+    yield checked("query targets changed: predictions that change", 0, lambda: _told(make))
+    yield checked("a query input changed: change of the other predictions", EXACT, lambda: _overheard(make))
     yield checked("labels and head permuted together: change", EXACT, lambda: _labels(make, together=True))
     yield checked("labels permuted alone: change", 1e-3, lambda: _labels(make, together=False), above=True)
     yield checked("bandit: surrogate = central differences, stop-gradients frozen", DIFFERENCES, lambda: _acting(make))
@@ -112,15 +142,16 @@ def compiled_check(make: Make) -> Check:
 
 def _claim(make: Make) -> Check:
     algorithm = make(Curved())
-    if not algorithm.trains:
-        return Check("order as claimed: plain central differences", "", "", "n/a: it does not meta-train")
+    if not algorithm.trains or not algorithm.suits & {"regression", "classification"}:
+        reason = UNSUITED.format("regression or classification") if algorithm.trains else "it does not meta-train"
+        return Check("order as claimed: plain central differences", "", "", f"n/a: {reason}")
     if algorithm.second_order:
         return checked("claims second order: plain central differences", DIFFERENCES, lambda: _plain(make))
     return checked("claims first order: off plain central differences", 1e-3, lambda: _plain(make), above=True)
 
 
-def _trained_case(make: Make, bed: Bed, **changes: Any) -> Case:
-    case = case_of(make, bed, **changes)
+def _trained_case(make: Make, *beds: Bed, **changes: Any) -> Case:
+    case = case_of(make, *beds, **changes)
     if not case.algorithm.trains:
         raise NotApplicable("it does not meta-train")
     return case
@@ -163,7 +194,7 @@ class _StopGradients(TorchFunctionMode):
 
 
 def _frozen(make: Make) -> float:
-    return _off_frozen(_trained_case(make, Curved()))
+    return _off_frozen(_trained_case(make, Curved(), Labels()))
 
 
 def _off_frozen(case: Case) -> float:
@@ -179,7 +210,7 @@ def _off_frozen(case: Case) -> float:
 
 
 def _plain(make: Make) -> float:
-    case = _trained_case(make, Curved())
+    case = _trained_case(make, Curved(), Labels())
     return _off_differences(case, lambda meta: _total(case, meta))
 
 
@@ -205,19 +236,27 @@ def _off_differences(case: Case, value: Callable[[Meta], Tensor]) -> float:
 def _closed_form(make: Make) -> float:
     case = _trained_case(make, Quadratic())
     rate = getattr(case.algorithm, "inner_lr", None)
-    if not case.algorithm.steps or not isinstance(rate, float) or set(case.meta) != {"theta"}:
-        raise NotApplicable("it has no inner step with one rate")
+    plain = isinstance(case.meta, dict) and {n: getattr(p, "shape", ()) for n, p in case.meta.items()} == {
+        "theta": (4,)
+    }
+    if not case.algorithm.steps or not isinstance(rate, float) or not plain:
+        raise NotApplicable("it has no inner step with one rate on the suite's own parameters")
     if not case.algorithm.second_order:
         raise NotApplicable("it claims first order")
-    loss = SuiteTask(case.bed)
+    if tree_leaves(case.episodes.noise):
+        raise NotApplicable("its tasks draw noise")
+    task, begun = SuiteTask(case.bed), case.algorithm.start(case.meta, ())
+    if not isinstance(begun, dict) or begun.keys() != {"theta"}:
+        raise NotApplicable("its state is not θ")
     expected = torch.zeros(4, dtype=torch.float64)
     for t in range(TASKS):
         episode = task_of(case.episodes, t)
         x, y = episode.support[0]
         curvature = x.T @ x / len(y)
         theta = case.meta["theta"]
-        stepped = case.algorithm.step(case.meta, case.meta, loss, episode.support[0], 0)["theta"]
-        if not torch.allclose(stepped, theta - rate * (curvature @ theta - x.T @ y / len(y)), atol=1e-12):
+        stepped = case.algorithm.step(case.meta, case.meta, task, episode.support[0], 0)
+        descended = theta - rate * (curvature @ theta - x.T @ y / len(y))
+        if not isinstance(stepped, dict) or not torch.allclose(stepped["theta"], descended, atol=1e-12):
             raise NotApplicable("its inner step is not θ − α ∇L(θ)")
         for _ in episode.support:
             theta = theta - rate * (curvature @ theta - x.T @ y / len(y))
@@ -228,10 +267,13 @@ def _closed_form(make: Make) -> float:
     return gap(_gradient(case)[1:], [expected])
 
 
-def _operators(make: Make, bed: Bed, one: str, other: str) -> float:
-    if "gradient" not in {f.name for f in dataclasses.fields(make(bed))}:
+def _operators(make: Make, one: str, other: str, *beds: Bed) -> float:
+    if "gradient" not in {f.name for f in dataclasses.fields(make(beds[0]))}:
         raise NotApplicable("it has no field `gradient`")
-    return gap(*(_gradient(_trained_case(make, bed, gradient=name)) for name in (one, other)))
+    cases = [_trained_case(make, *beds, gradient=name) for name in (one, other)]
+    if isinstance(cases[0].bed, Linear) and not any(name.endswith("/theta") for name, _ in named_leaves(cases[0].meta)):
+        raise NotApplicable("its network is not the suite's")
+    return gap(*map(_gradient, cases))
 
 
 def _learn2learn_case(make: Make, bed: Bed) -> Case:
@@ -247,7 +289,8 @@ def _compiled(make: Make) -> float:
     if compiler() is None:
         raise NotApplicable("there is no C++ compiler")
     has = "gradient" in {f.name for f in dataclasses.fields(make(Labels()))}
-    cases = [_trained_case(make, Labels(), **({"gradient": name} if has else {})) for name in OPERATORS]
+    beds = Labels(), Curved()
+    cases = [_trained_case(make, *beds, **({"gradient": name} if has else {})) for name in OPERATORS]
     return max(gap(_gradient(case, compiled=True), _gradient(case)) for case in (cases if has else cases[:1]))
 
 
@@ -266,7 +309,7 @@ def _engines_trace(make: Make) -> float:
 
 
 def _loop(make: Make) -> float:
-    case = _trained_case(make, Labels())
+    case = _trained_case(make, Labels(), Curved())
     leaves, spec = tree_flatten(case.meta)
     live = [leaf.clone().requires_grad_() for leaf in leaves]
     value = _total(case, tree_unflatten(live, spec))
@@ -274,12 +317,12 @@ def _loop(make: Make) -> float:
 
 
 def _chunks(make: Make) -> float:
-    case = _trained_case(make, Labels())
+    case = _trained_case(make, Labels(), Curved())
     return gap(_gradient(case), _gradient(case, chunk=3))
 
 
 def _modified(make: Make) -> float:
-    case = case_of(make, Curved())
+    case = case_of(make, Curved(), Labels())
     before = copy.deepcopy((case.meta, case.episodes, case.tasks))
     if case.algorithm.trains:
         _gradient(case)
@@ -288,19 +331,19 @@ def _modified(make: Make) -> float:
 
 
 def _leak(make: Make) -> float:
-    case = _trained_case(make, Curved())
-    loss = SuiteTask(case.bed)
+    case = _trained_case(make, Curved(), Labels())
+    task = SuiteTask(case.bed)
 
     def second() -> Tensor:
-        return make(case.bed).meta_loss(case.meta, loss, task_of(case.episodes, 1))
+        return make(case.bed).meta_loss(case.meta, task, task_of(case.episodes, 1))
 
     alone = second()
-    case.algorithm.meta_loss(case.meta, loss, task_of(case.episodes, 0))
+    case.algorithm.meta_loss(case.meta, task, task_of(case.episodes, 0))
     return different(alone, second())
 
 
 def _alone(make: Make) -> float:
-    case = case_of(make, Curved())
+    case = case_of(make, Curved(), Labels())
     algorithm = case.algorithm.candidates()[0]
     if tree_leaves(algorithm.noise(shapes_of(case.meta), 1, seeds.generator("certify"))):
         raise NotApplicable("its tasks draw noise")
@@ -312,9 +355,7 @@ def _alone(make: Make) -> float:
 
 
 def _repeat(make: Make) -> float:
-    bed = Curved()
-    if not make(bed).trains:
-        raise NotApplicable("it does not meta-train")
+    bed = _trained_case(make, Curved(), Labels()).bed
 
     def result() -> Meta:
         algorithm = make(bed)
@@ -332,7 +373,7 @@ def _repeat(make: Make) -> float:
 
 
 def _step_zero(make: Make) -> float:
-    case = case_of(make, Labels())
+    case = case_of(make, Labels(), Curved())
     algorithm = case.algorithm.candidates()[0]
     found = trace(case.bed, algorithm, case.meta, case.tasks, 2)["loss"][:, 0]
     noise = algorithm.noise(shapes_of(case.meta), TASKS, seeds.generator("evaluate", case.bed.setting))
@@ -345,24 +386,79 @@ def _step_zero(make: Make) -> float:
     return gap([found], [torch.stack(expected)])
 
 
+def _predictor(case: Case) -> Callable[[Episode], Prediction]:
+    """What the learner predicts for a task's query after K inner steps, whatever it trains on."""
+    algorithm, task = case.algorithm.candidates()[0], SuiteTask(case.bed)
+
+    def predicted(episode: Episode) -> Prediction:
+        with torch.no_grad():
+            return algorithm.predict(case.meta, algorithm.adapted(case.meta, task, episode), task, episode.query)
+
+    return predicted
+
+
+def _of_one(case: Case) -> Episode:
+    """A task's episode with at least one inner step, as at test."""
+    episode = task_of(case.episodes, 0)
+    if episode.support:
+        return episode
+    support = case.bed.collect(case.tasks, {}, "support", 0, seeds.generator("certify"))
+    return episode._replace(support=(part(support, 0),))
+
+
+def _reordered(make: Make) -> float:
+    case = case_of(make, Curved(), Clusters())
+    if case.algorithm.order_matters:
+        raise NotApplicable("it says that the order matters")
+    episode, predicted = _of_one(case), _predictor(case)
+    turned = episode._replace(support=tuple(tree_map(lambda x: x.flip(0), data) for data in episode.support))
+    return gap(tree_leaves(predicted(turned)), tree_leaves(predicted(episode)))
+
+
+def _told(make: Make) -> float:
+    case = case_of(make, Curved(), Clusters())
+    episode, predicted = _of_one(case), _predictor(case)
+    y = episode.query.y
+    other = (y + 1) % case.bed.ways if isinstance(case.bed, Labels) else y + 1
+    return different(predicted(episode), predicted(episode._replace(query=episode.query._replace(y=other))))
+
+
+def _overheard(make: Make) -> float:
+    case = case_of(make, Curved(), Clusters())
+    episode, predicted = _of_one(case), _predictor(case)
+    x = episode.query.x.clone()
+    x[-1] += 1
+    before, after = (predicted(e) for e in (episode, episode._replace(query=episode.query._replace(x=x))))
+    return gap([a[:-1] for a in tree_leaves(after)], [b[:-1] for b in tree_leaves(before)])
+
+
+def _relabelled(pairs: Pairs) -> Pairs:
+    return pairs._replace(y=RENAMED[pairs.y])
+
+
+def _equivariant(case: Case) -> bool:
+    """Whether classes under other names in the support get the same probabilities under those names."""
+    episode, predicted = _of_one(case), _predictor(case)
+    renamed = episode._replace(support=tuple(map(_relabelled, episode.support)))
+    before, after = predicted(episode), predicted(renamed)
+    return gap([after[:, RENAMED]], [before]) <= EXACT  # type: ignore[call-overload,list-item]  # log-probabilities
+
+
 def _labels(make: Make, together: bool) -> float:
     case = _trained_case(make, Labels())
     if together and tree_leaves(case.episodes.noise):
         raise NotApplicable("its tasks draw noise, which would have to be permuted too")
-    order = torch.tensor([1, 2, 0])  # class c becomes class order[c]
-
-    def relabel(pairs: Any) -> Any:
-        return pairs._replace(y=order[pairs.y])
-
+    if not together and _equivariant(case):
+        raise NotApplicable("it does not care what a class is called")
     moved = case.episodes._replace(
-        support=tuple(map(relabel, case.episodes.support)), query=relabel(case.episodes.query)
+        support=tuple(map(_relabelled, case.episodes.support)), query=_relabelled(case.episodes.query)
     )
 
     def reorder(path: Any, leaf: Tensor) -> Tensor:
         if not any(str(getattr(k, "key", "")).startswith("head.") for k in path):
             return leaf
-        axis = list(leaf.shape).index(Labels.ways)  # an ensemble's members come before
-        return leaf.index_select(axis, order.argsort())
+        own = 2 if str(path[-1]).rstrip("']").endswith("weight") else 1
+        return leaf.index_select(leaf.dim() - own, RENAMED.argsort())  # an ensemble's members come before
 
     meta = tree_map_with_path(reorder, case.meta) if together else case.meta
     changed = case._replace(meta=meta, episodes=moved)

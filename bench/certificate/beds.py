@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
-from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 from suites.parts.nets import CentredNorm
 
 
@@ -30,6 +30,7 @@ class Halves(NamedTuple):
 class Bed(Supervised):
     """What the beds share: a protocol of moderate values, double precision, a look-up."""
 
+    kind: ClassVar[Kind] = "regression"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("loss", "", "lower"),)
     presets: ClassVar[dict[str, Budget]] = {"smoke": Budget(10, 8, 8)}
 
@@ -139,6 +140,7 @@ class _Classifier(nn.Module):
 class Labels(Bed):
     """Three-way classification with a normalisation whose shift is meta-learned but not adapted."""
 
+    kind: ClassVar[Kind] = "classification"
     ways: ClassVar[int] = 3
     norm: ClassVar[str] = "transductive"  # type: ignore[misc]  # a fact of this bed, not a parameter
 
@@ -160,3 +162,18 @@ class Labels(Bed):
     def losses(self, prediction: Tensor, data: Pairs) -> Tensor:
         """Cross-entropy."""
         return nn.functional.cross_entropy(prediction, data.y, reduction="none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clusters(Labels):
+    """The same without normalisation, so that no example has a say in another's prediction."""
+
+    norm: ClassVar[str] = "none"  # type: ignore[misc]  # a fact of this bed, not a parameter
+
+    def module(self) -> nn.Module:
+        """5-8-ways."""
+        return nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, self.ways))
+
+    def adaptable(self, name: str) -> bool:
+        """All."""
+        return True

@@ -403,6 +403,7 @@ class Learner:
     meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
 
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
+    order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
     train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself
     test_view: ClassVar[str] = ""  # likewise, what to be scored on

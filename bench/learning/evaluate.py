@@ -76,7 +76,7 @@ def traces(
             scores.append([v.score(p, query) for v, p, query in zip(views, seen, queries, strict=True)])
             if k < steps:
                 state = algorithm.step(meta, state, task, support, k)
-        return [{name: torch.stack([s[i][name] for s in scores]) for name in scores[0][i]} for i in range(len(queries))]
+        return [_stacked([at_step[i] for at_step in scores]) for i in range(len(queries))]
 
     parts = []
     count = len(tree_leaves(tasks)[0])
@@ -90,6 +90,13 @@ def traces(
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]
+
+
+def _stacked(scores: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Metric -> [K + 1]; NaN at steps where there is no such score, as before a learner is sure of anything."""
+    names = dict.fromkeys(name for at_step in scores for name in at_step)
+    none = torch.full_like(next(iter(scores[0].values())), torch.nan)
+    return {name: torch.stack([at_step.get(name, none) for at_step in scores]) for name in names}
 
 
 def _rolled_out(

@@ -1,0 +1,38 @@
+"""A learner's own network: an ordinary module, built from the task's shapes and run with Meta's values.
+
+A module is named by the function (or class) that builds it and its arguments, such as `(nn.Linear, 3, 128)`; what it
+computes depends on nothing but them and the values that it is given, so that it may be called under vmap and again.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from bench.core.types import Params
+
+Build = tuple[Any, ...]  # a function or class that makes a module, then its arguments, which can be hashed
+
+
+def new_params(build: Build, generator: Generator) -> Params:
+    """Freshly initialised parameters of the module, by name; torch's global generator is put back as it was."""
+    _skeleton(build)  # now, since its own initial values are random, which vmap forbids
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        make: Callable[..., nn.Module] = build[0]
+        return {name: p.detach().clone() for name, p in make(*build[1:]).named_parameters()}
+
+
+def run(build: Build, params: Params, *inputs: Any) -> Tensor:
+    """The module's output with these parameters."""
+    output: Tensor = torch.func.functional_call(_skeleton(build), params, inputs)
+    return output
+
+
+@cache
+def _skeleton(build: Build) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        make: Callable[..., nn.Module] = build[0]
+        return make(*build[1:])

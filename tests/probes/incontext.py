@@ -1,0 +1,67 @@
+"""An in-context learner: a small transformer that reads the support and answers queries in one pass.
+
+Garg, Tsipras, Liang, Valiant 2022 (arXiv:2208.01066); that queries see the support alone is of Müller et al. 2022
+(arXiv:2112.10510), section 3.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from bench.core.network import Build, new_params, run
+from bench.core.types import Data, Kind, Learner, Meta, Params, Prediction, State, Task
+
+
+class Reader(nn.Module):
+    """Tokens of the support [N, x + y] and of the query [Q, x] -> answers [Q, y]."""
+
+    def __init__(self, x: int, y: int, width: int, layers: int) -> None:
+        """Blocks of attention to the support and a hidden layer each."""
+        super().__init__()
+        self.shown, self.asked, self.answer = nn.Linear(x + y, width), nn.Linear(x, width), nn.Linear(width, y)
+        self.look = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
+        self.think = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+            for _ in range(layers)
+        )
+
+    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+        tokens, count = torch.cat([self.shown(support), self.asked(query)]), len(support)
+        for look, think in zip(self.look, self.think, strict=True):
+            q, k, v = look(tokens).chunk(3, -1)
+            attention = torch.softmax(q @ k[:count].mT / q.shape[-1] ** 0.5, -1)
+            tokens = tokens + attention @ v[:count]
+            tokens = tokens + think(tokens)
+        answers: Tensor = self.answer(tokens[count:])
+        return answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContext(Learner):
+    """ŷ = transformer(support, x): nothing is adapted but what is read."""
+
+    steps: ClassVar[int] = 1  # type: ignore[misc]  # reads the support once
+    suits: ClassVar[frozenset[Kind]] = frozenset({"regression"})
+    width: Annotated[int, Field(ge=1, description="of a token")] = 64
+    layers: Annotated[int, Field(ge=1, description="attention blocks")] = 2
+
+    def net(self, x: int, y: int) -> Build:
+        return Reader, x, y, self.width, self.layers
+
+    def init(self, task: Task, generator: Generator) -> Meta:
+        data = task.example("support")
+        return new_params(self.net(task.inputs(data).shape[-1], task.targets(data).shape[-1]), generator)
+
+    def start(self, meta: Params, noise: Data) -> State:
+        return ()
+
+    def step(self, meta: Params, state: State, task: Task, data: Data, k: int) -> State:
+        return torch.cat([task.inputs(data), task.targets(data)], -1)
+
+    def predict(self, meta: Params, state: State, task: Task, data: Data) -> Prediction:
+        x = task.inputs(data)
+        seen = state if isinstance(state, Tensor) else x.new_zeros(1, x.shape[-1] + task.outputs)
+        return run(self.net(x.shape[-1], task.outputs), meta, seen, x)
