@@ -404,8 +404,12 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 @main.command()
 @click.argument("algos", required=False)
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
+@click.option(
+    "--step", metavar="FILE:FUNCTION",
+    help="Your own training step instead, step(parameters, support, query) -> loss: is it second order?",
+)  # fmt: skip
 @plugin_option
-def certify(algos: str | None, compiled: bool, plugins: tuple[Path, ...]) -> None:
+def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[Path, ...]) -> None:
     """Prove that algorithms compute what they claim.
 
     ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
@@ -413,7 +417,15 @@ def certify(algos: str | None, compiled: bool, plugins: tuple[Path, ...]) -> Non
     from bench.certificate.algorithms import certificate
     from bench.terminal import show
 
-    if not show.certificate(certificate(algos, plugins, compiled)):
+    if step and (algos or compiled):
+        raise BenchError("--step certifies a function of your own: leave ALGOS and --compiled out.")
+    if step:
+        from bench.certificate.steps import step_checks
+
+        groups = iter([(step, list(step_checks(step)))])
+    else:
+        groups = certificate(algos, plugins, compiled)
+    if not show.certificate(groups):
         sys.exit(1)
 
 

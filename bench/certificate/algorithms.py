@@ -167,19 +167,22 @@ def _total(case: Case, meta: Meta) -> Tensor:
     return torch.stack([loss(meta, task_of(case.episodes, t)) for t in range(TASKS)]).mean()
 
 
-class _StopGradients(TorchFunctionMode):
+class StopGradients(TorchFunctionMode):
     """Records what detach returns, and then returns the same again whatever it is given."""
 
     def __init__(self) -> None:
+        """Records."""
         super().__init__()
-        self.kept: list[Tensor] = []
+        self.kept: list[Any] = []
         self.next: int | None = None
 
-    def replay(self) -> "_StopGradients":
+    def replay(self) -> "StopGradients":
+        """The same, giving what was recorded from its beginning."""
         self.next = 0
         return self
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """The function's value, or that of an earlier detach."""
         functorch = torch._C._functorch
         if func not in (torch.Tensor.detach, torch.detach) or functorch.is_batchedtensor(args[0]):
             return func(*args, **(kwargs or {}))
@@ -198,7 +201,7 @@ def _frozen(make: Make) -> float:
 
 
 def _off_frozen(case: Case) -> float:
-    stops = _StopGradients()
+    stops = StopGradients()
     with stops:
         _total(case, case.meta)
 

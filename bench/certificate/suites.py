@@ -1,15 +1,24 @@
 """The certificate of a suite: frozen tasks, shapes, splits, normalisation."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import get_args
 
 import torch
+from torch import Tensor
+from torch.func import vmap
+from torch.nn.functional import one_hot
 
 from bench.certificate.checks import Check, NotApplicable, checked, different
 from bench.core import seeds
+from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
-from bench.core.types import Interactive, Suite
+from bench.core.types import Data, Interactive, Role, Suite, Task
 from bench.learning.evaluate import manifest
+
+JUDGED = 500  # tasks on which who knows nothing is scored
+MOST_OFF = 5.0  # standard errors
 
 
 def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
@@ -17,6 +26,9 @@ def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
     yield checked("frozen tasks drawn twice: change", 0, lambda: _manifest(suite, name))
     yield checked("shapes: one loss per example, a score per metric", 0, lambda: _shapes(suite))
     yield checked("classes in two splits", 0, lambda: _overlap(suite))
+    yield checked("floor = the score of who knows nothing, in standard errors", MOST_OFF, lambda: _floor(suite))
+    yield checked("better: what is right scores better than the floor", 0, lambda: _better(suite), above=True)
+    yield checked("oracle_view: tasks that differ in more than further inputs", 0, lambda: _oracle(suite))
     for variant in {v.norm: v for v in suite.evaluations}.values():
         seen = variant.norm == "transductive"
         yield checked(
@@ -47,6 +59,78 @@ def _shapes(suite: Suite) -> float:
         scores = suite.score(prediction, one)
         wrong += set(scores) != {metric.name for metric in suite.metrics}
         wrong += sum(score.dim() for score in scores.values())
+    return float(wrong)
+
+
+def _judged(suite: Suite, name: str, answer: Callable[[Task, Data], Tensor]) -> Tensor:
+    """The headline scores of an answer to the query of many test tasks, [T]."""
+    if suite.kind == "control":
+        raise NotApplicable(f"{name} depends on what is done, which no answer stands for")
+    shown = suite.evaluations[0]
+    tasks = shown.sample(JUDGED, "test", seeds.generator("certify", "floor"))
+    query = shown.collect(tasks, {}, "query", 0, seeds.generator("certify", "floor"))
+    score, task = shown.metrics[0].name, SuiteTask(shown)
+    return vmap(lambda data: shown.score(answer(task, data), data)[score])(query).double()
+
+
+def _floor(suite: Suite) -> float:
+    """By how many standard errors the floor is off the score of a constant: zeros, all targets' mean, chance."""
+    if math.isnan(suite.floor):
+        raise NotApplicable("it states none")
+
+    def chance(task: Task, data: Data) -> Tensor:
+        return torch.log_softmax(torch.zeros(len(task.targets(data)), task.outputs), -1)
+
+    def constant(value: Tensor | float) -> Callable[[Task, Data], Tensor]:
+        return lambda task, data: torch.zeros_like(task.targets(data)) + value
+
+    guesses: list[Callable[[Task, Data], Tensor]] = [chance] if suite.kind == "classification" else [constant(0.0)]
+    if suite.kind == "regression":
+        tasks = suite.sample(JUDGED, "test", seeds.generator("certify", "mean"))
+        seen = suite.collect(tasks, {}, "query", 0, seeds.generator("certify", "mean"))
+        guesses.append(constant(suite.targets(seen).flatten(0, 1).mean(0)))
+    sign = 1 if suite.metrics[0].better == "lower" else -1
+    off: list[float] = []
+    for guess in guesses:
+        scores = _judged(suite, "the floor", guess)
+        easier = sign * (suite.evaluations[0].floor - scores.mean().item())
+        error = scores.std().item() / len(scores) ** 0.5
+        off.append(easier / error if error > 1e-6 else 1e9 * easier if abs(easier) > 1e-4 else 0.0)
+    nearest = min(off, key=abs)
+    if nearest < -MOST_OFF and max(off) < 0:
+        raise NotApplicable("it is harder than any constant, and who reaches it cannot be known here")
+    return abs(nearest)
+
+
+def _better(suite: Suite) -> float:
+    """By how much the targets themselves score better than the floor, in the direction that the suite declares."""
+
+    def right(task: Task, data: Data) -> Tensor:
+        targets = task.targets(data)
+        if task.kind == "classification":
+            return torch.log_softmax(50.0 * one_hot(targets, task.outputs), -1)
+        return targets
+
+    gained = _judged(suite, "what is right", right).mean().item() - suite.evaluations[0].floor
+    return gained if suite.metrics[0].better == "higher" else -gained
+
+
+def _oracle(suite: Suite) -> float:
+    """How many of the support and the query of the same tasks are not the same with further inputs."""
+    if not hasattr(suite, "oracle_view"):
+        raise NotApplicable("it has none")
+    told = suite.oracle_view()
+    if suite.kind == "control":  # what is observed depends on the learner, so that the tasks alone can be compared
+        return different(*(view.sample(5, "test", seeds.generator("certify")) for view in (suite, told)))
+    wrong = 0
+    for role in get_args(Role):
+        plain, more = (
+            view.collect(view.sample(5, "test", seeds.generator("certify")), {}, role, 0, seeds.generator("certify"))
+            for view in (suite, told)
+        )
+        x, further = suite.inputs(plain), told.inputs(more)
+        wrong += not torch.equal(suite.targets(plain), told.targets(more))
+        wrong += further.shape[-1] <= x.shape[-1] or not torch.equal(further[..., : x.shape[-1]], x)
     return float(wrong)
 
 

@@ -67,7 +67,7 @@ class Catalogue:
             raise BenchError(f"the {kind} name {name!r} is that of {source} and of {rivals[0]}: rename one of them.")
         if isinstance(source, EntryPoint):
             return _entry(source, kind)
-        module = _plugin(source) if source in self.plugins else importlib.import_module(f"{FOLDERS[kind]}.{name}")
+        module = module_of(source) if source in self.plugins else importlib.import_module(f"{FOLDERS[kind]}.{name}")
         return _only(module, kind, name)
 
     def _sources(self, kind: Kind) -> dict[str, list[Path | EntryPoint]]:
@@ -76,7 +76,7 @@ class Catalogue:
         for entry in _installed(kind):
             found.setdefault(entry.name, []).append(entry)
         for path in dict.fromkeys(self.plugins):
-            module = _plugin(path)
+            module = module_of(path)
             if not any(_find(module, some) for some in FOLDERS):
                 raise BenchError(
                     f"the plug-in {path} defines no algorithm and no suite: a frozen dataclass that inherits "
@@ -243,7 +243,12 @@ def _first_line(source: Path | EntryPoint) -> str:
     return doc.partition("\n")[0] if doc else ""
 
 
-def _plugin(path: Path) -> ModuleType:
+def module_of(path: Path) -> ModuleType:
+    """The module that a plug-in file makes when it is run.
+
+    Raises:
+        BenchError: it is no file that can be read, or fails.
+    """
     if not path.is_file():
         raise BenchError(f"the plug-in {path} is not a file. --plugin takes the path of one Python file.")
     if not path.stem.isidentifier() or path.suffix != ".py":
