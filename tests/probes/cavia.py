@@ -1,7 +1,4 @@
-"""CAVIA: only a context vector at the network's input adapts.
-
-Zintgraf, Shiarlis, Kurin, Hofmann, Whiteson 2019 (arXiv:1810.03642), equations 3 and 4.
-"""
+"""CAVIA: a context at the input adapts (Zintgraf et al. 2019, arXiv:1810.03642, equations 3 and 4)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple

@@ -1,8 +1,4 @@
-"""An in-context learner: a small transformer that reads the support and answers queries in one pass.
-
-Garg, Tsipras, Liang, Valiant 2022 (arXiv:2208.01066); that queries see the support alone is of Müller et al. 2022
-(arXiv:2112.10510), section 3.
-"""
+"""An in-context learner: a small transformer reads the support and answers (Müller et al. 2022, arXiv:2112.10510)."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
@@ -19,14 +15,11 @@ class Reader(nn.Module):
     """Tokens of the support [N, x + y] and of the query [Q, x] -> answers [Q, y]."""
 
     def __init__(self, x: int, y: int, width: int, layers: int) -> None:
-        """Blocks of attention to the support and a hidden layer each."""
         super().__init__()
         self.shown, self.asked, self.answer = nn.Linear(x + y, width), nn.Linear(x, width), nn.Linear(width, y)
         self.look = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(layers))
-        self.think = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-            for _ in range(layers)
-        )
+        self.think = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+                                   for _ in range(layers))  # fmt: skip
 
     def forward(self, support: Tensor, query: Tensor) -> Tensor:
         tokens, count = torch.cat([self.shown(support), self.asked(query)]), len(support)
