@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 
 
 class Curves(NamedTuple):
@@ -35,6 +35,7 @@ class Polynomial(Supervised):
     degree: Annotated[int, Field(ge=0, le=4, description="of the polynomials")] = 2
     shots: Annotated[int, Field(ge=1, description="support points, and as many query points")] = 10
 
+    kind: ClassVar[Kind] = "regression"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower"),)
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from bench.core import seeds
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 from suites import published
 from suites.parts.nets import MLP
 
@@ -62,6 +62,7 @@ class Sinusoid(Supervised):
     shots: Annotated[int, Field(ge=1, description="support points in meta-training; tested with 5, 10 and 20")] = 10
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the input is [x, A, phase]")] = "plain"
 
+    kind: ClassVar[Kind] = "regression"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower"),)
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),

@@ -11,7 +11,7 @@ from bench.core.task import SuiteTask
 from bench.learning.evaluate import FROZEN, manifest
 from suites.glyphs import Glyphs
 from suites.omniglot import Omniglot
-from suites.parts.fewshot import Classes
+from suites.parts.fewshot import Classes, Labelled, calibration_error
 from suites.parts.nets import CentredNorm
 
 
@@ -132,3 +132,35 @@ def test_manifests_are_the_published_ones(suite: type[Glyphs], ways: int, shots:
     for split in FROZEN:
         assert f"{made.setting}/{split}" in made.manifests
         manifest(made, suite.__name__.lower(), split)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "suite", [Glyphs(ways=3, shots=2), Glyphs(ways=3, shots=2, norm="inductive"), Glyphs(net="fc")]
+)
+def test_what_a_learner_is_told_of_images_is_of_the_labelled_ones(suite: Glyphs) -> None:
+    task = SuiteTask(suite)
+    data, params = task.example("query"), task.new_params(seeds.generator(0))
+    assert (task.kind, task.outputs, task.head) == ("classification", suite.ways, {"head.weight", "head.bias"})
+    assert len(task.inputs(data)) == len(task.targets(data)) == len(data.labels)
+    logits = functional.linear(task.features(params, data), params["head.weight"], params["head.bias"])
+    torch.testing.assert_close(torch.log_softmax(logits, -1), task.predict(params, data))
+
+
+def test_the_calibration_error_is_the_gap_in_each_bin_weighed_by_who_is_in_it() -> None:
+    generator = seeds.generator("bins")
+    confidence, right = torch.rand(200, generator=generator), (torch.rand(200, generator=generator) < 0.5).float()
+    confidence[0] = 1.0  # the upper end belongs to the last bin
+    by_hand = 0.0
+    for b in range(15):
+        inside = [i for i in range(200) if b / 15 <= confidence[i] < (b + 1) / 15 or (b == 14 and confidence[i] == 1)]
+        if inside:
+            gap = sum(float(right[i]) for i in inside) - sum(float(confidence[i]) for i in inside)
+            by_hand += abs(gap) / 200
+    assert calibration_error(confidence, right).item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_model_that_is_sure_and_right_is_calibrated_and_one_that_is_sure_and_wrong_is_not() -> None:
+    data = Labelled(torch.zeros(3, 1, 28, 28), torch.tensor([0, 1, 2]))
+    sure = torch.log_softmax(100 * functional.one_hot(data.labels, 3).float(), -1)
+    assert Glyphs(ways=3).score(sure, data)["ece"].item() == pytest.approx(0)
+    assert Glyphs(ways=3).score(sure[[1, 2, 0]], data)["ece"].item() == pytest.approx(100)
