@@ -68,13 +68,17 @@ class Mixed:
         """As of `Operator`."""
 
         def evaluate(params: Params, data: Data) -> Params:
-            leaves, spec = tree_flatten(data)
+            whole = {
+                name: p for name, p in params.items() if not p.is_floating_point()
+            }  # buffers, of which there is no gradient
+            leaves, spec = tree_flatten((data, whole))
+            params = {name: p for name, p in params.items() if name not in whole}
             names = list(params)
             moving = [i for i, name in enumerate(names) if adaptable(name)]
 
             def full(values: tuple[Tensor, ...], *rest: Tensor) -> tuple[Tensor, ...]:
-                inputs = tree_unflatten(list(rest), spec)
-                result = grad(lambda v: loss(dict(zip(names, v, strict=True)), inputs))(values)
+                inputs, fixed = tree_unflatten(list(rest), spec)
+                result = grad(lambda v: loss({**dict(zip(names, v, strict=True)), **fixed}, inputs))(values)
                 return tuple(result)
 
             results = _differentiable(full, moving, len(names), *params.values(), *leaves)

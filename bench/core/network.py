@@ -11,23 +11,25 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from bench.core import modules
 from bench.core.types import Params
 
 Build = tuple[Any, ...]  # a function or class that makes a module, then its arguments, which can be hashed
 
 
 def new_params(build: Build, generator: Generator) -> Params:
-    """Freshly initialised parameters of the module, by name; torch's global generator is put back as it was."""
+    """Freshly initialised parameters and buffers of the module, by name; the global generator is put back."""
     _skeleton(build)  # now, since its own initial values are random, which vmap forbids
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
         make: Callable[..., nn.Module] = build[0]
-        return {name: p.detach().clone() for name, p in make(*build[1:]).named_parameters()}
+        return modules.values(make(*build[1:]))
 
 
 def run(build: Build, params: Params, *inputs: Any) -> Tensor:
     """The module's output with these parameters."""
-    output: Tensor = torch.func.functional_call(_skeleton(build), params, inputs)
+    with modules.Written():
+        output: Tensor = torch.func.functional_call(_skeleton(build), params, inputs)
     return output
 
 
@@ -35,4 +37,4 @@ def run(build: Build, params: Params, *inputs: Any) -> Tensor:
 def _skeleton(build: Build) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         make: Callable[..., nn.Module] = build[0]
-        return make(*build[1:])
+        return modules.prepared(make(*build[1:]))

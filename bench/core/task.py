@@ -1,9 +1,10 @@
 """A suite as a learner sees it: the one implementation of `Task`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Generator, Tensor
 
+from bench.core.modules import Keyed, calling
 from bench.core.types import Data, Kind, Normal, Params, Prediction, Role, Suite
 
 
@@ -12,10 +13,11 @@ class SuiteTask:
     """What a suite's tasks are to a learner."""
 
     suite: Suite
+    running: Params = field(default_factory=dict)  # statistics that normalise in place of a batch's
 
     def __post_init__(self) -> None:
         """Finds out now what takes random draws, which vmap forbids: the module and what it looks like."""
-        for found in ("skeleton", "kind", "head", "outputs"):
+        for found in ("skeleton", "kind", "head", "outputs", "draws"):
             getattr(self.suite, found)
 
     @property
@@ -43,29 +45,35 @@ class SuiteTask:
 
     def inputs(self, data: Data) -> Tensor:
         """As the suite has them."""
-        return self.suite.inputs(data)
+        return self.suite.inputs(_plain(data)[0])
 
     def targets(self, data: Data) -> Tensor:
         """As the suite has them."""
-        return self.suite.targets(data)
+        return self.suite.targets(_plain(data)[0])
 
     def mask(self, data: Data) -> Tensor | None:
         """As the suite has it."""
-        return self.suite.mask(data)
+        return self.suite.mask(_plain(data)[0])
 
     def predict(self, params: Params, data: Data) -> Prediction:
-        """As the suite does."""
-        return self.suite.predict(params, data)
+        """As the suite does, with what is dropped drawn from the data's key; nothing is where there is none."""
+        data, key = _plain(data)
+        if key is None and not self.running:
+            return self.suite.predict(params, data)
+        with calling(key, self.running):
+            return self.suite.predict(params, data)
 
     def features(self, params: Params, data: Data) -> Tensor:
         """As the suite's network computes them."""
-        return self.suite.features(params, data)
+        data, key = _plain(data)
+        with calling(key, self.running):
+            return self.suite.features(params, data)
 
     def losses(self, prediction: Prediction, data: Data) -> Tensor:
         """As the suite does; minus the log-density of a distribution's targets."""
         if isinstance(prediction, Normal):
             return -prediction.log_density(self.targets(data))
-        return self.suite.losses(prediction, data)
+        return self.suite.losses(prediction, _plain(data)[0])
 
     def mean(self, losses: Tensor, data: Data) -> Tensor:
         """Over what is not masked."""
@@ -88,12 +96,17 @@ class SuiteTask:
         return Normal(mean, (predictions - mean).square().mean(0).sqrt())
 
     def adaptable(self, name: str) -> bool:
-        """As the suite declares."""
-        return self.suite.adaptable(name)
+        """As the suite declares, but for what nothing learns."""
+        return name not in self.suite.fixed and self.suite.adaptable(name)
 
     def score(self, prediction: Prediction, data: Data) -> dict[str, Tensor]:
         """One scalar per metric; of a distribution the mean's, and `nll`, minus the targets' mean log-density."""
+        data, _ = _plain(data)
         if not isinstance(prediction, Normal):
             return self.suite.score(prediction, data)
         nll = self.mean(self.losses(prediction, data), data)
         return {**self.suite.score(prediction.mean, data), "nll": nll}
+
+
+def _plain(data: Data) -> tuple[Data, Tensor | None]:
+    return (data.data, data.key) if isinstance(data, Keyed) else (data, None)

@@ -4,6 +4,7 @@ A suite never hears of an algorithm, an algorithm never of a suite; `bench` brin
 algorithm has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, K inner steps, N examples.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from bench.core import modules
 from bench.core.errors import BenchError
 from bench.core.outer import Adam, Outer
 from bench.core.sheet import Sheet
@@ -238,11 +240,7 @@ class Suite:
     @cached_property
     def outputs(self) -> int:
         """Classes, target dimensions, or parameters of the distribution over actions: the prediction's last axis."""
-        data = self.example("query")
-        dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
-        params = {name: p.to(dtype) for name, p in self.new_params(Generator().manual_seed(0)).items()}
-        with torch.no_grad():
-            return self.predict(params, data).shape[-1]
+        return self._tried[0].shape[-1]
 
     @cached_property
     def head(self) -> frozenset[str]:
@@ -256,7 +254,7 @@ class Suite:
 
     def example(self, role: Role) -> Data:
         """Data of one training task, by freshly initialised parameters where data depend on them."""
-        generator = Generator().manual_seed(0)
+        generator = _first()
         params = {name: p.unsqueeze(0) for name, p in self.new_params(generator).items()}
         data = self.collect(self.sample(1, "train", generator), params, role, 0, generator)
         return tree_map(lambda x: x[0], data)
@@ -330,18 +328,43 @@ class Suite:
         seed = int(torch.randint(2**62, (), generator=generator))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            module = self.module()
-        return {name: p.detach().clone() for name, p in module.named_parameters()}
+            return modules.values(self.module())
 
     @cached_property
     def skeleton(self) -> nn.Module:
-        """The module whose structure `predict` runs with other parameters; its own values are never used."""
+        """The module whose structure `predict` runs with other values, prepared for that; its own are never used."""
         with torch.random.fork_rng(devices=[]):
-            return self.module()
+            return modules.prepared(self.module())
+
+    @cached_property
+    def fixed(self) -> frozenset[str]:
+        """The names of what nothing learns: buffers, and parameters that want no gradient."""
+        return modules.fixed(self.skeleton)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the module drops anything at random."""
+        return not self._plain and self._tried[1] > 0
+
+    @cached_property
+    def _plain(self) -> bool:
+        return modules.plain(self.skeleton)
+
+    @cached_property
+    def _tried(self) -> tuple[Tensor, int]:
+        """A prediction for an example, and how often something was dropped on the way."""
+        data = self.example("query")
+        dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
+        params = {n: p.to(dtype) if p.is_floating_point() else p for n, p in self.new_params(_first()).items()}
+        with torch.no_grad(), modules.calling(torch.zeros((), dtype=torch.int64)) as call:
+            return self.predict(params, data), call.dropped
 
     def call(self, params: Params, *inputs: Any) -> Tensor:
-        """The module's output with these parameters instead of its own."""
-        output: Tensor = torch.func.functional_call(self.skeleton, params, inputs)
+        """The module's output with these parameters instead of its own; nothing is learned through what is `fixed`."""
+        if self.fixed:
+            params = {name: p.detach() if name in self.fixed else p for name, p in params.items()}
+        with contextlib.nullcontext() if self._plain else modules.Written():
+            output: Tensor = torch.func.functional_call(self.skeleton, params, inputs)
         return output
 
 
@@ -470,6 +493,10 @@ class Learner:
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""
         return (self,)
+
+
+def _first() -> Generator:
+    return Generator().manual_seed(0)
 
 
 def _names(module: nn.Module, layer: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bench.core import seeds
+from bench.core.modules import Keyed
 from bench.core.trees import cut, part, shapes_of, to, tree_leaves
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised
 from bench.learning.rollouts import episode
@@ -23,14 +24,16 @@ def episodes(
     for first in itertools.count(start - start % BLOCK, BLOCK):
         tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", first // BLOCK))
         noise = algorithm.noise(shapes, count * BLOCK, seeds.generator(seed, "noise", first // BLOCK))
+        draws = seeds.generator(seed, "dropout", first // BLOCK)
+        keys = torch.randint(2**62, (count * BLOCK, 2), generator=draws) if suite.draws else ()
         numbers = torch.arange(first, first + BLOCK).repeat_interleave(count)
         begin = max(start, first)
-        due = part((tasks, noise, numbers), slice((begin - first) * count, None))
+        due = part((tasks, (noise, numbers, keys)), slice((begin - first) * count, None))
         if isinstance(suite, Supervised) and type(suite).collect is Supervised.collect:
             yield from _looked_up(suite, algorithm, due, begin, device)
             continue
-        for iteration, (some, *drawn) in enumerate(cut(due, count), begin):
-            now, (its_noise, number) = algorithm.at(iteration), to(drawn, device)
+        for iteration, (some, drawn) in enumerate(cut(due, count), begin):
+            now, (its_noise, number, key) = algorithm.at(iteration), to(drawn, device)
             generator = seeds.generator(seed, "collect", iteration)
             if isinstance(suite, Interactive):
                 acted = episode(suite, now, meta(), some, its_noise, generator, device)
@@ -38,11 +41,12 @@ def episodes(
                 continue
             support = suite.collect(some, meta(), "support", 0, generator) if now.steps else ()
             query = suite.collect(some, meta(), "query", now.steps, generator)
-            yield Episode((to(support, device),) * now.steps, to(query, device), its_noise, number)
+            support, query = to((support, query), device)
+            yield _episode(now.steps, support, query, its_noise, number, key)
 
 
 def _looked_up(
-    suite: Supervised, algorithm: Learner, due: tuple[Any, Any, Any], begin: int, device: str
+    suite: Supervised, algorithm: Learner, due: tuple[Any, Any], begin: int, device: str
 ) -> Iterator[Episode]:
     # Small nets are trained in less time than it takes to look up a batch, so as many batches as a cache holds go
     # together; what a task shows depends on nothing but the task.
@@ -53,10 +57,17 @@ def _looked_up(
     # A suite may make one task of a batch, as pretraining does; then no two batches may be looked up together.
     batches = max(1, CACHE // max(1, size)) if tasks_shown == tasks_asked else 1
     iteration = itertools.count(begin)
-    for tasks, noise, numbers in cut(due, algorithm.meta_batch * batches):
+    for tasks, drawn in cut(due, algorithm.meta_batch * batches):
         support = suite.look_up(tasks, "support") if algorithm.steps else ()
         query = suite.look_up(tasks, "query")
-        together = to((support, query, noise, numbers[: len(tree_leaves(query)[0])]), device)
-        for its_support, query, its_noise, number in cut(together, algorithm.meta_batch):
-            steps = algorithm.at(next(iteration)).steps
-            yield Episode((its_support,) * steps, query, its_noise, number)
+        together = to((support, query, *part(drawn, slice(len(tree_leaves(query)[0])))), device)
+        for batch in cut(together, algorithm.meta_batch):
+            yield _episode(algorithm.at(next(iteration)).steps, *batch)
+
+
+def _episode(steps: int, support: Any, query: Any, noise: Any, number: Any, key: Any) -> Episode:
+    """The same support at each inner step; with a key of its own where the module draws."""
+    if isinstance(key, tuple):
+        return Episode((support,) * steps, query, noise, number)
+    shown = tuple(Keyed(support, key[:, 0] + k) for k in range(steps))
+    return Episode(shown, Keyed(query, key[:, 1]), noise, number)

@@ -52,20 +52,36 @@ def steps_of(suite: Suite, algorithm: Learner) -> int:
 
 
 def trace(
-    suite: Suite, algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+    suite: Suite,
+    algorithm: Learner,
+    meta: Meta,
+    tasks: Tasks,
+    steps: int,
+    device: str = "cpu",
+    kept: Params | None = None,
 ) -> dict[str, Tensor]:
     """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps."""
-    return traces((suite,), algorithm, meta, tasks, steps, device)[0]
+    return traces((suite,), algorithm, meta, tasks, steps, device, kept)[0]
 
 
 def traces(
-    variants: Sequence[Suite], algorithm: Learner, meta: Meta, tasks: Tasks, steps: int, device: str = "cpu"
+    variants: Sequence[Suite],
+    algorithm: Learner,
+    meta: Meta,
+    tasks: Tasks,
+    steps: int,
+    device: str = "cpu",
+    kept: Params | None = None,
 ) -> list[dict[str, Tensor]]:
-    """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them."""
+    """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them.
+
+    Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are any.
+    """
     acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
     if acted_in:
         return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
-    task, *views = (SuiteTask(variant) for variant in (variants[0], *variants))
+    task = SuiteTask(variants[0])
+    views = [SuiteTask(v, kept or {}) if v.norm == "inductive" else SuiteTask(v) for v in variants]
     generator = seeds.generator("evaluate", variants[0].setting)
 
     def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from bench.core import seeds
+from bench.core import modules, seeds
 from bench.core.discovery import parameters
 from bench.core.errors import StoreError
+from bench.core.modules import Statistics
 from bench.core.records import Spec
 from bench.core.task import SuiteTask
 from bench.core.trees import part, to
-from bench.core.types import Interactive, Learner, Meta, Suite
+from bench.core.types import Interactive, Learner, Meta, Params, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
 from bench.learning.evaluate import manifest, steps_of, trace, traces
@@ -31,6 +33,13 @@ class Scores(NamedTuple):
 
     table: pd.DataFrame  # setting, norm, metric, task, step, value
     selected: dict[str, Any]  # fields that validation tasks chose
+
+
+class Learned(NamedTuple):
+    """What is scored: all that was meta-learned, and what was kept beside it."""
+
+    meta: Meta
+    kept: Params
 
 
 class Episodic:
@@ -57,19 +66,19 @@ class Episodic:
         """Trains to the specified number of iterations, yielding the updated state after each."""
         seed, device = self.spec.seed, self.spec.device
         batches = episodes(self.views.training, self.algorithm, lambda: state.meta, seed, state.iteration, device)
-        gradients = Gradients(self.algorithm, self._meta_gradient)
+        gradients = Gradients(self.algorithm, partial(self._meta_gradient, state))
         validation = Validation(self._validation(), self.spec.validate_every, self._better)
         rule, until = self._rule(state), self.spec.iterations
         return train(state, batches, gradients, rule, until, validation, self.views.training)
 
     def score(self, state: Training) -> Scores:
         """The scores on the frozen tasks of what was selected."""
-        meta, _ = state.chosen(self.spec.selection == "best")
-        meta = self.views.fit(meta, self.spec.seed, self.spec.device)
-        algorithm, selected = self._select(self.algorithm.at(state.iteration), meta)
-        return Scores(self._test(algorithm, meta), selected)
+        meta, kept = state.chosen(self.spec.selection == "best")
+        learned = Learned(self.views.fit(meta, self.spec.seed, self.spec.device), kept)
+        algorithm, selected = self._select(self.algorithm.at(state.iteration), learned)
+        return Scores(self._test(algorithm, learned), selected)
 
-    def _meta_gradient(self, algorithm: Learner) -> MetaGradient:
+    def _meta_gradient(self, state: Training, algorithm: Learner) -> MetaGradient:
         if self.spec.engine == "learn2learn":
             return learn2learn.meta_gradient(self.views.training, algorithm)
         return vectorised.meta_gradient(
@@ -78,6 +87,7 @@ class Episodic:
             compiled=self.spec.engine == "compiled",
             chunk=self.chunk,
             halved=self._halved,
+            seen=lambda statistics: self._seen(state, statistics),
         )
 
     def _rule(self, state: Training) -> Rule:
@@ -89,6 +99,9 @@ class Episodic:
     def _halved(self, chunk: int) -> None:
         log.warning("out of memory: going on with %d tasks in memory at once", chunk)
         self.chunk = chunk
+
+    def _seen(self, state: Training, statistics: dict[str, Statistics]) -> None:
+        state.kept = modules.move(state.kept, statistics, self.views.training.skeleton, state.iteration)
 
     def _better(self, a: float, b: float) -> bool:
         return a < b if self._lower else a > b
@@ -103,19 +116,20 @@ class Episodic:
             return None  # a curve over every candidate would cost more than the training
 
         def validate(state: Training) -> float:
-            meta = self.views.fit(state.meta, self.spec.seed, self.spec.device)
+            learned = Learned(self.views.fit(state.meta, self.spec.seed, self.spec.device), state.kept)
             candidates = self.algorithm.at(state.iteration).candidates()
-            scores = [self._validate(candidate, meta) for candidate in candidates]
+            scores = [self._validate(candidate, learned) for candidate in candidates]
             return min(scores) if self._lower else max(scores)
 
         return validate
 
-    def _validate(self, algorithm: Learner, meta: Meta) -> float:
+    def _validate(self, algorithm: Learner, learned: Learned) -> float:
         suite = self.views.tested.evaluations[0]
         tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
         steps = suite.report_steps[-1]
-        scores = trace(suite, algorithm, meta, tasks, steps, self.spec.device)[suite.metrics[0].name][:, -1]
-        mean = scores.double().mean().item()
+        scores = trace(suite, algorithm, learned.meta, tasks, steps, self.spec.device, learned.kept)
+        headline = scores[suite.metrics[0].name][:, -1]
+        mean = headline.double().mean().item()
         return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
 
     def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
@@ -124,11 +138,11 @@ class Episodic:
             raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
         return part(tasks, slice(count))
 
-    def _select(self, algorithm: Learner, meta: Meta) -> tuple[Learner, dict[str, Any]]:
+    def _select(self, algorithm: Learner, learned: Learned) -> tuple[Learner, dict[str, Any]]:
         candidates = algorithm.candidates()
         if len(candidates) == 1:
             return candidates[0], {}
-        scores = [self._validate(candidate, meta) for candidate in candidates]
+        scores = [self._validate(candidate, learned) for candidate in candidates]
         order = sorted(range(len(scores)), key=scores.__getitem__, reverse=not self._lower)
         chosen = candidates[order[0]]
         given = parameters(algorithm)
@@ -136,9 +150,9 @@ class Episodic:
         log.info("selected %s on the validation tasks", selected)
         return chosen, selected
 
-    def _test(self, algorithm: Learner, meta: Meta) -> pd.DataFrame:
+    def _test(self, algorithm: Learner, learned: Learned) -> pd.DataFrame:
         frames = []
-        for suite, scores in self._traces(algorithm, meta):
+        for suite, scores in self._traces(algorithm, learned):
             for name, values in scores.items():
                 count, steps = values.shape
                 frames.append(
@@ -155,7 +169,7 @@ class Episodic:
                 )
         return pd.concat(frames, ignore_index=True)
 
-    def _traces(self, algorithm: Learner, meta: Meta) -> Iterator[tuple[Suite, dict[str, Any]]]:
+    def _traces(self, algorithm: Learner, learned: Learned) -> Iterator[tuple[Suite, dict[str, Any]]]:
         trial = self.spec.split == "validation"
         variants = self.views.tested.evaluations[:1] if trial else self.views.tested.evaluations
         count = self.spec.validation_tasks if trial else self.spec.test_tasks
@@ -163,8 +177,8 @@ class Episodic:
             alike = [variant for variant in variants if variant.setting == setting]
             tasks = self._tasks(alike[0], self.spec.split, count)
             steps = alike[0].report_steps[-1] if trial else steps_of(alike[0], algorithm)
-            rest = (algorithm, meta, tasks, steps, self.spec.device)
+            rest = (algorithm, learned.meta, tasks, steps, self.spec.device)
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
-                yield from zip(alike, traces(alike, *rest), strict=True)
+                yield from zip(alike, traces(alike, *rest, learned.kept), strict=True)

@@ -19,7 +19,9 @@ from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from bench.core.trees import tree_flatten, tree_map, tree_unflatten
+from bench.core import modules
+from bench.core.modules import Statistics
+from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
 from bench.learning.objective import objective
@@ -37,7 +39,9 @@ def meta_gradient(
     *,
     compiled: bool = False,
     chunk: int | None = None,
+    by_task: bool = False,
     halved: Callable[[int], None] = lambda _: None,
+    seen: Callable[[dict[str, Statistics]], None] = lambda _: None,
 ) -> MetaGradient:
     """(meta, episodes [T, ...]) -> mean loss and its gradient, of meta's structure.
 
@@ -47,9 +51,13 @@ def meta_gradient(
         compiled: through the compiler, once per shape of the input; otherwise eager.
         chunk: how many tasks are computed at once, by each thread if compiled. By default all; compiled, one of each
             thread's where nets are large.
+        by_task: one task after the other without vmap, for modules that it cannot take.
         halved: told the new number when memory ran out and half as many are tried, from then on.
+        seen: told the mean over tasks of the statistics of batch-normalised layers, where there are any.
     """
     task_loss = objective(suite, algorithm)
+    normalised = modules.batch_norms(suite.skeleton)
+    recorded: list[str] = []  # the layers whose statistics the last call gave
 
     # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
     def total(meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
@@ -58,18 +66,27 @@ def meta_gradient(
         episodes = tree_unflatten(batch, specs[1])
         with torch.enable_grad(), ConvolutionsAsProducts():
 
-            def loss(episode: Episode) -> Tensor:
-                return task_loss(tree_unflatten(live, specs[0]), episode)
+            def loss(episode: Episode) -> tuple[Tensor, dict[str, Statistics]]:
+                if not normalised:
+                    return task_loss(tree_unflatten(live, specs[0]), episode), {}
+                with modules.recording() as statistics:
+                    return task_loss(tree_unflatten(live, specs[0]), episode), statistics
 
             # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
-            alone = compiled and len(batch[0]) == 1
-            losses = loss(tree_map(lambda x: x[0], episodes))[None] if alone else vmap(loss)(episodes)
+            if by_task or (compiled and len(batch[0]) == 1):
+                each = [loss(tree_map(lambda x, t=t: x[t], episodes)) for t in range(len(batch[0]))]
+                losses, statistics = tree_map(lambda *x: torch.stack(x), *each)
+            else:
+                losses, statistics = vmap(loss)(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()
+            recorded[:] = statistics
+            summed = [x.sum(0) for x in tree_leaves(statistics)]
         # Plain autograd outermost: torch.func.grad would keep every graph and lose what `mixed` saves.
         found = iter(torch.autograd.grad(value, moving, materialize_grads=True))
-        return [value.detach(), *(next(found) if x.requires_grad else torch.zeros_like(x) for x in live)]
+        gradients = [next(found) if x.requires_grad else torch.zeros_like(x) for x in live]
+        return [value.detach(), *gradients, *summed]
 
     run = Compiled(total) if compiled else total
 
@@ -101,6 +118,10 @@ def meta_gradient(
         for part in others:  # in their order, whichever thread was first
             torch._foreach_add_(summed, part)
         value, *gradients = torch._foreach_div([x.contiguous() for x in summed], tasks)
+        statistics, gradients = gradients[len(values) :], gradients[: len(values)]
+        if statistics:
+            pairs = zip(statistics[::2], statistics[1::2], strict=True)
+            seen({name: Statistics(*pair) for name, pair in zip(recorded, pairs, strict=True)})
         return value, tree_unflatten(gradients, spec)
 
     return mean

@@ -27,7 +27,9 @@ class Descent:
     def __init__(self, outer: Outer, meta: Meta, memory: Memory, clip: float | None = None) -> None:
         """Goes on with `memory` where a run was cut, else with none; `clip` holds where `outer` has none."""
         self.outer, self.clip = outer, clip if outer.clip is None else outer.clip
-        self.leaves = [leaf for leaf in tree_leaves(meta) if leaf.is_floating_point()]
+        every = tree_leaves(meta)
+        self.places = [i for i, leaf in enumerate(every) if leaf.is_floating_point()]  # the others are buffers
+        self.leaves = [every[i] for i in self.places]
         self.optimiser = outer.optimiser(self.leaves)
         for leaf, kept in zip(self.leaves, memory, strict=False):
             self.optimiser.state[leaf] = kept
@@ -37,8 +39,9 @@ class Descent:
         """One step of the optimiser."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.outer.rate_at(iteration)
-        moving = [g for g in tree_leaves(gradient) if g.is_floating_point()]
-        for leaf, g in zip(self.leaves, moving, strict=True):
+        slopes = tree_leaves(gradient)
+        for leaf, place in zip(self.leaves, self.places, strict=True):
+            g = slopes[place]
             leaf.grad = g if self.clip is None else g.clamp(-self.clip, self.clip)
         self.optimiser.step()
         return {}
