@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.core.records import Component, Record
+from bench.core.records import Record
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
@@ -35,8 +35,8 @@ def _about(record: Record) -> dict[str, Any]:
     tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
     tuned = tuning.best.parameters if tuning and tuning.best else {}
     return {
-        "suite": label(spec.suite),
-        "algorithm": label(spec.algorithm),
+        "suite": spec.suite.label,
+        "algorithm": spec.algorithm.label,
         "seed": spec.seed,
         "iterations": spec.iterations,
         "selection": spec.selection,
@@ -123,8 +123,8 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
             best = score if best != best else best
             rows.append(
                 {
-                    "suite": label(record.spec.suite),
-                    "algorithm": label(record.spec.algorithm),
+                    "suite": record.spec.suite.label,
+                    "algorithm": record.spec.algorithm.label,
                     "arm": record.spec.arm,
                     **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
                     **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
@@ -144,10 +144,3 @@ def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
         names = names.where(~(shared & differs), names + f", {column} " + arms[column].astype(str))
     apart = dict(zip(zip(arms["suite"], arms["arm"], strict=True), names, strict=True))
     return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["arm"], strict=True)])
-
-
-def label(component: Component) -> str:
-    """name[parameter=value,...] with the parameters that were set."""
-    given: dict[str, Any] = component.given
-    inside = ",".join(f"{key}={value}" for key, value in given.items())
-    return f"{component.name}[{inside}]" if inside else component.name

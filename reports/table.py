@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.core.records import Judgement, Record
-from reports.frame import label
 from reports.statistics import Interval, heavy_tailed, interval
 
 COUNTS = ("tasks", "seeds", "iterations", "selected")
@@ -34,8 +33,8 @@ class Table:
 
 def tables(frame: pd.DataFrame, records: list[Record]) -> list[Table]:
     """One table per suite of the records, in the records' order; `frame` is what reports.frame.tidy made of them."""
-    suites = dict.fromkeys(label(record.spec.suite) for record in records)
-    return [_table(name, frame, [r for r in records if label(r.spec.suite) == name]) for name in suites]
+    suites = dict.fromkeys(record.spec.suite.label for record in records)
+    return [_table(name, frame, [r for r in records if r.spec.suite.label == name]) for name in suites]
 
 
 def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
@@ -45,7 +44,7 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     frame = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault((label(record.spec.algorithm), record.spec.arm), []).append(record)
+        groups.setdefault((record.spec.algorithm.label, record.spec.arm), []).append(record)
     rows, tails = [], list[str]()
     for (algorithm, _), cells in groups.items():
         iterations = cells[0].spec.iterations
@@ -158,7 +157,7 @@ def _notes(records: list[Record]) -> tuple[str, ...]:
         f"{judged.metric} after @k inner steps ± 95 % interval over {over}; knowing nothing: {judged.floor:.3g}",
         f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}",
         *(
-            f"{label(r.spec.algorithm)}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"
+            f"{r.spec.algorithm.label}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"
             for r in records
             if r.outcome != "finished"
         ),

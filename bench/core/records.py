@@ -23,6 +23,12 @@ class Component(BaseModel):
     parameters: dict[str, Any]  # all of them
     source: str
 
+    @property
+    def label(self) -> str:
+        """name[parameter=value,...] with the parameters that were set."""
+        inside = ",".join(f"{key}={value}" for key, value in self.given.items())
+        return f"{self.name}[{inside}]" if inside else self.name
+
 
 class Spec(BaseModel):
     """All that a cell's result depends on; its hash is the cell's id."""

@@ -94,7 +94,7 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     if not records:
         raise BenchError(f"{root} holds no finished cell: there is nothing to report on. `bench run --out {root} ...`")
     done = [record for record in records if record.outcome == "finished"]
-    tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)} (tuned)" for r in records if r.tuning}
+    tuned = {r.spec.arm: f"{r.tuning.algorithm.label} (tuned)" for r in records if r.tuning}
     cells = frame.cells(records)
     names = zip(cells["arm"], cells["algorithm"], strict=True)
     cells["algorithm"] = [tuned.get(arm, name) for arm, name in names]  # the chosen values have a column
@@ -318,9 +318,9 @@ def reproduce(records: Sequence[Record], catalogue: Catalogue, root: Path) -> tu
         options += [f"--validate-every {spec.validate_every}", f"--device {spec.device}", f"--threads {spec.threads}"]
         options += [f"--engine {spec.engine}"] if spec.iterations else ["--engine eager"]
         options += [f"--chunk-tasks {spec.chunk_tasks}"] if spec.chunk_tasks else []
-        key = (frame.label(spec.suite), *options)
+        key = (spec.suite.label, *options)
         group = groups.setdefault(key, {"algos": [], "seeds": []})
-        group["algos"].append(frame.label(spec.algorithm))
+        group["algos"].append(spec.algorithm.label)
         group["seeds"].append(spec.seed)
     lines = []
     for (suite, *options), group in groups.items():

@@ -350,11 +350,11 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     from bench.api import load
     from reports import figures
     from reports.comparison import cubes
-    from reports.frame import cells, label, told_apart
+    from reports.frame import cells, told_apart
 
     frame = load(root)
     done = [record for record in frame.store.records() if record.outcome == "finished"]
-    known = {label(record.spec.suite): record.judgement for record in done}
+    known = {record.spec.suite.label: record.judgement for record in done}
     if not known:
         raise BenchError(f"{root} holds no finished cell. `bench run --out {root} ...` makes some.")
     if suite is None and len(known) > 1:
@@ -410,7 +410,6 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     from bench.storage.store import TUNING
     from reports import tuning as drawn
     from reports.figures import looks
-    from reports.frame import label
 
     out = console()
     tunings = [tuning for tuning, _ in done]
@@ -421,7 +420,7 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     out.print(rows)
     pictures = []
     if any(tuning.trials for tuning in tunings):
-        look = looks([*Catalogue().names("algorithm"), *(label(tuning.algorithm) for tuning in tunings)])
+        look = looks([*Catalogue().names("algorithm"), *(tuning.algorithm.label for tuning in tunings)])
         pictures.append((root / TUNING / "budget.png", drawn.budget(tunings, look)))
     for tuning, study in done:
         folder = root / TUNING / tuning.study
