@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
-from bench.terminal import show
+from bench.terminal import tables as terminal
 from reports.frame import tidy, told_apart
 from reports.table import Table, tables
 
@@ -69,8 +69,8 @@ def one_table(*results: tuple[Record, pd.DataFrame], unfinished: tuple[Record, .
 
 
 def printed(report: Table, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    monkeypatch.setattr(show, "console", lambda: Console(width=width, highlight=False, markup=False, emoji=False))
-    show.table(report)
+    monkeypatch.setattr(terminal, "console", lambda: Console(width=width, highlight=False, markup=False, emoji=False))
+    terminal.table(report)
     return capsys.readouterr().out
 
 
