@@ -99,15 +99,10 @@ def test_median_and_iqm_are_those_of_the_definition() -> None:
 
 
 def test_the_variance_split_is_that_of_the_anova_table() -> None:
-    import pandas as pd
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
-    scores = crossed(np.random.default_rng(4), 4, 12, (2.0, 1.0, 0.5))
-    frame = pd.DataFrame([{"seed": s, "task": t, "value": scores[s, t]} for s in range(4) for t in range(12)])
-    squares = anova_lm(ols("value ~ C(seed) + C(task)", frame).fit())["mean_sq"]
-    noise = squares["Residual"]
-    parts = np.array([(squares["C(seed)"] - noise) / 12, (squares["C(task)"] - noise) / 4, noise])
+    scores = np.array([[1.0, 2.0, 6.0], [3.0, 6.0, 6.0]])
+    # Means of seeds 3 and 5, of tasks 2, 4, 6, of all 4. Sums of squares: seeds 3 (1 + 1) = 6 with 1 degree of freedom,
+    # tasks 2 (4 + 0 + 4) = 16 with 2, all 26, so 4 are left with 2: mean squares 6, 8 and 2.
+    parts = np.array([(6 - 2) / 3, (8 - 2) / 2, 2])
     assert statistics.variance(scores) == pytest.approx(tuple(parts / parts.sum()))
     assert statistics.variance(scores[:1]) is None
 
@@ -121,8 +116,11 @@ def test_wilcoxon_counts_every_task_once_and_halves_its_ties() -> None:
     assert statistics.wilcoxon(a, a) == 1.0
 
 
-def test_holm_multiplies_by_what_is_left() -> None:
+def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    # In order 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and the last is no less than the third.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
     assert statistics.holm([]) == []
 
 
