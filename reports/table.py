@@ -39,9 +39,9 @@ def tables(frame: pd.DataFrame, records: list[Record]) -> list[Table]:
 
 def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
     judged = records[0].judgement
-    unit = f" {judged.unit}" if judged.unit else ""
-    columns = {step: f"{judged.metric}{unit} @{step}" for step in judged.report_steps}
-    frame = frame[(frame["suite"] == suite) & (frame["metric"] == judged.metric)]
+    unit = f" {judged.headline.unit}" if judged.headline.unit else ""
+    columns = {step: f"{judged.headline.name}{unit} @{step}" for step in judged.report_steps}
+    frame = frame[(frame["suite"] == suite) & (frame["metric"] == judged.headline.name)]
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((record.spec.algorithm.label, record.spec.arm), []).append(record)
@@ -84,7 +84,7 @@ def _table(suite: str, frame: pd.DataFrame, records: list[Record]) -> Table:
 
 def _tail(scores: NDArray[np.float64], judged: Judgement) -> str:
     """What to say where single tasks make a mean of errors meaningless."""
-    if judged.better == "higher" or not heavy_tailed(scores, judged.better):
+    if judged.headline.better == "higher" or not heavy_tailed(scores, judged.headline.better):
         return ""
     median = np.median(np.where(np.isnan(scores), np.inf, scores))
     lost = np.count_nonzero(~(scores <= judged.floor))
@@ -148,13 +148,13 @@ def _outcome(record: Record) -> str:
 def _notes(records: list[Record]) -> tuple[str, ...]:
     judged = records[0].judgement
     several = len({r.spec.seed for r in records if r.outcome == "finished"}) > 1
-    over = f"{'seeds and tasks' if several else 'tasks (one seed)'}; {judged.better} is better"
+    over = f"{'seeds and tasks' if several else 'tasks (one seed)'}; {judged.headline.better} is better"
     checkpoints, engines, devices, threads = (
         ", ".join(sorted({str(getattr(r.spec, name)) for r in records}))
         for name in ("selection", "engine", "device", "threads")
     )
     return (
-        f"{judged.metric} after @k inner steps ± 95 % interval over {over}; knowing nothing: {judged.floor:.3g}",
+        f"{judged.headline.name} after @k inner steps ± 95 % interval over {over}; knowing nothing: {judged.floor:.3g}",
         f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}",
         *(
             f"{r.spec.algorithm.label}, seed {r.spec.seed}, {r.outcome}: {r.message}; see cells/{r.cell}/log.txt"

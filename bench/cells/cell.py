@@ -277,15 +277,7 @@ def crashed(cell: Cell, message: str) -> Record:
 
 
 def _judgement(suite: Suite) -> Judgement:
-    metric = suite.metrics[0]
-    return Judgement(
-        metric=metric.name,
-        unit=metric.unit,
-        better=metric.better,
-        report_steps=suite.report_steps,
-        floor=suite.floor,
-        caveat=suite.caveat,
-    )
+    return Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
 
 
 def _cpu() -> str:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.core.metric import Metric
+
 FORMAT = 1  # of the store; a newer one is refused, never guessed at
 
 Selection = Literal["last", "best"]
@@ -91,14 +93,17 @@ class Spec(BaseModel):
 class Judgement(BaseModel):
     """How a suite's scores are to be read, so that a report needs nothing but the record."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    metric: str  # the headline
-    unit: str
-    better: Literal["lower", "higher"]
+    metrics: tuple[Metric, ...]  # the first is the headline
     report_steps: tuple[int, ...]
-    floor: float
+    floor: float  # the headline of whoever knows nothing
     caveat: str
+
+    @property
+    def headline(self) -> Metric:
+        """What algorithms are compared by."""
+        return self.metrics[0]
 
 
 class Trial(BaseModel):

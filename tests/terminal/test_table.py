@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bench.core.metric import Metric
 from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
 from bench.terminal import tables as terminal
 from reports.frame import tidy, told_apart
@@ -36,7 +37,7 @@ def spec(**changes: Any) -> Spec:
 
 
 def record(of: Spec, **changes: Any) -> Record:
-    judged = Judgement(metric="mse", unit="", better="lower", report_steps=(0, 1), floor=4.25, caveat="a caveat")
+    judged = Judgement(metrics=(Metric("mse", "", "lower", low=0),), report_steps=(0, 1), floor=4.25, caveat="a caveat")
     plain: dict[str, Any] = {
         "outcome": "finished",
         "stopped_at": of.iterations,
