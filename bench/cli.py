@@ -204,7 +204,7 @@ def run(
     from bench.storage.store import Store
     from bench.terminal import tables
     from bench.terminal.progress import Progress
-    from reports.table import tables as compared
+    from reports.views import comparisons
 
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     asked = Request(suites=suites, plugins=plugins, **options)
@@ -222,8 +222,8 @@ def run(
             records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
-    for table in compared(results(store, records), records):
-        tables.table(table)
+    for view in comparisons(results(store, records), records):
+        tables.comparison(view)
     for label, message in progress.lost.items():
         click.echo(f"not done, after {retries} retries: {label}: {message}")
     if len(records) + len(progress.lost) < len(cells):
@@ -480,10 +480,10 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     from bench.terminal import tables
 
     if compare:
-        page = reporting.compare(compare, out, plugins)
+        page = reporting.side_by_side(compare, out, plugins)
     elif store:
         page = reporting.report(store, out, plugins)
-        tables.store(store)
+        tables.stored(store)
     click.echo(f"written to {page}")
 
 

@@ -86,7 +86,10 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         for cube in cubes:
             if (cube.setting, cube.norm) != (setting, norm):
                 continue
-            each = [statistics.median_and_iqm(s, 300).median if errors else statistics.interval(s) for s in cube.values]
+            each = [
+                statistics.median_and_iqm(cube.at(step), 300).median if errors else cube.mean(step)
+                for step in cube.steps
+            ]
             middle, low, high = (np.array(column) for column in zip(*each, strict=True))
             ax.plot(cube.steps, middle, label=cube.algorithm, **look[cube.algorithm]._asdict())
             ax.fill_between(cube.steps, low, high, color=look[cube.algorithm].color, alpha=0.15, linewidth=0)
@@ -268,7 +271,7 @@ def profiles(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> F
         middle, lows, highs = (np.array(column) for column in zip(*each, strict=True))
         own = look[cube.algorithm]
         ax.plot(thresholds, middle, color=own.color, linestyle=own.linestyle, label=cube.algorithm)
-        ax.fill_between(thresholds, lows.clip(0), highs.clip(max=1), color=own.color, alpha=0.15, linewidth=0)
+        ax.fill_between(thresholds, lows, highs, color=own.color, alpha=0.15, linewidth=0)
     if logarithmic:
         ax.set_xscale("log")
     sign = "≤" if better == "lower" else "≥"

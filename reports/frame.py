@@ -1,7 +1,7 @@
 """Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -25,14 +25,22 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def cells(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read."""
-    return pd.DataFrame([_about(record) for record in records])
+def cells(records: Sequence[Record]) -> pd.DataFrame:
+    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read.
+
+    `algorithm` is the label of one arm alone; `base` is the same without what tells it from others.
+    """
+    made = pd.DataFrame([_about(record) for record in records])
+    if made.empty:
+        return made
+    tuned = {record.spec.arm: f"{record.tuning.algorithm.label} (tuned)" for record in records if record.tuning}
+    base = [tuned.get(arm, name) for arm, name in zip(made["arm"], made["algorithm"], strict=True)]
+    return _told_apart(made.assign(algorithm=base, base=base))  # the chosen values have a column
 
 
 def _about(record: Record) -> dict[str, Any]:
     spec, judged = record.spec, record.judgement
-    tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
+    tuning = record.tuning  # the sweep that chose the parameters, where one did
     tuned = tuning.best.parameters if tuning and tuning.best else {}
     return {
         "suite": spec.suite.label,
@@ -47,7 +55,7 @@ def _about(record: Record) -> dict[str, Any]:
         "seconds_per_iteration": _number(record.seconds_per_iteration),
         "train_seconds": record.train_seconds,
         "peak_bytes": _number(record.peak_bytes),
-        "environment_steps": _number(getattr(record, "environment_steps", None)),  # where interaction is counted
+        "environment_steps": _number(record.environment_steps),  # where interaction is counted
         "trials": len(tuning.trials) if tuning else 0,
         "tuning_iterations": tuning.spent if tuning else 0,
         # what follows is not repeated in every row of scores
@@ -70,6 +78,7 @@ def _about(record: Record) -> dict[str, Any]:
         "metric": judged.headline.name,
         "unit": judged.headline.unit,
         "better": judged.headline.better,
+        "metrics": judged.metrics,
         "report_steps": judged.report_steps,
         "floor": judged.floor,
         "caveat": judged.caveat,
@@ -111,9 +120,9 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
     """The trials of the sweeps that chose the records' parameters: what each reached and what was spent by then."""
     sweeps = {}
     for record in records:
-        if sweep := getattr(record, "tuning", None):
-            sweeps[sweep.study] = (record, sweep)
-    rows = []
+        if record.tuning:
+            sweeps[record.tuning.study] = (record, record.tuning)
+    rows: list[dict[str, Any]] = []
     for record, sweep in sweeps.values():
         spent, best = 0, float("nan")
         for trial in sweep.trials:
@@ -133,7 +142,7 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with as much added to an algorithm's label as it takes to be that of one arm."""
     arms = frame.drop_duplicates(["suite", "arm"])
     names = arms["algorithm"]

@@ -14,7 +14,7 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     from bench.api import load
     from reports import figures
     from reports.comparison import cubes
-    from reports.frame import cells, told_apart
+    from reports.frame import cells
 
     frame = load(root)
     done = [record for record in frame.store.records() if record.outcome == "finished"]
@@ -27,7 +27,7 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     if name not in known:
         raise unknown("suite in this run directory", name, known)
     judged = known[name]
-    made = cubes(told_apart(frame[frame["suite"] == name]), cells(done))
+    made = cubes(frame[frame["suite"] == name], cells(done))
     look = figures.looks([*Catalogue().names("algorithm"), *(cube.algorithm for cube in made)])
     _save(figures.adaptation(made, look, f"{judged.headline.name} {judged.headline.unit}".strip(), judged.floor), path)
 

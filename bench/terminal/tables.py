@@ -17,7 +17,7 @@ from bench.planning.plan import Cell
 from bench.storage.merge import Merged
 from bench.storage.store import Store
 from bench.terminal.progress import span
-from reports.table import Table
+from reports.views import COSTS, MARKS, View, columns_of, comparisons
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.core.records import Tuning
     from bench.tuning.sweep import Sweep
 
+SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_NOTE = (
     "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
@@ -39,52 +40,55 @@ def console() -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
-def table(report: Table) -> None:
+def comparison(view: View) -> None:
     """Prints one suite's comparison, in one piece where it fits and else as scores above costs."""
     out = console()
-    whole = pd.concat([report.scores, report.costs], axis=1)
-    if _width(whole, out) <= out.width:
-        out.print(_rich(whole, report.title))
+    right = {name for name, number in columns_of(view) if number}
+    rows = view.frame(best="* {}", level="≈ {}")
+    shared = [name for name in SAID_ONCE if name in rows and rows[name].nunique() == 1]
+    said = [f"in every row: {', '.join(f'{name} {rows[name].iloc[0]}' for name in shared)}"] if shared else []
+    rows = rows.drop(columns=shared)
+    if _width(rows, right, out) <= out.width:
+        out.print(_rich(rows, right, view.title))
     else:
-        costs = pd.concat([report.scores["algorithm"], report.costs], axis=1).drop_duplicates()
-        out.print(Text(report.title, style="bold"))
-        for part in (report.scores, costs):
-            out.print(*(_rich(piece) for piece in _pieces(part, out)), sep="")
-    out.print(*(Text(note, style="dim") for note in report.notes), "", sep="\n")
+        out.print(Text(view.title, style="bold"))
+        costs = [name for name in COSTS if name in rows]
+        for part in (rows.drop(columns=costs), rows[["algorithm", *costs]].drop_duplicates()):
+            out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
+    notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
+    out.print(*(Text(note, style="dim") for note in (*said, *notes)), "", sep="\n")
 
 
-def store(root: Path) -> None:
+def stored(root: Path) -> None:
     """Prints the comparison of everything in a run directory."""
     from bench.api import results
-    from reports.table import tables
 
     held = Store.open(root)
     records = list(held.records())
-    for report in tables(results(held, records), records):
-        table(report)
+    for view in comparisons(results(held, records), records):
+        comparison(view)
 
 
-def _pieces(rows: pd.DataFrame, out: Console) -> Iterator[pd.DataFrame]:
+def _pieces(rows: pd.DataFrame, right: Collection[str], out: Console) -> Iterator[pd.DataFrame]:
     """The columns in as many tables as it takes to fit, each with those that say what a row is."""
     keys = [name for name in rows.columns if name in ("algorithm", "setting", "norm")]
     shown = keys
     for name in rows.columns.drop(keys):
-        if len(shown) > len(keys) and _width(rows[[*shown, name]], out) > out.width:
+        if len(shown) > len(keys) and _width(rows[[*shown, name]], right, out) > out.width:
             yield rows[shown]
             shown = keys
         shown = [*shown, name]
     yield rows[shown]
 
 
-def _width(rows: pd.DataFrame, out: Console) -> int:
-    return out.measure(_rich(rows), options=out.options.update(width=PIPED_WIDTH)).maximum
+def _width(rows: pd.DataFrame, right: Collection[str], out: Console) -> int:
+    return out.measure(_rich(rows, right), options=out.options.update(width=PIPED_WIDTH)).maximum
 
 
-def _rich(rows: pd.DataFrame, title: str | None = None) -> RichTable:
-    left = {"algorithm", "setting", "norm", "selected", "outcome"}
-    drawn = grid(*rows.columns, right=set(rows.columns) - left, title=title)
+def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) -> RichTable:
+    drawn = grid(*rows.columns, right=right, title=title)
     for row in rows.itertuples(index=False):
-        drawn.add_row(*row)
+        drawn.add_row(*(Text(text, style="bold" if text.startswith("* ") else "") for text in row))
     return drawn
 
 

@@ -37,6 +37,41 @@ def test_the_interval_is_the_same_at_every_call() -> None:
     assert statistics.interval(values) == statistics.interval(values)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
+def test_with_fewer_than_three_seeds_the_interval_covers_what_the_trained_models_reach_on_all_tasks(
+    sd: tuple[float, float, float], seeds: int
+) -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        offsets = sd[0] * rng.normal(size=(seeds, 1))  # of the models: their mean over all tasks
+        found = statistics.interval(offsets + crossed(rng, seeds, 40, (0.0, *sd[1:])))
+        covered.append(found.low <= offsets.mean() <= found.high)
+    assert np.mean(covered) >= 0.92
+
+
+def test_two_seeds_have_no_interval_wider_than_their_scores() -> None:
+    rng = np.random.default_rng(0)
+    scores = 20.0 * rng.integers(0, 6, size=(2, 40)) * [[0.5], [1.0]]  # percent right, of seeds that differ
+    found = statistics.interval(scores)
+    assert found.half < 10
+    assert found.half == pytest.approx(1.96 * scores.mean(0).std() / math.sqrt(40))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("logit", "tasks"), [(2.0, 60), (6.0, 600)], ids=["one in seven fails", "one in 300 fails"])
+def test_an_interval_within_the_metrics_range_covers_near_its_edge(seeds: int, logit: float, tasks: int) -> None:
+    rng = np.random.default_rng(0)
+    chances = 1 / (1 + np.exp(-logit - 0.7 * rng.normal(size=(300, seeds, 1))))
+    truth = 100 * float(np.mean(1 / (1 + np.exp(-logit - 0.7 * rng.normal(size=100_000)))))
+    free = [statistics.interval(20.0 * rng.binomial(5, np.repeat(p, tasks, 1))) for p in chances]
+    found = [interval.within(0, 100) for interval in free]
+    assert any(interval.high > 100 for interval in free)
+    assert all(0 <= i.low <= i.value <= i.high <= 100 for i in found)
+    assert np.mean([i.low <= truth <= i.high for i in found]) >= 0.92
+
+
 @pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
 def test_the_interval_of_a_mean_covers_at_five_seeds(sd: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(0)
@@ -53,6 +88,19 @@ def test_the_interval_of_a_difference_covers_with_other_seeds() -> None:
         found = statistics.difference(a, b, paired_seeds=False)
         covered.append(found.low <= 0 <= found.high)
     assert np.mean(covered) >= 0.91
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1), (2, 2), (5, 2), (1, 4)])
+def test_with_fewer_than_three_seeds_a_difference_is_of_the_trained_models(one: int, other: int) -> None:
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(400):
+        tasks = 3 * rng.normal(size=(1, 40))
+        left, right = rng.normal(size=(one, 1)), rng.normal(size=(other, 1))
+        a, b = (tasks + m + crossed(rng, len(m), 40, (0.0, 0.5, 1.0)) for m in (left, right))
+        found = statistics.difference(a, b, paired_seeds=one == other)
+        covered.append(found.low <= left.mean() - right.mean() <= found.high)
+    assert np.mean(covered) >= 0.92
 
 
 def test_the_intervals_of_median_and_iqm_cover_at_five_seeds() -> None:
