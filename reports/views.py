@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ FURTHER_SAID = {
     "nll": "negative log-likelihood of the targets; – where a method predicts no distribution",
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
+ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
@@ -75,6 +76,8 @@ class View:
 
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
     """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them."""
+    if not records:
+        return []
     known = cells(records)
     compared, beside = compare(cubes(frame, known)), further(frame, known)
     return [comparison(suite, compared, beside, known) for suite in dict.fromkeys(known["suite"])]
@@ -92,40 +95,39 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
     here = compared[compared["suite"] == suite] if len(compared) else pd.DataFrame(columns=COMPARED)
     mine = known[known["suite"] == suite]
     arms = dict(iter(mine.groupby("arm", sort=False)))
-    about = mine.iloc[0]
-    metric, *others = (_with_unit(m) for m in about["metrics"])
-    named = dict(zip((m.name for m in about["metrics"][1:]), others, strict=True))
-    last = about["report_steps"][-1]
+    metrics: dict[str, Metric] = {metric.name: metric for metric in mine["metrics"].iloc[0]}
     rivals = here.groupby(["setting", "norm"])["arm"].nunique().max() if len(here) else 0
-    robust_too = not about["unit"] or (len(here) > 0 and bool(here["heavy"].any()))
-    rows: list[dict[str, Entry]] = []
+    rows = []
     for (setting, norm, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
         first = part.iloc[0]
-        row = {name: Entry(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
-        robust: dict[str, Entry] = {}
-        for entry in part.to_dict("records"):
-            mark: Mark = entry["mark"] if rivals > 1 else ""
-            found = Interval(entry["mean"], entry["low"], entry["high"])
-            by = entry["by"]
-            row[f"{metric} @{entry['step']}"] = Entry(plus_minus(found), entry["mean"], mark if by == "mean" else "")
-            if robust_too:
-                for name in ("median", *(["iqm"] if entry["step"] == last else [])):
-                    own = Interval(*(entry[f"{name}{end}"] for end in ("", "_low", "_high")))
-                    title = "median" if name == "median" else "interquartile mean"
-                    robust[f"{title} @{entry['step']}"] = Entry(spanned(own), own.value, mark if by == name else "")
-        row |= robust
+        row = _keys(first) | _scores(part, metrics[mine["metric"].iloc[0]], rivals > 1, bool(here["heavy"].any()))
         same = (beside["arm"] == arm) & (beside["setting"] == setting) & (beside["norm"] == norm)
         for more in beside[same].to_dict("records"):
             found = Interval(more["mean"], more["low"], more["high"])
-            row[f"{named[more['metric']]} @{more['step']}"] = Entry(plus_minus(found), more["mean"])
+            row[f"{_with_unit(metrics[more['metric']])} @{more['step']}"] = Entry(plus_minus(found), found.value)
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
-    for arm, part in arms.items():
-        if arm not in set(here["arm"]):  # none of its cells has scores
-            first = part.iloc[0]
-            row = {name: Entry(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
-            rows.append(row | {"seeds": Entry("0", 0.0)} | _cost(part))
+    without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
+    rows += [_keys(part.iloc[0]) | {"seeds": Entry("0", 0.0)} | _cost(part) for part in without]
     return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
+
+
+def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
+    return {name: Entry(str(row[name]), str(row[name])) for name in ("algorithm", "setting", "norm")}
+
+
+def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> dict[str, Entry]:
+    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt."""
+    means, robust = {}, {}
+    for row in steps.to_dict("records"):
+        marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
+        found = Interval(row["mean"], row["low"], row["high"])
+        means[f"{_with_unit(metric)} @{row['step']}"] = Entry(plus_minus(found), found.value, marks.get("mean", ""))
+        if heavy or not metric.unit:
+            for name in ROBUST if row["step"] == steps["step"].max() else ["median"]:
+                found = Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+                robust[f"{ROBUST[name]} @{row['step']}"] = Entry(spanned(found), found.value, marks.get(name, ""))
+    return means | robust
 
 
 def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: bool) -> Iterator[str]:

@@ -94,10 +94,10 @@ def test_the_table_says_all_that_was_asked_of_it() -> None:
     output = bench(*RUN, "--algos", "maml[inner_lr=0.1,meta_batch=1],scratch", "--iterations", "50").output
     for heading in ("mse @1", "mse @5", "mse @10", "selected", "s/iteration", "compile s", "peak MB"):
         assert heading in output
-    assert re.search(r"maml\[inner_lr=0\.1,meta_batch=1\] +K=5 +\d+\.\d\d ± \d+\.\d\d ", output)
+    assert re.search(r"maml\[inner_lr=0\.1,meta_batch=1\] +K=5 +(?:[*≈] )?\d+\.\d\d ± \d+\.\d\d ", output)
     assert re.search(r"scratch .* inner_lr=[\d./]+ ", output)
-    assert re.search(r"in every row: norm none, tasks \d+, seeds 1, outcome finished", output)
-    assert "± 95 % interval over tasks (one seed)" in output
+    assert re.search(r"in every row: tasks \d+, seeds 1, outcome finished", output)
+    assert "± 95 % interval over tasks (fewer than three seeds" in output
     assert "checkpoint: last; engine: eager; device: cpu, threads: 1" in output
 
 

@@ -17,7 +17,7 @@ from bench.planning.plan import Cell
 from bench.storage.merge import Merged
 from bench.storage.store import Store
 from bench.terminal.progress import span
-from reports.views import COSTS, MARKS, View, columns_of, comparisons
+from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -41,7 +41,10 @@ def console() -> Console:
 
 
 def comparison(view: View) -> None:
-    """Prints one suite's comparison, in one piece where it fits and else as scores above costs."""
+    """Prints one suite's comparison, in one piece where it fits and else as scores above costs.
+
+    In pieces it has medians only where they decide what is marked: they would treble its length.
+    """
     out = console()
     right = {name for name, number in columns_of(view) if number}
     rows = view.frame(best="* {}", level="≈ {}")
@@ -53,8 +56,10 @@ def comparison(view: View) -> None:
     else:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
-        for part in (rows.drop(columns=costs), rows[["algorithm", *costs]].drop_duplicates()):
+        unmarked = _unmarked(view)
+        for part in (rows.drop(columns=[*costs, *unmarked]), rows[["algorithm", *costs]].drop_duplicates()):
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
+        said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
     notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
     out.print(*(Text(note, style="dim") for note in (*said, *notes)), "", sep="\n")
 
@@ -67,6 +72,12 @@ def stored(root: Path) -> None:
     records = list(held.records())
     for view in comparisons(results(held, records), records):
         comparison(view)
+
+
+def _unmarked(view: View) -> list[str]:
+    """Columns of medians and the like, if none of them has a mark."""
+    robust = [i for i, name in enumerate(view.columns) if name.startswith(tuple(ROBUST.values()))]
+    return [] if any(row[i].mark for row in view.rows for i in robust) else [view.columns[i] for i in robust]
 
 
 def _pieces(rows: pd.DataFrame, right: Collection[str], out: Console) -> Iterator[pd.DataFrame]:

@@ -176,7 +176,7 @@ def test_a_directory_whose_cells_all_diverged_has_a_page_that_says_so(runs: Path
 def test_names_with_markup_stay_text_and_one_seed_speaks_of_tasks_alone(runs: Path, tmp_path: Path) -> None:
     evil = Component(name="<img src=x onerror=alert(1)>", given={"a": "$x_1$"}, parameters={}, source="")
     page = report.report(changed(runs, tmp_path / "runs", spec={"algorithm": evil})).read_text()
-    assert "over tasks (one seed: what another would reach is not in it)" in page
+    assert "over tasks (fewer than three seeds: what another seed would reach is not in it)" in page
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "Add --plugin FILE for &lt;img" in page
