@@ -15,7 +15,10 @@ from reports import statistics
 from reports.statistics import Better, Interval, Robust, Scores
 
 KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
-FURTHER = ("nll", "ece")  # metrics that stand beside the headline: how far predictions can be believed
+FURTHER = {  # metrics that stand beside the headline: how far predictions can be believed
+    "nll": "negative log-likelihood of the targets, – where a method predicts no distribution",
+    "ece": "expected calibration error, how far stated probabilities are from how often they come true",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,17 +12,13 @@ import pandas as pd
 
 from bench.core.metric import Metric
 from bench.core.records import Record
-from reports.comparison import compare, cubes, further
+from reports.comparison import FURTHER, compare, cubes, further
 from reports.frame import cells
 from reports.statistics import Interval
 
 NONE = "–"
 COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
-FURTHER_SAID = {
-    "nll": "negative log-likelihood of the targets; – where a method predicts no distribution",
-    "ece": "expected calibration error, how far stated probabilities are from how often they come true",
-}
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
@@ -97,14 +93,18 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
     arms = dict(iter(mine.groupby("arm", sort=False)))
     metrics: dict[str, Metric] = {metric.name: metric for metric in mine["metrics"].iloc[0]}
     rivals = here.groupby(["setting", "norm"])["arm"].nunique().max() if len(here) else 0
+    more = beside[beside["suite"] == suite]
+    columns = {row["metric"]: _column(metrics[row["metric"]], row["step"]) for row in more.to_dict("records")}
     rows = []
     for (setting, norm, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
         first = part.iloc[0]
         row = _keys(first) | _scores(part, metrics[mine["metric"].iloc[0]], rivals > 1, bool(here["heavy"].any()))
-        same = (beside["arm"] == arm) & (beside["setting"] == setting) & (beside["norm"] == norm)
-        for more in beside[same].to_dict("records"):
-            found = Interval(more["mean"], more["low"], more["high"])
-            row[f"{_with_unit(metrics[more['metric']])} @{more['step']}"] = Entry(plus_minus(found), found.value)
+        row |= dict.fromkeys(columns.values(), Entry(NONE, -math.inf))
+        for own in more[(more["arm"] == arm) & (more["setting"] == setting) & (more["norm"] == norm)].to_dict(
+            "records"
+        ):
+            found = Interval(own["mean"], own["low"], own["high"])
+            row[columns[own["metric"]]] = Entry(plus_minus(found), found.value)
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
@@ -122,7 +122,7 @@ def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> d
     for row in steps.to_dict("records"):
         marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
         found = Interval(row["mean"], row["low"], row["high"])
-        means[f"{_with_unit(metric)} @{row['step']}"] = Entry(plus_minus(found), found.value, marks.get("mean", ""))
+        means[_column(metric, row["step"])] = Entry(plus_minus(found), found.value, marks.get("mean", ""))
         if heavy or not metric.unit:
             for name in ROBUST if row["step"] == steps["step"].max() else ["median"]:
                 found = Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
@@ -140,7 +140,7 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     shown = set(beside.loc[beside["suite"] == about["suite"], "metric"])
     for m in about["metrics"][1:]:
         if m.name in shown:
-            yield f"{_with_unit(m)}: {FURTHER_SAID[m.name]}; {m.better} is better"
+            yield f"{_with_unit(m)}: {FURTHER[m.name]}; {m.better} is better"
     if marked:
         yield MARKS
     if len(here) and (here["by"] == "median").any():
@@ -156,12 +156,15 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     )
     yield f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}"
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
-        yield (
-            f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}; "
-            f"see cells/{row['cell']}/log.txt"
-        )
+        when = f" at iteration {row['stopped_at'] + 1:,}" if row["outcome"] == "diverged" else ""
+        what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}{when}: {row['message']}"
+        yield f"{what}; see cells/{row['cell']}/log.txt"
     if about["caveat"]:
         yield str(about["caveat"])
+
+
+def _column(metric: Metric, step: int) -> str:
+    return f"{_with_unit(metric)} @{step}"
 
 
 def _with_unit(metric: Metric) -> str:

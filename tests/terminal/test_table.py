@@ -121,7 +121,7 @@ def test_seeds_are_pooled_and_those_that_diverged_are_counted() -> None:
     [row] = made.frame().to_dict("records")
     assert (row["seeds"], row["outcome"]) == ("3", "3 finished, 1 diverged")
     assert "over seeds and tasks" in made.notes[0]
-    assert f"maml, seed 3, diverged: the loss is nan; see cells/{lost.cell}/log.txt" in made.notes
+    assert f"maml, seed 3, diverged at iteration 31: the loss is nan; see cells/{lost.cell}/log.txt" in made.notes
 
 
 def test_a_suite_whose_cells_all_failed_still_has_its_table(
@@ -161,6 +161,7 @@ def test_further_metrics_stand_beside_the_headline_where_a_method_has_them() -> 
     sure, unsure = record(spec(), metrics), record(spec(given={"steps": 2}), metrics)
     made = one_view((sure, pd.concat([mse, loss])), (unsure, pd.concat([mse, nll, loss])))
     assert list(made.frame()["nll nats @1"]) == ["–", "0.50 ± 0.35"]
+    assert made.columns.index("nll nats @1") < made.columns.index("tasks")
     assert not [name for name in made.columns if "loss" in name or name == "nll nats @0"]
     assert any(note.startswith("nll nats: ") and note.endswith("lower is better") for note in made.notes)
     alone = one_view((sure, mse))
