@@ -100,9 +100,8 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
         first = part.iloc[0]
         row = _keys(first) | _scores(part, metrics[mine["metric"].iloc[0]], rivals > 1, bool(here["heavy"].any()))
         row |= dict.fromkeys(columns.values(), Entry(NONE, -math.inf))
-        for own in more[(more["arm"] == arm) & (more["setting"] == setting) & (more["norm"] == norm)].to_dict(
-            "records"
-        ):
+        its = more[(more["arm"] == arm) & (more["setting"] == setting) & (more["norm"] == norm)]
+        for own in its.to_dict("records"):
             found = Interval(own["mean"], own["low"], own["high"])
             row[columns[own["metric"]]] = Entry(plus_minus(found), found.value)
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
