@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.core.metric import Metric
+from bench.core.records import FEWEST_SEEDS
 from reports import statistics
 from reports.statistics import Better, Interval, Robust, Scores
 
@@ -156,7 +157,7 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 **_named("iqm_", robust[i].iqm, "iqm"),
                 "tasks": len(cube.tasks),
                 "seeds": len(cube.seeds),
-                "over": "seeds and tasks" if len(cube.seeds) >= statistics.FEWEST else "tasks",
+                "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
                 "worse": _worse(cube, step),
                 "by": by,

@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
 
+from bench.core.records import FEWEST_SEEDS
+
 Scores = NDArray[np.float64]  # [S, T]
 Better = Literal["lower", "higher"]
 REPLICATES = 2_000
-FEWEST = 3  # seeds, for intervals that speak of training anew
 DRAWN = 20_000_000  # numbers in memory at once; fewer replicates where there are very many tasks
 
 
@@ -63,7 +64,7 @@ def interval(scores: Scores) -> Interval:
         return Interval(-math.inf if np.isneginf(scores).any() else math.inf, math.nan, math.nan)
     seeds, tasks = scores.shape
     mean = float(scores.mean())
-    if seeds < FEWEST:
+    if seeds < FEWEST_SEEDS:
         half = float(1.96 * scores.mean(0).std() / np.sqrt(tasks))
     else:
         half = float(_quantile(_freedom(scores)) * _means(scores, stream=0).std())
@@ -79,7 +80,7 @@ def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
         return Interval(math.nan, math.nan, math.nan)
     if paired_seeds:
         return interval(a - b)
-    if min(len(a), len(b)) < FEWEST:
+    if min(len(a), len(b)) < FEWEST_SEEDS:
         return interval((a.mean(0) - b.mean(0))[None])
     mean = float(a.mean() - b.mean())
     replicates = _means(a, stream=1) - _means(b, stream=2)
@@ -162,7 +163,7 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
     wins = np.stack([((row > y) + 0.5 * (row == y)).mean(0) for row in x])  # [S_a, T], over the seeds of b
     others = np.stack([((x > row) + 0.5 * (x == row)).mean(0) for row in y])  # [S_b, T], over those of a
     value = float(wins.mean())
-    if min(len(a), len(b)) < FEWEST:
+    if min(len(a), len(b)) < FEWEST_SEEDS:
         half = float(1.96 * wins.mean(0).std() / np.sqrt(wins.shape[1]))
     else:  # the variances of the seeds of a, of b and of the tasks add up
         parts = [(_mean_variance(w.mean(1)), len(w) - 1) for w in (wins, others)]
@@ -222,7 +223,7 @@ def _replicate(scores: Scores, most: int) -> NDArray[np.float64]:
     seeds, tasks = scores.shape
     count = min(_replicates(tasks), most)
     which_tasks = _draws(tasks, tasks, _replicates(tasks), -1 % 2**32)[:count]
-    if seeds < FEWEST:
+    if seeds < FEWEST_SEEDS:
         which_seeds = np.tile(np.arange(seeds), (count, 1))
     else:
         which_seeds = _draws(seeds, seeds - 1, _replicates(tasks), 0)[:count]
@@ -259,7 +260,7 @@ def _mean_variance(means: NDArray[np.float64]) -> float:
 
 def _freedom(scores: Scores) -> float:
     seeds, tasks = scores.shape
-    if seeds < FEWEST:
+    if seeds < FEWEST_SEEDS:
         return math.inf
     return _satterthwaite([(_mean_variance(scores.mean(1)), seeds - 1), (_mean_variance(scores.mean(0)), tasks - 1)])
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from bench.core.metric import Metric
 
 FORMAT = 1  # of the store; a newer one is refused, never guessed at
+FEWEST_SEEDS = 3  # for an interval that speaks of training anew
 
 Selection = Literal["last", "best"]
 EngineName = Literal["eager", "compiled", "learn2learn"]

@@ -12,11 +12,10 @@ from functools import partial
 from itertools import combinations
 
 from bench.core.findings import Audit, Comparison, Finding
-from bench.core.records import Record, Spec
+from bench.core.records import FEWEST_SEEDS, Record, Spec
 from bench.storage.store import Store
 
 ITERATIONS = "iterations differ"
-FEWEST = 3  # seeds; with fewer, an interval over seeds says little
 MACHINE = ("cpu", "host", "system")  # of a record's environment; the rest are versions
 RERUN = "Run them again into a new run directory (--out)."
 
@@ -180,10 +179,10 @@ class _Group:
     def _cautions(self, everything: list[_Entrant]) -> None:
         few: dict[str, list[str]] = {}
         for entrant in everything:
-            if len(entrant.seeds) < FEWEST:
+            if len(entrant.seeds) < FEWEST_SEEDS:
                 few.setdefault(str(len(entrant.seeds)), []).append(entrant.name)
         if few:
-            self._caution("few seeds", _values(few), f"--seeds {FEWEST} or more.")
+            self._caution("few seeds", _values(few), f"--seeds {FEWEST_SEEDS} or more.")
         hardware: dict[str, list[str]] = {}
         for record in self.records:
             hardware.setdefault(_hardware(record), []).append(record.spec.algorithm.label)
