@@ -1,7 +1,7 @@
 """Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -25,14 +25,15 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
-def cells(records: Sequence[Record]) -> pd.DataFrame:
+def cells(records: Iterable[Record]) -> pd.DataFrame:
     """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read.
 
     `algorithm` is the label of one arm alone; `base` is the same without what tells it from others.
     """
+    records = list(records)
+    if not records:
+        return pd.DataFrame()
     made = pd.DataFrame([_about(record) for record in records])
-    if made.empty:
-        return made
     tuned = {record.spec.arm: f"{record.tuning.algorithm.label} (tuned)" for record in records if record.tuning}
     base = [tuned.get(arm, name) for arm, name in zip(made["arm"], made["algorithm"], strict=True)]
     return _told_apart(made.assign(algorithm=base, base=base))  # the chosen values have a column
