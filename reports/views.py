@@ -155,8 +155,7 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     )
     yield f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}"
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
-        when = f" at iteration {row['stopped_at'] + 1:,}" if row["outcome"] == "diverged" else ""
-        what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}{when}: {row['message']}"
+        what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
         yield f"{what}; see cells/{row['cell']}/log.txt"
     if about["caveat"]:
         yield str(about["caveat"])

@@ -121,7 +121,7 @@ def test_seeds_are_pooled_and_those_that_diverged_are_counted() -> None:
     [row] = made.frame().to_dict("records")
     assert (row["seeds"], row["outcome"]) == ("3", "3 finished, 1 diverged")
     assert "over seeds and tasks" in made.notes[0]
-    assert f"maml, seed 3, diverged at iteration 31: the loss is nan; see cells/{lost.cell}/log.txt" in made.notes
+    assert f"maml, seed 3, diverged: the loss is nan; see cells/{lost.cell}/log.txt" in made.notes
 
 
 def test_a_suite_whose_cells_all_failed_still_has_its_table(
