@@ -14,3 +14,6 @@ class Metric:
     better: Literal["lower", "higher"]
     low: float = -math.inf  # no score is below; no interval of its mean either
     high: float = math.inf
+
+
+NLL = Metric("nll", "nats", "lower")  # of predictions that are distributions; every regression suite has it

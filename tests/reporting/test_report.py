@@ -19,6 +19,8 @@ from bench.planning.plan import Request, plan
 from bench.reporting import report
 from bench.storage.store import Store
 from reports import comparison, figures
+from reports.views import comparisons
+from tests.conftest import ROOT
 
 OPTIONS: dict[str, Any] = {"preset": "smoke", "iterations": 20, "threads": 1, "engine": "eager"}
 
@@ -193,3 +195,14 @@ def test_two_versions_of_an_algorithm_are_told_apart_and_the_audit_says_so(runs:
     compared = pd.read_csv(page.parent / "data" / "comparison.csv")
     assert compared["algorithm"].nunique() == 2
     assert 'class="verdict fault"' in page.read_text()
+
+
+def test_who_says_how_sure_it_is_has_a_column_for_it_and_the_others_a_dash(tmp_path: Path) -> None:
+    probe = ROOT / "tests" / "probes" / "ensemble.py"
+    scores = bench.run(
+        "sinusoid", ["ensemble", "scratch"], out=tmp_path, plugins=[probe], **OPTIONS | {"iterations": 2}
+    )
+    [view] = comparisons(scores, list(scores.store.records()))
+    shown = view.frame().set_index("algorithm")["nll nats @10"]
+    assert (shown["scratch"] == "–").all()
+    assert shown["ensemble"].str.contains(r"\d|∞").all()
