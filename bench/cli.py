@@ -202,27 +202,28 @@ def run(
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
     from bench.storage.store import Store
-    from bench.terminal import show
-    from reports.table import tables
+    from bench.terminal import tables
+    from bench.terminal.progress import Progress
+    from reports.views import comparisons
 
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
     if dry_run:
-        show.forecast(cells_of(asked, root, tuned, remembered), root)
+        tables.forecast(cells_of(asked, root, tuned, remembered), root)
         return
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, measured)
     store = Store.create(root)
     elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
-        with show.Progress() as progress:
+        with Progress() as progress:
             watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
             records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
-    for table in tables(results(store, records), records):
-        show.table(table)
+    for view in comparisons(results(store, records), records):
+        tables.comparison(view)
     for label, message in progress.lost.items():
         click.echo(f"not done, after {retries} retries: {label}: {message}")
     if len(records) + len(progress.lost) < len(cells):
@@ -292,7 +293,8 @@ def tune(
     from bench.api import default_out
     from bench.cells.execute import default_threads
     from bench.planning.plan import Request
-    from bench.terminal import show
+    from bench.terminal import tables
+    from bench.terminal.progress import Progress
     from bench.tuning.sweep import Settings, sweeps
     from bench.tuning.sweep import tune as sweep
 
@@ -301,13 +303,13 @@ def tune(
     options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
     elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     found = sweeps(Request(suites=suites, **options), settings)
-    show.sweeps(found)
+    tables.sweeps(found)
     try:
-        with show.Progress() as progress:
+        with Progress() as progress:
             done = sweep(found, root, progress, time_limit, **elsewhere)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
-    show.swept(done, root)
+    tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():
         click.echo(f"not done, after {retries} retries: {label}: {message}")
@@ -358,7 +360,7 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
     from bench.api import default_out
     from bench.reporting.costing import cost as measure
     from bench.storage.store import MARK
-    from bench.terminal import show
+    from bench.terminal import tables
 
     default = default_out(suite)
     stored = runs or (default if (default / MARK).exists() else None)
@@ -368,7 +370,7 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
     if json_:
         json_.parent.mkdir(parents=True, exist_ok=True)
         frame.to_json(json_, orient="records", indent=1)
-    show.costs(frame, out or Path("cost") / default.name, stored)
+    tables.costs(frame, out or Path("cost") / default.name, stored)
 
 
 @main.command("list")
@@ -396,9 +398,9 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
     What it is, its parameters with defaults, meaning and source; NAME may have brackets: "omniglot[ways=20]".
     """
-    from bench.terminal import show
+    from bench.terminal.explain import explain
 
-    show.explain(name, plugins, sheet)
+    explain(name, plugins, sheet)
 
 
 @main.command()
@@ -415,7 +417,7 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
     ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
     """
     from bench.certificate.algorithms import certificate
-    from bench.terminal import show
+    from bench.terminal import tables
 
     if step and (algos or compiled):
         raise BenchError("--step certifies a function of your own: leave ALGOS and --compiled out.")
@@ -425,7 +427,7 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
         groups = iter([(step, list(step_checks(step)))])
     else:
         groups = certificate(algos, plugins, compiled)
-    if not show.certificate(groups):
+    if not tables.certificate(groups):
         sys.exit(1)
 
 
@@ -447,12 +449,12 @@ def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures
     """
     if not any(pictures.values()):
         raise BenchError("say what to draw, and where: --curves FILE.png, --paths FILE.png or --video FILE.mp4.")
-    from bench.terminal import show
+    from bench.terminal.draw import draw_curves, draw_paths
 
     if curves := pictures["curves"]:
-        show.draw_curves(store, suite, curves)
+        draw_curves(store, suite, curves)
     if paths := pictures["paths"]:
-        show.draw_paths(store, suite, algo, paths)
+        draw_paths(store, suite, algo, paths)
     if video := pictures["video"]:
         from bench.reporting.filming import film
 
@@ -475,13 +477,13 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     if (store is None) == (compare is None):
         raise BenchError("Give one run directory, or two with --compare: `bench report runs/omniglot`.")
     from bench.reporting import report as reporting
-    from bench.terminal import show
+    from bench.terminal import tables
 
     if compare:
-        page = reporting.compare(compare, out, plugins)
+        page = reporting.side_by_side(compare, out, plugins)
     elif store:
         page = reporting.report(store, out, plugins)
-        show.store(store)
+        tables.stored(store)
     click.echo(f"written to {page}")
 
 
@@ -495,9 +497,9 @@ def audit(store: Path) -> None:
     """
     from bench.storage.audit import audit as found
     from bench.storage.store import Store
-    from bench.terminal import show
+    from bench.terminal import tables
 
-    if not show.audit(found(Store.open(store))):
+    if not tables.audit(found(Store.open(store))):
         sys.exit(1)
 
 
@@ -510,11 +512,11 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
     Nothing is overwritten: where two results of one cell differ, both are kept and named.
     """
     from bench.storage.merge import merge as merged
-    from bench.terminal import show
+    from bench.terminal import tables
 
     if len(stores) < 2 and into is None:
         raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")
-    show.merged(merged(stores, into or stores[0]), into or stores[0])
+    tables.merged(merged(stores, into or stores[0]), into or stores[0])
 
 
 @main.group()

@@ -36,7 +36,7 @@ class Polynomial(Supervised):
     shots: Annotated[int, Field(ge=1, description="support points, and as many query points")] = 10
 
     kind: ClassVar[Kind] = "regression"
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower"),)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower", low=0),)
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(5_000),

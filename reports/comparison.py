@@ -10,22 +10,29 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.core.metric import Metric
+from bench.core.records import FEWEST_SEEDS
 from reports import statistics
 from reports.statistics import Better, Interval, Robust, Scores
 
 KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
+FURTHER = {  # metrics that stand beside the headline: how far predictions can be believed
+    "nll": "negative log-likelihood of the targets, – where a method predicts no distribution",
+    "ece": "expected calibration error, how far stated probabilities are from how often they come true",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Cube:
-    """One arm's headline scores in one setting."""
+    """One arm's scores by one metric in one setting."""
 
     suite: str
     setting: str
     norm: str
     algorithm: str
     arm: str
-    better: Better
+    metric: Metric
+    floor: float  # the headline of whoever knows nothing
     report_steps: tuple[int, ...]
     seeds: tuple[int, ...]
     tasks: tuple[int, ...]
@@ -44,6 +51,15 @@ class Cube:
             self.known[step] = statistics.median_and_iqm(self.at(step))
         return self.known[step]
 
+    def mean(self, step: int) -> Interval:
+        """The mean after an inner step; its interval stays within the metric's range."""
+        return statistics.interval(self.at(step)).within(self.metric.low, self.metric.high)
+
+    @property
+    def better(self) -> Better:
+        """Which scores are."""
+        return self.metric.better
+
     @property
     def last(self) -> int:
         """The last inner step that the suite reports."""
@@ -51,29 +67,51 @@ class Cube:
 
 
 def cubes(frame: pd.DataFrame, cells: pd.DataFrame) -> list[Cube]:
-    """One per suite, setting, normalisation and arm; labels tell the arms apart.
+    """The headline scores: one per suite, setting, normalisation and arm, under the label that `cells` has for the arm.
 
     Args:
         frame: reports.frame.tidy of all cells.
         cells: reports.frame.cells of all cells.
     """
+    return _cubes(frame, cells, {suite: metrics[0] for suite, metrics in _metrics(cells).items()})
+
+
+def further(frame: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Means of the metrics in `FURTHER` after the last report step: a row per setting, arm and metric that has any."""
+    rows = []
+    for name in FURTHER:
+        wanted = {suite: m for suite, metrics in _metrics(cells).items() for m in metrics[1:] if m.name == name}
+        for cube in _cubes(frame, cells, wanted):
+            keys = {key: getattr(cube, key) for key in [*KEYS, "algorithm", "arm"]}
+            rows.append({**keys, "metric": name, "step": cube.last, **_named("", cube.mean(cube.last), "mean")})
+    return pd.DataFrame(rows, columns=[*KEYS, "algorithm", "arm", "metric", "step", "mean", "low", "high"])
+
+
+def _metrics(cells: pd.DataFrame) -> dict[str, tuple[Metric, ...]]:
+    if cells.empty:
+        return {}
+    return {str(suite): metrics for suite, metrics in cells.groupby("suite", sort=False)["metrics"].first().items()}
+
+
+def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) -> list[Cube]:
+    """Of each suite the scores by one metric."""
     if frame.empty:
         return []
-    suites = cells.drop_duplicates("suite").set_index("suite")
-    headline = frame["metric"].to_numpy() == frame["suite"].map(suites["metric"]).to_numpy()
+    suites, arms = (cells.drop_duplicates(key).set_index(key) for key in ("suite", "arm"))
+    names = frame["suite"].map({suite: metric.name for suite, metric in wanted.items()})
     made = []
-    for (suite, setting, norm, algorithm, arm), part in frame[headline].groupby(
-        [*KEYS, "algorithm", "arm"], sort=False
-    ):
-        judged = suites.loc[suite]
+    for keys, part in frame[frame["metric"] == names].groupby([*KEYS, "arm"], sort=False):
+        suite, setting, norm, arm = map(str, keys)
+        metric = wanted[suite]
         values = part.sort_values(["step", "seed", "task"])["value"].to_numpy(dtype=float)
         steps, seeds, tasks = (tuple(np.unique(part[name]).tolist()) for name in ("step", "seed", "task"))
-        worst = np.inf if judged["better"] == "lower" else -np.inf
+        worst = np.inf if metric.better == "lower" else -np.inf
         made.append(
             Cube(
-                *(str(suite), str(setting), str(norm), str(algorithm), str(arm)),
-                better=judged["better"],
-                report_steps=tuple(judged["report_steps"]),
+                *(suite, setting, norm, str(arms["algorithm"][arm]), arm),
+                metric=metric,
+                floor=float(suites["floor"][suite]),
+                report_steps=tuple(suites["report_steps"][suite]),
                 seeds=seeds,
                 tasks=tasks,
                 steps=steps,
@@ -100,7 +138,7 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     better = group[0].better
     heavy = [statistics.heavy_tailed(cube.at(step), better) for cube in group]
     by = "median" if any(heavy) else "mean"
-    means = [statistics.interval(cube.at(step)) for cube in group]
+    means = [cube.mean(step) for cube in group]
     robust = [cube.robust(step) for cube in group]
     sign = 1 if better == "lower" else -1
     middles = [r.median.value for r in robust] if by == "median" else [m.value for m in means]
@@ -119,8 +157,9 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 **_named("iqm_", robust[i].iqm, "iqm"),
                 "tasks": len(cube.tasks),
                 "seeds": len(cube.seeds),
-                "over": "seeds and tasks" if len(cube.seeds) > 1 else "tasks",
+                "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
+                "worse": _worse(cube, step),
                 "by": by,
                 "mark": "best" if i == best else "level" if level else "",
                 **_named("behind_", apart, "behind"),
@@ -130,6 +169,12 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _worse(cube: Cube, step: int) -> int:
+    """How many scores are worse than knowing nothing."""
+    scores = cube.at(step)
+    return int(np.count_nonzero(scores > cube.floor if cube.better == "lower" else scores < cube.floor))
 
 
 def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
@@ -244,7 +289,8 @@ def _difference(a: Cube, b: Cube, step: int, by: str) -> Interval:
         return statistics.median_difference(a.robust(step), b.robust(step))
     if by == "median":
         return statistics.median_difference(*map(statistics.median_and_iqm, (left, right)))
-    return statistics.difference(left, right, a.seeds == b.seeds)
+    span = a.metric.high - a.metric.low
+    return statistics.difference(left, right, a.seeds == b.seeds).within(-span, span)
 
 
 def _named(prefix: str, found: Interval, value: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
 from typing import Any, NamedTuple, ParamSpec
 
 import matplotlib
@@ -85,7 +86,10 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
         for cube in cubes:
             if (cube.setting, cube.norm) != (setting, norm):
                 continue
-            each = [statistics.median_and_iqm(s, 300).median if errors else statistics.interval(s) for s in cube.values]
+            each = [
+                statistics.median_and_iqm(cube.at(step), 300).median if errors else cube.mean(step)
+                for step in cube.steps
+            ]
             middle, low, high = (np.array(column) for column in zip(*each, strict=True))
             ax.plot(cube.steps, middle, label=cube.algorithm, **look[cube.algorithm]._asdict())
             ax.fill_between(cube.steps, low, high, color=look[cube.algorithm].color, alpha=0.15, linewidth=0)
@@ -267,7 +271,7 @@ def profiles(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> F
         middle, lows, highs = (np.array(column) for column in zip(*each, strict=True))
         own = look[cube.algorithm]
         ax.plot(thresholds, middle, color=own.color, linestyle=own.linestyle, label=cube.algorithm)
-        ax.fill_between(thresholds, lows.clip(0), highs.clip(max=1), color=own.color, alpha=0.15, linewidth=0)
+        ax.fill_between(thresholds, lows, highs, color=own.color, alpha=0.15, linewidth=0)
     if logarithmic:
         ax.set_xscale("log")
     sign = "≤" if better == "lower" else "≥"
@@ -286,22 +290,44 @@ def critical_difference(scores: pd.DataFrame, better: dict[str, str], look: Look
         better: suite -> "lower" or "higher".
         look: of every algorithm.
     """
-    import scikit_posthocs
-
     signed = scores.mul([1 if better[str(s)] == "lower" else -1 for s in scores.index], axis=0)
     ranks = signed.rank(axis=1)
-    long = ranks.reset_index(names="suite").melt("suite", var_name="algorithm", value_name="rank")
-    apart = scikit_posthocs.posthoc_wilcoxon(
-        long, val_col="rank", group_col="algorithm", zero_method="zsplit", p_adjust="holm", sort=True
-    )
-    figure = Figure(figsize=(6.0, 0.9 + 0.3 * len(scores.columns)), layout="constrained")
+    mean = ranks.mean().sort_values(kind="stable")
+    names, at = [str(name) for name in mean.index], mean.to_numpy()
+    bars = _level(ranks[mean.index])
+    left = math.ceil(len(names) / 2)  # names of the better half hang on the left, of the others on the right
+    figure = Figure(figsize=(6.4, 1.0 + 0.16 * len(bars) + 0.28 * left), layout="constrained")
     ax = figure.subplots()
-    scikit_posthocs.critical_difference_diagram(
-        ranks.mean(), apart, ax=ax, color_palette={name: look[str(name)].color for name in scores.columns}
-    )
-    few = "; with fewer than ten suites the test has next to no power" if len(scores) < 10 else ""
+    for height, (first, last) in enumerate(bars, 1):
+        ax.plot([at[first] - 0.04, at[last] + 0.04], [-0.4 * height] * 2, color=INK, linewidth=3.5, gid="level")
+    for i, (name, rank) in enumerate(zip(names, at, strict=True)):
+        on_left = i < left
+        y = -0.4 * len(bars) - 0.7 - (i if on_left else len(names) - 1 - i) * 0.7
+        x = 0.8 if on_left else len(names) + 0.2
+        ax.plot([rank, rank, x], [0, y, y], color=look[name].color, linewidth=1.2)
+        ax.plot(rank, 0, look[name].marker, color=look[name].color, clip_on=False)
+        text = f"{name}  {rank:.2f} " if on_left else f" {rank:.2f}  {name}"
+        ax.text(x, y, text, ha="right" if on_left else "left", va="center")
+    ax.set(xlim=(0.8, len(names) + 0.2), ylim=(None, 0), xticks=range(1, len(names) + 1), yticks=[])
+    ax.xaxis.tick_top()
+    ax.spines[["left", "bottom"]].set_visible(False)
+    ax.spines["top"].set(visible=True, bounds=(1, len(names)))
+    few = "\nwith fewer than ten suites the test has next to no power" if len(scores) < 10 else ""
     ax.set_title(f"mean rank over {len(scores)} suites (1 is best){few}")
     return figure
+
+
+def _level(ranks: pd.DataFrame) -> list[tuple[int, int]]:
+    """The longest runs of neighbouring columns of which no two can be told apart, as positions of both ends."""
+    from scipy.stats import wilcoxon
+
+    columns = ranks.to_numpy().T
+    pairs = list(combinations(range(len(columns)), 2))
+    apart = [columns[i] - columns[j] for i, j in pairs]
+    p = [float(wilcoxon(d, zero_method="zsplit").pvalue) if d.any() else 1.0 for d in apart]
+    told = {pair for pair, corrected in zip(pairs, statistics.holm(p), strict=True) if corrected < 0.05}
+    runs = [(i, j) for i, j in pairs if told.isdisjoint(combinations(range(i, j + 1), 2))]
+    return [(i, j) for i, j in runs if not any(a <= i and j <= b and (a, b) != (i, j) for a, b in runs)]
 
 
 @_styled

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.core.records import Component, Record
+from bench.core.records import Record
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
@@ -26,17 +26,26 @@ def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def cells(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read."""
-    return pd.DataFrame([_about(record) for record in records])
+    """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read.
+
+    `algorithm` is the label of one arm alone; `base` is the same without what tells it from others.
+    """
+    records = list(records)
+    if not records:
+        return pd.DataFrame()
+    made = pd.DataFrame([_about(record) for record in records])
+    tuned = {record.spec.arm: f"{record.tuning.algorithm.label} (tuned)" for record in records if record.tuning}
+    base = [tuned.get(arm, name) for arm, name in zip(made["arm"], made["algorithm"], strict=True)]
+    return _told_apart(made.assign(algorithm=base, base=base))  # the chosen values have a column
 
 
 def _about(record: Record) -> dict[str, Any]:
     spec, judged = record.spec, record.judgement
-    tuning = getattr(record, "tuning", None)  # the sweep that chose the parameters, where one did
+    tuning = record.tuning  # the sweep that chose the parameters, where one did
     tuned = tuning.best.parameters if tuning and tuning.best else {}
     return {
-        "suite": label(spec.suite),
-        "algorithm": label(spec.algorithm),
+        "suite": spec.suite.label,
+        "algorithm": spec.algorithm.label,
         "seed": spec.seed,
         "iterations": spec.iterations,
         "selection": spec.selection,
@@ -47,7 +56,7 @@ def _about(record: Record) -> dict[str, Any]:
         "seconds_per_iteration": _number(record.seconds_per_iteration),
         "train_seconds": record.train_seconds,
         "peak_bytes": _number(record.peak_bytes),
-        "environment_steps": _number(getattr(record, "environment_steps", None)),  # where interaction is counted
+        "environment_steps": _number(record.environment_steps),  # where interaction is counted
         "trials": len(tuning.trials) if tuning else 0,
         "tuning_iterations": tuning.spent if tuning else 0,
         # what follows is not repeated in every row of scores
@@ -67,9 +76,10 @@ def _about(record: Record) -> dict[str, Any]:
         "evaluate_seconds": record.evaluate_seconds,
         "finished": record.finished,
         "digest": record.digest,
-        "metric": judged.metric,
-        "unit": judged.unit,
-        "better": judged.better,
+        "metric": judged.headline.name,
+        "unit": judged.headline.unit,
+        "better": judged.headline.better,
+        "metrics": judged.metrics,
         "report_steps": judged.report_steps,
         "floor": judged.floor,
         "caveat": judged.caveat,
@@ -111,9 +121,9 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
     """The trials of the sweeps that chose the records' parameters: what each reached and what was spent by then."""
     sweeps = {}
     for record in records:
-        if sweep := getattr(record, "tuning", None):
-            sweeps[sweep.study] = (record, sweep)
-    rows = []
+        if record.tuning:
+            sweeps[record.tuning.study] = (record, record.tuning)
+    rows: list[dict[str, Any]] = []
     for record, sweep in sweeps.values():
         spent, best = 0, float("nan")
         for trial in sweep.trials:
@@ -123,8 +133,8 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
             best = score if best != best else best
             rows.append(
                 {
-                    "suite": label(record.spec.suite),
-                    "algorithm": label(record.spec.algorithm),
+                    "suite": record.spec.suite.label,
+                    "algorithm": record.spec.algorithm.label,
                     "arm": record.spec.arm,
                     **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
                     **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
@@ -133,7 +143,7 @@ def trials(records: Iterable[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with as much added to an algorithm's label as it takes to be that of one arm."""
     arms = frame.drop_duplicates(["suite", "arm"])
     names = arms["algorithm"]
@@ -144,10 +154,3 @@ def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
         names = names.where(~(shared & differs), names + f", {column} " + arms[column].astype(str))
     apart = dict(zip(zip(arms["suite"], arms["arm"], strict=True), names, strict=True))
     return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["arm"], strict=True)])
-
-
-def label(component: Component) -> str:
-    """name[parameter=value,...] with the parameters that were set."""
-    given: dict[str, Any] = component.given
-    inside = ",".join(f"{key}={value}" for key, value in given.items())
-    return f"{component.name}[{inside}]" if inside else component.name

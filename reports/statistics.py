@@ -5,8 +5,11 @@ arXiv:0712.1111, "pigeonhole"): each replicate draws seeds and, once for all of 
 things are done about it: S - 1 of them are drawn, since S would understate their variance by (S - 1) / S, and the
 quantile is Student's with Satterthwaite's degrees of freedom. An interaction of seeds with tasks counts up to three
 times, so that intervals are too wide rather than too narrow. The draws depend on S and T alone: two algorithms meet
-the same ones. Scores are numbers or infinite, never
-NaN. Letters: S seeds, T tasks, R replicates.
+the same ones.
+
+Fewer than three seeds say nothing of seeds: two have one degree of freedom, with which Student's quantile is 12.7, and
+an interval that wide excludes nothing. There the trained models are taken as they are, and intervals are over tasks
+alone. Scores are numbers or infinite, never NaN. Letters: S seeds, T tasks, R replicates.
 """
 
 import math
@@ -16,6 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtrit
+
+from bench.core.records import FEWEST_SEEDS
 
 Scores = NDArray[np.float64]  # [S, T]
 Better = Literal["lower", "higher"]
@@ -35,6 +40,11 @@ class Interval(NamedTuple):
         """Half its width."""
         return (self.high - self.low) / 2
 
+    def within(self, low: float, high: float) -> "Interval":
+        """What of it can be true: no mean lies outside the range of its scores."""
+        lowest, highest = (float(v) for v in np.clip([self.low, self.high], low, high))
+        return Interval(self.value, lowest, highest)
+
 
 class Variance(NamedTuple):
     """Shares of the variance of a single score, which sum to 1."""
@@ -47,26 +57,31 @@ class Variance(NamedTuple):
 def interval(scores: Scores) -> Interval:
     """The mean and its 95 % interval.
 
-    Over tasks, 1.96 sd / sqrt(T) as published, where there is one seed; over seeds and tasks by the crossed bootstrap
-    else. The value is infinite, without an interval, where a single score is not finite.
+    Over seeds and tasks by the crossed bootstrap from three seeds on; with fewer over tasks, 1.96 sd / sqrt(T) of the
+    seeds' means as published. The value is infinite, without an interval, where a single score is not finite.
     """
     if not scores.size or not np.isfinite(scores).all():
-        return Interval(math.inf, math.nan, math.nan)
+        return Interval(-math.inf if np.isneginf(scores).any() else math.inf, math.nan, math.nan)
     seeds, tasks = scores.shape
     mean = float(scores.mean())
-    if seeds == 1:
-        half = float(1.96 * scores.std() / np.sqrt(tasks))
+    if seeds < FEWEST_SEEDS:
+        half = float(1.96 * scores.mean(0).std() / np.sqrt(tasks))
     else:
         half = float(_quantile(_freedom(scores)) * _means(scores, stream=0).std())
     return Interval(mean, mean - half, mean + half)
 
 
 def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
-    """The mean of a - b over the same tasks, with its interval; paired by seed too where the seeds are the same."""
+    """The mean of a - b over the same tasks, with its interval; paired by seed too where the seeds are the same.
+
+    Over tasks alone where either has fewer than three seeds.
+    """
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return Interval(math.nan, math.nan, math.nan)
     if paired_seeds:
         return interval(a - b)
+    if min(len(a), len(b)) < FEWEST_SEEDS:
+        return interval((a.mean(0) - b.mean(0))[None])
     mean = float(a.mean() - b.mean())
     replicates = _means(a, stream=1) - _means(b, stream=2)
     parts = [(_mean_variance(a.mean(1)), len(a) - 1), (_mean_variance(b.mean(1)), len(b) - 1)]
@@ -135,10 +150,11 @@ def wilcoxon(a: Scores, b: Scores) -> float:
 
 
 def holm(p: list[float]) -> list[float]:
-    """The p values of one family, corrected by Holm's step-down method."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(v) for v in multipletests(p, method="holm")[1]] if p else []
+    """The p values of one family, corrected by Holm's step-down method (1979, Scand. J. Statist. 6, 65-70)."""
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * np.sort(p)).clip(max=1.0)
+    return [float(v) for v in corrected]
 
 
 def improvement(a: Scores, b: Scores, better: Better) -> Interval:
@@ -147,8 +163,8 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
     wins = np.stack([((row > y) + 0.5 * (row == y)).mean(0) for row in x])  # [S_a, T], over the seeds of b
     others = np.stack([((x > row) + 0.5 * (x == row)).mean(0) for row in y])  # [S_b, T], over those of a
     value = float(wins.mean())
-    if len(a) == len(b) == 1:
-        half = float(1.96 * wins.std() / np.sqrt(wins.shape[1]))
+    if min(len(a), len(b)) < FEWEST_SEEDS:
+        half = float(1.96 * wins.mean(0).std() / np.sqrt(wins.shape[1]))
     else:  # the variances of the seeds of a, of b and of the tasks add up
         parts = [(_mean_variance(w.mean(1)), len(w) - 1) for w in (wins, others)]
         parts.append((_mean_variance(wins.mean(0)), wins.shape[1] - 1))
@@ -159,7 +175,7 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
 def profile(scores: Scores, thresholds: NDArray[np.float64], better: Better) -> list[Interval]:
     """The share of scores at least as good as each threshold (a performance profile, arXiv:2108.13264)."""
     passed = scores[None] <= thresholds[:, None, None] if better == "lower" else scores >= thresholds[:, None, None]
-    return [interval(p.astype(float)) for p in passed]
+    return [interval(p.astype(float)).within(0, 1) for p in passed]
 
 
 def heavy_tailed(scores: Scores, better: Better) -> bool:
@@ -191,8 +207,6 @@ def _means(scores: Scores, stream: int) -> NDArray[np.float64]:
     seeds, tasks = scores.shape
     count = _replicates(tasks)
     of_tasks = _weights(tasks, tasks, count, -1 % 2**32)
-    if seeds == 1:
-        return np.asarray(of_tasks @ scores[0])
     return np.asarray(((_weights(seeds, seeds - 1, count, stream) @ scores) * of_tasks).sum(1))
 
 
@@ -209,9 +223,10 @@ def _replicate(scores: Scores, most: int) -> NDArray[np.float64]:
     seeds, tasks = scores.shape
     count = min(_replicates(tasks), most)
     which_tasks = _draws(tasks, tasks, _replicates(tasks), -1 % 2**32)[:count]
-    which_seeds = (
-        _draws(seeds, seeds - 1, _replicates(tasks), 0)[:count] if seeds > 1 else np.zeros((count, 1), np.int64)
-    )
+    if seeds < FEWEST_SEEDS:
+        which_seeds = np.tile(np.arange(seeds), (count, 1))
+    else:
+        which_seeds = _draws(seeds, seeds - 1, _replicates(tasks), 0)[:count]
     step = max(1, 4_000_000 // scores.size)
     parts = [
         _robust(scores[which_seeds[i : i + step, :, None], which_tasks[i : i + step, None, :]].reshape(-1, n))
@@ -245,7 +260,7 @@ def _mean_variance(means: NDArray[np.float64]) -> float:
 
 def _freedom(scores: Scores) -> float:
     seeds, tasks = scores.shape
-    if seeds == 1:
+    if seeds < FEWEST_SEEDS:
         return math.inf
     return _satterthwaite([(_mean_variance(scores.mean(1)), seeds - 1), (_mean_variance(scores.mean(0)), tasks - 1)])
 

@@ -20,7 +20,6 @@ from optuna.visualization import matplotlib as drawn
 
 from bench.core.records import Trial, Tuning
 from reports.figures import Looks
-from reports.frame import label
 
 ORDERS = 2_000  # in which the trials might have come
 OUTCOMES = ("finished", "pruned", "diverged", "failed")
@@ -34,8 +33,8 @@ def summary(tunings: Iterable[Tuning]) -> pd.DataFrame:
         default = next((trial for trial in tuning.trials if trial.default), None)
         rows.append(
             {
-                "suite": label(tuning.suite),
-                "algorithm": label(tuning.algorithm),
+                "suite": tuning.suite.label,
+                "algorithm": tuning.algorithm.label,
                 "chosen": values(tuning.best),
                 f"{tuning.metric} @{tuning.step}": _score(tuning.best),
                 "default's": _score(default),
@@ -70,13 +69,13 @@ def budget(tunings: list[Tuning], look: Looks) -> matplotlib.figure.Figure:
 
     Line: median over orders of the trials, with the interval of 95 % of them; dots: the order in which they came.
     """
-    suites = list(dict.fromkeys(label(tuning.suite) for tuning in tunings))
+    suites = list(dict.fromkeys(tuning.suite.label for tuning in tunings))
     figure = matplotlib.figure.Figure(figsize=(2.4 + 4.2 * len(suites), 3.8), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(suites)))
     for ax, suite in zip(axes, suites, strict=True):
-        here = [tuning for tuning in tunings if label(tuning.suite) == suite and tuning.trials]
+        here = [tuning for tuning in tunings if tuning.suite.label == suite and tuning.trials]
         for tuning in here:
-            name = label(tuning.algorithm)
+            name = tuning.algorithm.label
             came, orders = running_best(tuning)
             trials = np.arange(1, len(came) + 1)
             low, middle, high = np.quantile(orders, [0.025, 0.5, 0.975], axis=0, method="inverted_cdf")
@@ -127,7 +126,7 @@ def _titled(axes: NDArray[Any], tuning: Tuning) -> matplotlib.figure.Figure:
             ax.set_title("", loc=side)
         for axis in (ax.xaxis, ax.yaxis):
             _plain(axis)
-    figure.suptitle(f"{label(tuning.algorithm)} on {label(tuning.suite)}, validation tasks", fontsize=11)
+    figure.suptitle(f"{tuning.algorithm.label} on {tuning.suite.label}, validation tasks", fontsize=11)
     plt.close(figure)  # out of pyplot's list, which would keep it for good
     return figure
 

@@ -5,22 +5,30 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from bench.core.metric import Metric
+from bench.core.records import Record
+from reports.comparison import FURTHER, compare, cubes, further
+from reports.frame import cells
 from reports.statistics import Interval
-from reports.table import decimals_of, plus_minus
 
 NONE = "–"
-COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by"]
+COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
+ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
+COSTS = (
+    "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
+    "s/iteration", "train s", "compile s", "peak MB", "outcome",
+)  # fmt: skip
 Mark = Literal["", "best", "level"]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Entry:
     """What is shown, and what it is sorted by."""
 
     text: str
@@ -36,7 +44,7 @@ class View:
     name: str  # of its files
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Entry, ...], ...]
     notes: tuple[str, ...] = ()
 
     def frame(self, best: str = "{}", level: str = "{} ≈") -> pd.DataFrame:
@@ -62,44 +70,103 @@ class View:
         return text.replace("BEST", "\\textbf{").replace("TSEB", "}")
 
 
-def comparison(suite: str, compared: pd.DataFrame, cells: pd.DataFrame) -> View:
-    """Who reaches what at what cost: a row per setting, normalisation and algorithm of one suite."""
+def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
+    """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them."""
+    if not records:
+        return []
+    known = cells(records)
+    compared, beside = compare(cubes(frame, known)), further(frame, known)
+    return [comparison(suite, compared, beside, known) for suite in dict.fromkeys(known["suite"])]
+
+
+def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
+    """Who reaches what at what cost: a row per setting, normalisation and algorithm of one suite.
+
+    Args:
+        suite: its label.
+        compared: reports.comparison.compare.
+        beside: reports.comparison.further.
+        known: reports.frame.cells.
+    """
     here = compared[compared["suite"] == suite] if len(compared) else pd.DataFrame(columns=COMPARED)
-    arms = dict(iter(cells[cells["suite"] == suite].groupby("arm", sort=False)))
-    about = next(iter(arms.values())).iloc[0]
-    unit = f" {about['unit']}" if about["unit"] else ""
-    last = about["report_steps"][-1]
-    rows: list[dict[str, Cell]] = []
-    for (_, _, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
+    mine = known[known["suite"] == suite]
+    arms = dict(iter(mine.groupby("arm", sort=False)))
+    metrics: dict[str, Metric] = {metric.name: metric for metric in mine["metrics"].iloc[0]}
+    rivals = here.groupby(["setting", "norm"])["arm"].nunique().max() if len(here) else 0
+    more = beside[beside["suite"] == suite]
+    columns = {row["metric"]: _column(metrics[row["metric"]], row["step"]) for row in more.to_dict("records")}
+    rows = []
+    for (setting, norm, _, arm), part in here.groupby(["setting", "norm", "algorithm", "arm"], sort=False):
         first = part.iloc[0]
-        row = {name: Cell(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
-        robust: dict[str, Cell] = {}
-        for entry in part.to_dict("records"):
-            found = Interval(entry["mean"], entry["low"], entry["high"])
-            mark: Mark = entry["mark"] if entry["by"] == "mean" else ""
-            row[f"{about['metric']}{unit} @{entry['step']}"] = Cell(plus_minus(found), entry["mean"], mark)
-            if not about["unit"]:
-                for name in ("median", *(["iqm"] if entry["step"] == last else [])):
-                    own = Interval(*(entry[f"{name}{end}"] for end in ("", "_low", "_high")))
-                    mark = entry["mark"] if entry["by"] == name else ""
-                    title = "median" if name == "median" else "interquartile mean"
-                    robust[f"{title} @{entry['step']}"] = Cell(spanned(own), own.value, mark)
-        row |= robust
-        row |= {name: Cell(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
+        row = _keys(first) | _scores(part, metrics[mine["metric"].iloc[0]], rivals > 1, bool(here["heavy"].any()))
+        row |= dict.fromkeys(columns.values(), Entry(NONE, -math.inf))
+        its = more[(more["arm"] == arm) & (more["setting"] == setting) & (more["norm"] == norm)]
+        for own in its.to_dict("records"):
+            found = Interval(own["mean"], own["low"], own["high"])
+            row[columns[own["metric"]]] = Entry(plus_minus(found), found.value)
+        row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
-    for arm, part in arms.items():
-        if arm not in set(here["arm"]):  # none of its cells has scores
-            first = part.iloc[0]
-            row = {name: Cell(str(first[name]), str(first[name])) for name in ("algorithm", "setting", "norm")}
-            rows.append(row | {"seeds": Cell("0", 0.0)} | _cost(part))
-    by_median = bool(len(here)) and (here["by"] == "median").any()
-    notes = [
-        f"{about['metric']}{unit} after @k inner steps, mean ± 95 % interval over {_over(here)}; {about['better']} is "
-        f"better; knowing nothing: {about['floor']:.3g}. {MARKS}.",
-        *(["Where single tasks spoil a mean, medians decide what is marked."] if by_median else []),
-        *([str(about["caveat"])] if about["caveat"] else []),
-    ]
-    return _view(f"comparison-{slug(suite)}", suite, rows, notes)
+    without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
+    rows += [_keys(part.iloc[0]) | {"seeds": Entry("0", 0.0)} | _cost(part) for part in without]
+    return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
+
+
+def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
+    return {name: Entry(str(row[name]), str(row[name])) for name in ("algorithm", "setting", "norm")}
+
+
+def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> dict[str, Entry]:
+    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt."""
+    means, robust = {}, {}
+    for row in steps.to_dict("records"):
+        marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
+        found = Interval(row["mean"], row["low"], row["high"])
+        means[_column(metric, row["step"])] = Entry(plus_minus(found), found.value, marks.get("mean", ""))
+        if heavy or not metric.unit:
+            for name in ROBUST if row["step"] == steps["step"].max() else ["median"]:
+                found = Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
+                robust[f"{ROBUST[name]} @{row['step']}"] = Entry(spanned(found), found.value, marks.get(name, ""))
+    return means | robust
+
+
+def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: bool) -> Iterator[str]:
+    """What must be said with a comparison."""
+    about = mine.iloc[0]
+    yield (
+        f"{_with_unit(about['metrics'][0])} after @k inner steps, mean ± 95 % interval over {_over(here)}; "
+        f"{about['better']} is better; knowing nothing: {about['floor']:.3g}"
+    )
+    shown = set(beside.loc[beside["suite"] == about["suite"], "metric"])
+    for m in about["metrics"][1:]:
+        if m.name in shown:
+            yield f"{_with_unit(m)}: {FURTHER[m.name]}; {m.better} is better"
+    if marked:
+        yield MARKS
+    if len(here) and (here["by"] == "median").any():
+        yield "Where single tasks spoil a mean, medians decide what is marked."
+    spoilt = here[here["heavy"].astype(bool) & (here["worse"] > 0)] if len(here) else here
+    for (setting, norm, algorithm), part in spoilt.groupby(["setting", "norm", "algorithm"], sort=False):
+        where = f"{algorithm}, {setting}" + ("" if norm == "none" else f", {norm}")
+        counts = ", ".join(f"{row['worse']:,} @{row['step']}" for row in part.to_dict("records"))
+        scores = part["tasks"].iloc[0] * part["seeds"].iloc[0]
+        yield f"heavy tail: {where}: of {scores:,} scores worse than knowing nothing: {counts}"
+    checkpoints, engines, devices, threads = (
+        ", ".join(sorted(set(mine[name].astype(str)))) for name in ("selection", "engine", "device", "threads")
+    )
+    yield f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}"
+    for row in mine[mine["outcome"] != "finished"].to_dict("records"):
+        what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
+        yield f"{what}; see cells/{row['cell']}/log.txt"
+    if about["caveat"]:
+        yield str(about["caveat"])
+
+
+def _column(metric: Metric, step: int) -> str:
+    return f"{_with_unit(metric)} @{step}"
+
+
+def _with_unit(metric: Metric) -> str:
+    return f"{metric.name} {metric.unit}".strip()
 
 
 def differences(suite: str, pairs: pd.DataFrame) -> View:
@@ -111,12 +178,12 @@ def differences(suite: str, pairs: pd.DataFrame) -> View:
         wins = Interval(row["improvement"], row["improvement_low"], row["improvement_high"])
         rows.append(
             {
-                **{name: Cell(str(row[name]), str(row[name])) for name in ("a", "b", "setting", "norm")},
-                f"a − b @{row['step']}": Cell(spanned(found), found.value),
-                "of": Cell(row["by"], row["by"]),
-                "P(a beats b)": Cell(spanned(wins), wins.value),
-                "p": Cell(_p(row["p"]), row["p"]),
-                "p, Holm": Cell(_p(row["p_holm"]), row["p_holm"]),
+                **{name: Entry(str(row[name]), str(row[name])) for name in ("a", "b", "setting", "norm")},
+                f"a − b @{row['step']}": Entry(spanned(found), found.value),
+                "of": Entry(row["by"], row["by"]),
+                "P(a beats b)": Entry(spanned(wins), wins.value),
+                "p": Entry(_p(row["p"]), row["p"]),
+                "p, Holm": Entry(_p(row["p_holm"]), row["p_holm"]),
             }
         )
     notes = [
@@ -135,10 +202,10 @@ def variances(compared: pd.DataFrame, cells: pd.DataFrame) -> View:
         if row["step"] != last[row["suite"]] or np.isnan(row["variance_seeds"]):
             continue
         shares = {
-            f"{name} %": Cell(f"{100 * row[f'variance_{name}']:.0f}", row[f"variance_{name}"])
+            f"{name} %": Entry(f"{100 * row[f'variance_{name}']:.0f}", row[f"variance_{name}"])
             for name in ("seeds", "tasks", "interaction")
         }
-        rows.append({n: Cell(str(row[n]), str(row[n])) for n in ("suite", "setting", "norm", "algorithm")} | shares)
+        rows.append({n: Entry(str(row[n]), str(row[n])) for n in ("suite", "setting", "norm", "algorithm")} | shares)
     note = (
         "Shares of the variance of a single score: of the seeds, of the tasks, and of how seeds differ from task to "
         "task, noise included (two-way random model, method of moments). Needs two seeds and finite scores."
@@ -150,18 +217,18 @@ def costs(orders: pd.DataFrame) -> View:
     """Second order against first."""
     rows = [
         {
-            "suite": Cell(row["suite"], row["suite"]),
-            "second order": Cell(row["second"], row["second"]),
-            "first order": Cell(row["first"], row["first"]),
-            "operator": Cell(row["operator"], row["operator"]),
-            "inner steps": Cell(str(row["inner_steps"]), row["inner_steps"] or 0),
-            "engine": Cell(row["engine"], row["engine"]),
-            "ratio of seconds": Cell(spanned(Interval(row["ratio"], row["low"], row["high"])), row["ratio"]),
-            "s/iteration": Cell(
+            "suite": Entry(row["suite"], row["suite"]),
+            "second order": Entry(row["second"], row["second"]),
+            "first order": Entry(row["first"], row["first"]),
+            "operator": Entry(row["operator"], row["operator"]),
+            "inner steps": Entry(str(row["inner_steps"]), row["inner_steps"] or 0),
+            "engine": Entry(row["engine"], row["engine"]),
+            "ratio of seconds": Entry(spanned(Interval(row["ratio"], row["low"], row["high"])), row["ratio"]),
+            "s/iteration": Entry(
                 f"{row['second_seconds']:.3g} against {row['first_seconds']:.3g}", row["second_seconds"]
             ),
-            "ratio of peak memory": Cell(f"{row['memory_ratio']:.2f}", row["memory_ratio"]),
-            "seeds": Cell(str(row["seeds"]), row["seeds"]),
+            "ratio of peak memory": Entry(f"{row['memory_ratio']:.2f}", row["memory_ratio"]),
+            "seeds": Entry(str(row["seeds"]), row["seeds"]),
         }
         for row in orders.to_dict("records")
     ]
@@ -182,13 +249,13 @@ def published(rows: pd.DataFrame) -> View:
         value = f"{row['published']:g}" + ("" if np.isnan(half) else f" ± {half:g}")
         shown.append(
             {
-                **{name: Cell(str(row[name]), str(row[name])) for name in ("suite", "setting", "norm", "algorithm")},
-                "step": Cell(str(row["step"]), row["step"]),
-                "measured here": Cell(plus_minus(measured), measured.value),
-                "published": Cell(value, row["published"]),
-                "verdict": Cell(row["verdict"] or NONE, row["verdict"]),
-                "source": Cell(f"{row['source']} ({row['grade']})", row["source"]),
-                "protocol": Cell(row["protocol"] or NONE, row["protocol"]),
+                **{name: Entry(str(row[name]), str(row[name])) for name in ("suite", "setting", "norm", "algorithm")},
+                "step": Entry(str(row["step"]), row["step"]),
+                "measured here": Entry(plus_minus(measured), measured.value),
+                "published": Entry(value, row["published"]),
+                "verdict": Entry(row["verdict"] or NONE, row["verdict"]),
+                "source": Entry(f"{row['source']} ({row['grade']})", row["source"]),
+                "protocol": Entry(row["protocol"] or NONE, row["protocol"]),
             }
         )
     note = (
@@ -211,16 +278,16 @@ def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
         folder = links.get(row["cell"], "")
         rows.append(
             {
-                "cell": Cell(row["cell"], row["cell"], link=f"{folder}/spec.json" if folder else ""),
-                "log": Cell("log", "", link=f"{folder}/log.txt" if folder else ""),
-                **{name: Cell(str(row[name]), str(row[name])) for name in ("suite", "algorithm")},
-                "seed": Cell(str(row["seed"]), row["seed"]),
-                "iterations": Cell(f"{row['iterations']:,}", row["iterations"]),
-                "outcome": Cell(row["outcome"], row["outcome"]),
-                "message": Cell(row["message"] or NONE, row["message"]),
-                "train s": Cell(f"{row['train_seconds']:.0f}", row["train_seconds"]),
-                "digest": Cell(row["digest"][:12] or NONE, row["digest"]),
-                "finished": Cell(row["finished"], row["finished"]),
+                "cell": Entry(row["cell"], row["cell"], link=f"{folder}/spec.json" if folder else ""),
+                "log": Entry("log", "", link=f"{folder}/log.txt" if folder else ""),
+                **{name: Entry(str(row[name]), str(row[name])) for name in ("suite", "algorithm")},
+                "seed": Entry(str(row["seed"]), row["seed"]),
+                "iterations": Entry(f"{row['iterations']:,}", row["iterations"]),
+                "outcome": Entry(row["outcome"], row["outcome"]),
+                "message": Entry(row["message"] or NONE, row["message"]),
+                "train s": Entry(f"{row['train_seconds']:.0f}", row["train_seconds"]),
+                "digest": Entry(row["digest"][:12] or NONE, row["digest"]),
+                "finished": Entry(row["finished"], row["finished"]),
             }
         )
     return _view("cells", "Cells", rows, [])
@@ -269,11 +336,29 @@ def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -
     return said
 
 
+def plus_minus(found: Interval) -> str:
+    """The value ± half its interval, or (low to high) where the metric's range cuts one side off."""
+    value, half = found.value, found.half
+    if not math.isfinite(value):
+        return _finite(value, 0)
+    if not math.isclose(found.high - value, value - found.low, rel_tol=1e-3):
+        return spanned(found)
+    if abs(value) >= 1e6:
+        return f"{value:.1e} ± {half:.1e}"
+    decimals = _decimals(half)
+    return f"{value:.{decimals}f} ± {half:.{decimals}f}"
+
+
+def _decimals(half: float) -> int:
+    """How many decimals show two digits of half an interval: from 2 to 6."""
+    return min(6, max(2, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else 2
+
+
 def spanned(found: Interval) -> str:
     """Value (low to high), with two digits of half the width."""
     if math.isnan(found.value):
         return NONE
-    decimals = decimals_of(found.half)
+    decimals = _decimals(found.half)
     if math.isnan(found.low):
         return _finite(found.value, decimals)
     return f"{_finite(found.value, decimals)} ({_finite(found.low, decimals)} to {_finite(found.high, decimals)})"
@@ -284,14 +369,14 @@ def slug(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name).strip("-") or "suite"
 
 
-def _view(name: str, title: str, rows: Sequence[dict[str, Cell]], notes: Sequence[str]) -> View:
+def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequence[str]) -> View:
     columns = tuple(dict.fromkeys(column for row in rows for column in row))
-    columns = tuple(c for c in columns if any(row.get(c, Cell(NONE)).text not in (NONE, "none") for row in rows))
-    whole = tuple(tuple(row.get(column, Cell(NONE)) for column in columns) for row in rows)
+    columns = tuple(c for c in columns if any(row.get(c, Entry(NONE)).text not in (NONE, "none") for row in rows))
+    whole = tuple(tuple(row.get(column, Entry(NONE)) for column in columns) for row in rows)
     return View(name, title, columns, whole, tuple(notes))
 
 
-def _cost(cells: pd.DataFrame) -> dict[str, Cell]:
+def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
     first = cells.iloc[0]
     pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
     steps = cells["environment_steps"].sum(min_count=1)
@@ -302,28 +387,28 @@ def _cost(cells: pd.DataFrame) -> dict[str, Cell]:
     outcomes = Counter(cells["outcome"])
     outcome = next(iter(outcomes)) if len(outcomes) == 1 else ", ".join(f"{n} {o}" for o, n in outcomes.items())
     return {
-        "iterations": Cell(f"{first['iterations']:,}", float(first["iterations"])),
-        "selected": Cell(selected or NONE, selected),
+        "iterations": Entry(f"{first['iterations']:,}", float(first["iterations"])),
+        "selected": Entry(selected or NONE, selected),
         "trials": _number(first["trials"] or math.nan),
-        "iterations tuning": _number(first["tuning_iterations"] or math.nan),
+        "tuning iterations": _number(first["tuning_iterations"] or math.nan),
         "environment steps": _number(steps),
         "s/iteration": _number(pace, ".4f"),
-        "train s": Cell(f"{cells['train_seconds'].sum():,.0f}", float(cells["train_seconds"].sum())),
-        "compile s": Cell(f"{cells['compile_seconds'].sum():,.0f}", float(cells["compile_seconds"].sum())),
+        "train s": Entry(f"{cells['train_seconds'].sum():,.0f}", float(cells["train_seconds"].sum())),
+        "compile s": Entry(f"{cells['compile_seconds'].sum():,.0f}", float(cells["compile_seconds"].sum())),
         "peak MB": _number(peak / 1e6),
-        "outcome": Cell(outcome, outcome),
+        "outcome": Entry(outcome, outcome),
     }
 
 
-def _number(value: float, form: str = ",.0f") -> Cell:
-    return Cell(NONE, -math.inf) if math.isnan(value) else Cell(format(value, form), float(value))
+def _number(value: float, form: str = ",.0f") -> Entry:
+    return Entry(NONE, -math.inf) if math.isnan(value) else Entry(format(value, form), float(value))
 
 
 def _over(rows: pd.DataFrame) -> str:
     said = set(rows["over"]) if len(rows) else set()
     if said == {"tasks"}:
-        return "tasks (one seed: what another would reach is not in it)"
-    return "seeds and tasks" if "tasks" not in said else "seeds and tasks, over tasks alone where there is one seed"
+        return "tasks (fewer than three seeds: what another seed would reach is not in it)"
+    return "seeds and tasks" if "tasks" not in said else "seeds and tasks, over tasks alone below three seeds"
 
 
 def _finite(value: float, decimals: int) -> str:

@@ -63,7 +63,7 @@ class Sinusoid(Supervised):
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the input is [x, A, phase]")] = "plain"
 
     kind: ClassVar[Kind] = "regression"
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower"),)
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("mse", "", "lower", low=0),)
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),

@@ -24,6 +24,7 @@ import torch
 
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
+from bench.core.metric import NLL
 from bench.core.records import Judgement, Outcome, Record
 from bench.core.trees import named_leaves
 from bench.core.types import Suite
@@ -277,15 +278,8 @@ def crashed(cell: Cell, message: str) -> Record:
 
 
 def _judgement(suite: Suite) -> Judgement:
-    metric = suite.metrics[0]
-    return Judgement(
-        metric=metric.name,
-        unit=metric.unit,
-        better=metric.better,
-        report_steps=suite.report_steps,
-        floor=suite.floor,
-        caveat=suite.caveat,
-    )
+    metrics = (*suite.metrics, NLL) if suite.kind == "regression" else suite.metrics
+    return Judgement(metrics=metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
 
 
 def _cpu() -> str:

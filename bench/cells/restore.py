@@ -10,7 +10,6 @@ from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
 from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
-from reports.frame import label
 
 
 def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
@@ -23,11 +22,11 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     if not done:
         raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
     for kind, option, asked in (("suite", "--suite", suite), ("algorithm", "--algo", algorithm)):
-        labels = list(dict.fromkeys(label(getattr(record.spec, kind)) for record in done))
+        labels = list(dict.fromkeys(getattr(record.spec, kind).label for record in done))
         if asked is None and len(labels) > 1:
             raise BenchError(f"{store.root} holds several {kind}s. Name one with {option}: {', '.join(labels)}.")
         if asked is not None:
-            known = [r for r in done if asked in (label(getattr(r.spec, kind)), getattr(r.spec, kind).name)]
+            known = [r for r in done if asked in (getattr(r.spec, kind).label, getattr(r.spec, kind).name)]
             if not known:
                 raise unknown(f"{kind} in this run directory", asked, labels)
             done = known

@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from bench.core.metric import Metric
+
 FORMAT = 1  # of the store; a newer one is refused, never guessed at
+FEWEST_SEEDS = 3  # for an interval that speaks of training anew
 
 Selection = Literal["last", "best"]
 EngineName = Literal["eager", "compiled", "learn2learn"]
@@ -22,6 +25,12 @@ class Component(BaseModel):
     given: dict[str, Any]  # the parameters that were typed, for labels
     parameters: dict[str, Any]  # all of them
     source: str
+
+    @property
+    def label(self) -> str:
+        """name[parameter=value,...] with the parameters that were set."""
+        inside = ",".join(f"{key}={value}" for key, value in self.given.items())
+        return f"{self.name}[{inside}]" if inside else self.name
 
 
 class Spec(BaseModel):
@@ -85,14 +94,17 @@ class Spec(BaseModel):
 class Judgement(BaseModel):
     """How a suite's scores are to be read, so that a report needs nothing but the record."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
-    metric: str  # the headline
-    unit: str
-    better: Literal["lower", "higher"]
+    metrics: tuple[Metric, ...]  # the first is the headline
     report_steps: tuple[int, ...]
-    floor: float
+    floor: float  # the headline of whoever knows nothing
     caveat: str
+
+    @property
+    def headline(self) -> Metric:
+        """What algorithms are compared by."""
+        return self.metrics[0]
 
 
 class Trial(BaseModel):

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from bench.core import modules
 from bench.core.errors import BenchError
+from bench.core.metric import Metric as Metric  # which suites import from here
 from bench.core.outer import Adam, Outer
 from bench.core.sheet import Sheet
 from bench.core.trees import tree_leaves, tree_map
@@ -121,14 +122,6 @@ class Episode(NamedTuple):
     query: Data  # what the adapted learner is judged on
     noise: Data = ()  # drawn outside, per task
     iteration: Data = ()  # [], meta-iterations that were done before; () outside meta-training
-
-
-class Metric(NamedTuple):
-    """One way to score a prediction."""
-
-    name: str
-    unit: str
-    better: Literal["lower", "higher"]
 
 
 class Setting(NamedTuple):

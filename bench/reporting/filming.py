@@ -15,7 +15,6 @@ from bench.core.types import Interactive
 from bench.learning.evaluate import manifest
 from bench.learning.rollouts import adapted
 from bench.storage.store import Store
-from reports.frame import label
 
 
 def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path) -> str:
@@ -49,4 +48,4 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
             episodes.append((f"{updates}: return {earned:.1f}", stage.data.observations[0, :1, :length]))
     seen.film(episodes, path)
     goal = ", ".join(f"{name} {value.flatten()[0].item():.3g}" for name, value in one._asdict().items())
-    return f"{label(record.spec.algorithm)}, seed {record.spec.seed}, test task {task} ({goal})"
+    return f"{record.spec.algorithm.label}, seed {record.spec.seed}, test task {task} ({goal})"

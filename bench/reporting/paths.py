@@ -11,7 +11,6 @@ from bench.core.types import Interactive
 from bench.learning.evaluate import manifest, steps_of
 from bench.learning.rollouts import adapted
 from bench.storage.store import Store
-from reports.frame import label
 from reports.paths import Walk
 from suites.navigation2d import Places
 
@@ -26,7 +25,7 @@ def walks(root: Path, suite: str | None, algorithm: str | None, tasks: int = 3) 
     record = finished(store, suite, algorithm)
     plane, learner, meta = tested(store, record, Catalogue())
     if not isinstance(plane, Interactive) or not isinstance(plane.sample(1, "test", seeds.generator(0)), Places):
-        raise BenchError(f"{label(record.spec.suite)} has no paths to draw: give a run of navigation2d.")
+        raise BenchError(f"{record.spec.suite.label} has no paths to draw: give a run of navigation2d.")
     places = tree_map(lambda x: x[:tasks], manifest(plane, record.spec.suite.name, "test")[0])
     noise = learner.noise(shapes_of(meta), tasks, seeds.generator("paths"))
     found = [
@@ -43,4 +42,4 @@ def walks(root: Path, suite: str | None, algorithm: str | None, tasks: int = 3) 
         for stage in adapted(plane, learner, meta, places, noise, steps_of(plane, learner), seeds.generator("paths"))
         for t in range(len(tree_leaves(places)[0]))
     ]
-    return f"{label(record.spec.suite)}, {label(record.spec.algorithm)}, seed {record.spec.seed}", found
+    return f"{record.spec.suite.label}, {record.spec.algorithm.label}, seed {record.spec.seed}", found

@@ -18,7 +18,6 @@ from bench.core.trees import shapes_of, tree_map
 from bench.core.types import Data, Episode, Normal, Prediction
 from bench.learning.evaluate import manifest
 from bench.storage.store import Store
-from reports.frame import label
 
 TASKS = 2  # of the manifest's
 CONFUSED_TASKS = 300  # of the test tasks at most: all 600 would be a third of a report's time
@@ -61,7 +60,7 @@ def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) ->
             found = _confused(store, record, catalogue)
         except UNREADABLE:
             return []
-        about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm)
+        about = (record.spec.suite.label, record.spec.algorithm.label, record.spec.arm)
         return [(*about, *kinds, count) for kinds, count in found.items()]
 
     with ThreadPoolExecutor(CELLS_AT_ONCE) as pool:  # the convolutions of many tasks keep no more than a core busy
@@ -108,7 +107,7 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
         shown, grid, own = (tree_map(lambda leaf, i=task: leaf[i], data) for data in (support, query, noise))
 
         def rows(kind: str, step: int, x: torch.Tensor, y: torch.Tensor, i: int = task) -> list[tuple[object, ...]]:
-            about = (label(record.spec.suite), label(record.spec.algorithm), record.spec.arm, i, kind, step)
+            about = (record.spec.suite.label, record.spec.algorithm.label, record.spec.arm, i, kind, step)
             return [(*about, a, b) for a, b in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)]
 
         parts += [rows("truth", 0, grid.x, grid.y), rows("support", 0, shown.x, shown.y)]

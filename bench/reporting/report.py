@@ -50,7 +50,7 @@ def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) ->
     return _publish(contents, folder, root.name, str(root), audit(Store.open(root)), commands, notes)
 
 
-def compare(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
+def side_by_side(roots: tuple[Path, Path], out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
     """Writes the report of two run directories side by side, an algorithm of one against itself in the other.
 
     Raises:
@@ -94,16 +94,12 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     if not records:
         raise BenchError(f"{root} holds no finished cell: there is nothing to report on. `bench run --out {root} ...`")
     done = [record for record in records if record.outcome == "finished"]
-    tuned = {r.spec.arm: f"{frame.label(r.tuning.algorithm)} (tuned)" for r in records if r.tuning}
     cells = frame.cells(records)
-    names = zip(cells["arm"], cells["algorithm"], strict=True)
-    cells["algorithm"] = [tuned.get(arm, name) for arm, name in names]  # the chosen values have a column
     scores = frame.tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done)
-    apart = frame.told_apart(cells)
-    labels = dict(zip(apart["arm"], apart["algorithm"], strict=True))
+    labels = dict(zip(cells["arm"], cells["algorithm"], strict=True))
     every = {
         "scores": scores,
-        "cells": cells.assign(base=cells["algorithm"]),
+        "cells": cells,
         "progress": frame.progress((record, store.read_table(record.cell, "curve.parquet")) for record in done),
         "trials": frame.trials(records),
         "curves": regression_curves(store, done, catalogue),
@@ -155,15 +151,15 @@ def _publish(
     cells = contents.cells
     base = dict(zip(cells["arm"], cells["base"], strict=True))
     cubes = comparison.cubes(contents.scores, cells)
-    compared = comparison.compare(cubes)
+    compared, beside = comparison.compare(cubes), comparison.further(contents.scores, cells)
     pairs = comparison.differences(cubes, (lambda a, b: base[a.arm] == base[b.arm]) if paired else None)
     orders = comparison.orders(cells)
-    beside = published.beside(compared, cells) if len(compared) else pd.DataFrame()
+    known = published.beside(compared, cells) if len(compared) else pd.DataFrame()
     suites = list(dict.fromkeys(cells["suite"]))
-    scores = [views.comparison(suite, compared, cells) for suite in suites]
+    scores = [views.comparison(suite, compared, beside, cells) for suite in suites]
     analyses = [views.differences(suite, pairs) for suite in suites] if len(pairs) else []
     analyses += [views.variances(compared, cells)] if len(compared) else []
-    analyses += [views.costs(orders), views.published(beside)]
+    analyses += [views.costs(orders), views.published(known)]
     made = Report(
         title=title,
         subtitle=f"{len(cells)} cells of {len(suites)} suite{'s' if len(suites) > 1 else ''} in {source}, "
@@ -182,8 +178,9 @@ def _publish(
         "comparison.csv": compared,
         "differences.csv": pairs,
         "second-order.csv": orders,
-        "published.csv": beside,
-        "cells.csv": cells,
+        "further.csv": beside,
+        "published.csv": known,
+        "cells.csv": cells.drop(columns="metrics"),
         "scores.parquet": contents.scores,
     }
     try:
@@ -318,9 +315,9 @@ def reproduce(records: Sequence[Record], catalogue: Catalogue, root: Path) -> tu
         options += [f"--validate-every {spec.validate_every}", f"--device {spec.device}", f"--threads {spec.threads}"]
         options += [f"--engine {spec.engine}"] if spec.iterations else ["--engine eager"]
         options += [f"--chunk-tasks {spec.chunk_tasks}"] if spec.chunk_tasks else []
-        key = (frame.label(spec.suite), *options)
+        key = (spec.suite.label, *options)
         group = groups.setdefault(key, {"algos": [], "seeds": []})
-        group["algos"].append(frame.label(spec.algorithm))
+        group["algos"].append(spec.algorithm.label)
         group["seeds"].append(spec.seed)
     lines = []
     for (suite, *options), group in groups.items():

@@ -12,12 +12,10 @@ from functools import partial
 from itertools import combinations
 
 from bench.core.findings import Audit, Comparison, Finding
-from bench.core.records import Record, Spec
+from bench.core.records import FEWEST_SEEDS, Record, Spec
 from bench.storage.store import Store
-from reports.frame import label
 
 ITERATIONS = "iterations differ"
-FEWEST = 3  # seeds; with fewer, an interval over seeds says little
 MACHINE = ("cpu", "host", "system")  # of a record's environment; the rest are versions
 RERUN = "Run them again into a new run directory (--out)."
 
@@ -85,13 +83,13 @@ class _Group:
             self._entrant(spec).missing.append(spec)
         suite = next(iter(self.entrants.values())).spec.suite
         given = {name: value for name, value in suite.given.items() if name != "norm"}
-        self.title = label(suite.model_copy(update={"given": given}))
+        self.title = suite.model_copy(update={"given": given}).label
         self.findings: list[Finding] = []
         self.differing: list[tuple[str, Callable[[_Entrant], Hashable]]] = []  # what tells entrants apart, and how
 
     def _entrant(self, spec: Spec) -> _Entrant:
-        key = (label(spec.algorithm), spec.iterations, spec.norm, spec.selection, spec.engine)
-        return self.entrants.setdefault(key, _Entrant(label(spec.algorithm)))
+        key = (spec.algorithm.label, spec.iterations, spec.norm, spec.selection, spec.engine)
+        return self.entrants.setdefault(key, _Entrant(spec.algorithm.label))
 
     def examine(self) -> None:
         everything = list(self.entrants.values())
@@ -181,13 +179,13 @@ class _Group:
     def _cautions(self, everything: list[_Entrant]) -> None:
         few: dict[str, list[str]] = {}
         for entrant in everything:
-            if len(entrant.seeds) < FEWEST:
+            if len(entrant.seeds) < FEWEST_SEEDS:
                 few.setdefault(str(len(entrant.seeds)), []).append(entrant.name)
         if few:
-            self._caution("few seeds", _values(few), f"--seeds {FEWEST} or more.")
+            self._caution("few seeds", _values(few), f"--seeds {FEWEST_SEEDS} or more.")
         hardware: dict[str, list[str]] = {}
         for record in self.records:
-            hardware.setdefault(_hardware(record), []).append(label(record.spec.algorithm))
+            hardware.setdefault(_hardware(record), []).append(record.spec.algorithm.label)
         if len(hardware) > 1:
             self._caution("hardware differs", _values(hardware), "Don't compare seconds and memory.")
         pruned = {e.name: n for e in everything if (n := _pruned(e))}
@@ -197,7 +195,7 @@ class _Group:
         diverged: dict[str, list[str]] = {}
         for record in self.records:
             if record.outcome == "diverged":
-                diverged.setdefault(f"seed {record.spec.seed}", []).append(label(record.spec.algorithm))
+                diverged.setdefault(f"seed {record.spec.seed}", []).append(record.spec.algorithm.label)
         if diverged:
             self._caution("diverged", _values(diverged), "Their means are over the seeds that did not diverge.")
 

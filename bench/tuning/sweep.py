@@ -266,9 +266,9 @@ def validation_score(record: Record, store: Store) -> float:
     """Mean headline score over the validation tasks after the last of the suite's report steps; infinite if not one."""
     table = store.read_table(record.cell, "scores.parquet")
     judged = record.judgement
-    rows = table[(table["metric"] == judged.metric) & (table["step"] == judged.report_steps[-1])]
+    rows = table[(table["metric"] == judged.headline.name) & (table["step"] == judged.report_steps[-1])]
     mean = float(rows["value"].mean(skipna=False))
-    return mean if math.isfinite(mean) else (math.inf if judged.better == "lower" else -math.inf)
+    return mean if math.isfinite(mean) else (math.inf if judged.headline.better == "lower" else -math.inf)
 
 
 def sweeps(request: Request, settings: Settings) -> list[Sweep]:

@@ -65,7 +65,7 @@ class Reinforcement(Interactive):
     kl: Annotated[float, Field(gt=0, description="TRPO's bound on the mean KL of the adapted policies, nats")] = 0.01
     trajectories: Annotated[int, Field(ge=1, description="of one task before and after each inner step")] = 20
 
-    metrics: ClassVar[tuple[Metric, ...]] = (Metric("return", "", "higher"), Metric("time-steps", "", "lower"))
+    metrics: ClassVar[tuple[Metric, ...]] = (Metric("return", "", "higher"), Metric("time-steps", "", "lower", low=0))
     discount: ClassVar[float] = 0.99
     gae: ClassVar[float] = 1.0  # λ of generalised advantage estimation
 

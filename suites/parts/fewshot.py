@@ -56,9 +56,9 @@ class Images(Supervised):
 
     kind: ClassVar[Kind] = "classification"
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "%", "higher"),
-        Metric("loss", "nats", "lower"),
-        Metric("ece", "%", "lower"),
+        Metric("accuracy", "%", "higher", low=0, high=100),
+        Metric("loss", "nats", "lower", low=0),
+        Metric("ece", "%", "lower", low=0, high=100),
     )
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),

@@ -45,8 +45,10 @@ class ArmTasks(Reinforcement):
     trajectories: Annotated[int, Field(ge=1, description="of one task before and after each inner step")] = 10
 
     metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("success", "", "higher"), Metric("return", "", "higher"), Metric("time-steps", "", "lower"),
-    )  # fmt: skip
+        Metric("success", "", "higher", low=0, high=1),
+        Metric("return", "", "higher"),
+        Metric("time-steps", "", "lower", low=0),
+    )
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(1, 2, 2),
         "quick": Budget(50, 50, 10),

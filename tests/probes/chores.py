@@ -105,7 +105,12 @@ def _record(arguments: dict[str, Any], final: str) -> dict[str, Any]:
     return {
         "cell": arguments["cell"],
         "spec": arguments["spec"],
-        "judgement": {"metric": "mse", "unit": "", "better": "lower", "report_steps": [1], "floor": 1, "caveat": ""},
+        "judgement": {
+            "metrics": [{"name": "mse", "unit": "", "better": "lower"}],
+            "report_steps": [1],
+            "floor": 1,
+            "caveat": "",
+        },
         "outcome": "finished",
         "stopped_at": arguments["spec"]["iterations"],
         "digest": final,

@@ -19,6 +19,8 @@ from bench.planning.plan import Request, plan
 from bench.reporting import report
 from bench.storage.store import Store
 from reports import comparison, figures
+from reports.views import comparisons
+from tests.conftest import ROOT
 
 OPTIONS: dict[str, Any] = {"preset": "smoke", "iterations": 20, "threads": 1, "engine": "eager"}
 
@@ -176,7 +178,7 @@ def test_a_directory_whose_cells_all_diverged_has_a_page_that_says_so(runs: Path
 def test_names_with_markup_stay_text_and_one_seed_speaks_of_tasks_alone(runs: Path, tmp_path: Path) -> None:
     evil = Component(name="<img src=x onerror=alert(1)>", given={"a": "$x_1$"}, parameters={}, source="")
     page = report.report(changed(runs, tmp_path / "runs", spec={"algorithm": evil})).read_text()
-    assert "over tasks (one seed: what another would reach is not in it)" in page
+    assert "over tasks (fewer than three seeds: what another seed would reach is not in it)" in page
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert "Add --plugin FILE for &lt;img" in page
@@ -193,3 +195,14 @@ def test_two_versions_of_an_algorithm_are_told_apart_and_the_audit_says_so(runs:
     compared = pd.read_csv(page.parent / "data" / "comparison.csv")
     assert compared["algorithm"].nunique() == 2
     assert 'class="verdict fault"' in page.read_text()
+
+
+def test_who_says_how_sure_it_is_has_a_column_for_it_and_the_others_a_dash(tmp_path: Path) -> None:
+    probe = ROOT / "tests" / "probes" / "ensemble.py"
+    scores = bench.run(
+        "sinusoid", ["ensemble", "scratch"], out=tmp_path, plugins=[probe], **OPTIONS | {"iterations": 2}
+    )
+    [view] = comparisons(scores, list(scores.store.records()))
+    shown = view.frame().set_index("algorithm")["nll nats @10"]
+    assert (shown["scratch"] == "–").all()
+    assert shown["ensemble"].str.contains(r"\d|∞").all()

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bench.core.metric import Metric
 from reports import comparison, published
 from reports.comparison import Cube
+
+MSE, SUCCESS = Metric("mse", "", "lower", low=0), Metric("success", "", "higher", low=0, high=10)
 
 
 def cell(**changes: Any) -> dict[str, Any]:
@@ -29,8 +32,8 @@ def cell(**changes: Any) -> dict[str, Any]:
         "outcome": "finished",
         "setting": "K=5",
         "norm": "none",
-        "metric": "mse",
-        "better": "lower",
+        "metrics": (MSE,),
+        "floor": 4.0,
         "report_steps": (1, 10),
     }
     return plain | changes
@@ -45,7 +48,8 @@ def cube(algorithm: str, values: Any, **changes: Any) -> Cube:
         "norm": "none",
         "algorithm": algorithm,
         "arm": algorithm,
-        "better": "lower",
+        "metric": MSE,
+        "floor": 4.0,
         "report_steps": (1, 10),
         "seeds": tuple(range(len(last))),
         "tasks": tuple(range(last.shape[1])),
@@ -87,7 +91,7 @@ def test_the_best_and_what_cannot_be_told_apart_from_it_are_marked() -> None:
 
 
 def test_higher_is_better_where_the_suite_says_so() -> None:
-    made = comparison.compare([cube("good", GOOD, better="higher"), cube("worse", WORSE, better="higher")])
+    made = comparison.compare([cube("good", GOOD, metric=SUCCESS), cube("worse", WORSE, metric=SUCCESS)])
     assert set(made.loc[made["mark"] == "best", "algorithm"]) == {"worse"}
 
 
@@ -141,7 +145,7 @@ def test_second_order_is_held_against_what_differs_in_the_operator_alone() -> No
 
 def test_a_published_value_has_a_verdict_only_with_an_interval() -> None:
     omniglot = {"suite": "omniglot", "suite_name": "omniglot", "setting": "5-way 1-shot", "norm": "transductive"}
-    accuracy = {"metric": "accuracy", "better": "higher", "report_steps": (1, 3)}
+    accuracy = {"metrics": (Metric("accuracy", "%", "higher"),), "report_steps": (1, 3)}
     cells = pd.DataFrame([cell(), cell(arm="o", iterations=1_200, **omniglot, **accuracy)])
     common = {"low": 0.0, "high": 1.0}
     compared = pd.DataFrame(

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from bench.core.findings import Audit, Finding
 from reports.page import Picture, Report, html, inline, publish
-from reports.views import Cell, View
+from reports.views import Entry, View
 
 EVIL = "<script>document.title='broken'</script>&\"'"
 PROBE = """<script type="module">
@@ -44,7 +44,7 @@ def report(name: str = "maml") -> Report:
     figure = Figure(figsize=(3, 2))
     figure.subplots().set_title(name)
     scores = [("scratch", 10.5), (name, 9.25), ("finetune", 100.0), ("maml2", -3.0), ("oracle", 0.5)]
-    rows = tuple((Cell(n, n), Cell(f"{v:.2f} ± 0.10", v, "best" if v < 0 else "", link=f"x/{n}")) for n, v in scores)
+    rows = tuple((Entry(n, n), Entry(f"{v:.2f} ± 0.10", v, "best" if v < 0 else "", link=f"x/{n}")) for n, v in scores)
     view = View("first", f"{name} scores", ("algorithm", "mse @1"), rows, (f"a note on {name}",))
     finding = Finding("fault", name, "differ", f"{name} differs", "mend it")
     return Report(
@@ -55,7 +55,7 @@ def report(name: str = "maml") -> Report:
         scores=[view],
         analyses=[],
         pictures=[Picture("one", f"a figure of {name}", figure)],
-        cells=View("cells", "Cells", ("cell", "message"), ((Cell("a"), Cell(name)),)),
+        cells=View("cells", "Cells", ("cell", "message"), ((Entry("a"), Entry(name)),)),
         commands=[f"bench run --algos {name}"],
         command_notes=[name],
         environment={name: name},

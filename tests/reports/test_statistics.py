@@ -37,6 +37,41 @@ def test_the_interval_is_the_same_at_every_call() -> None:
     assert statistics.interval(values) == statistics.interval(values)
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
+def test_with_fewer_than_three_seeds_the_interval_covers_what_the_trained_models_reach_on_all_tasks(
+    sd: tuple[float, float, float], seeds: int
+) -> None:
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(600):
+        offsets = sd[0] * rng.normal(size=(seeds, 1))  # of the models: their mean over all tasks
+        found = statistics.interval(offsets + crossed(rng, seeds, 40, (0.0, *sd[1:])))
+        covered.append(found.low <= offsets.mean() <= found.high)
+    assert np.mean(covered) >= 0.92
+
+
+def test_two_seeds_have_no_interval_wider_than_their_scores() -> None:
+    rng = np.random.default_rng(0)
+    scores = 20.0 * rng.integers(0, 6, size=(2, 40)) * [[0.5], [1.0]]  # percent right, of seeds that differ
+    found = statistics.interval(scores)
+    assert found.half < 10
+    assert found.half == pytest.approx(1.96 * scores.mean(0).std() / math.sqrt(40))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(("logit", "tasks"), [(2.0, 60), (6.0, 600)], ids=["one in seven fails", "one in 300 fails"])
+def test_an_interval_within_the_metrics_range_covers_near_its_edge(seeds: int, logit: float, tasks: int) -> None:
+    rng = np.random.default_rng(0)
+    chances = 1 / (1 + np.exp(-logit - 0.7 * rng.normal(size=(300, seeds, 1))))
+    truth = 100 * float(np.mean(1 / (1 + np.exp(-logit - 0.7 * rng.normal(size=100_000)))))
+    free = [statistics.interval(20.0 * rng.binomial(5, np.repeat(p, tasks, 1))) for p in chances]
+    found = [interval.within(0, 100) for interval in free]
+    assert any(interval.high > 100 for interval in free)
+    assert all(0 <= i.low <= i.value <= i.high <= 100 for i in found)
+    assert np.mean([i.low <= truth <= i.high for i in found]) >= 0.92
+
+
 @pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
 def test_the_interval_of_a_mean_covers_at_five_seeds(sd: tuple[float, float, float]) -> None:
     rng = np.random.default_rng(0)
@@ -53,6 +88,19 @@ def test_the_interval_of_a_difference_covers_with_other_seeds() -> None:
         found = statistics.difference(a, b, paired_seeds=False)
         covered.append(found.low <= 0 <= found.high)
     assert np.mean(covered) >= 0.91
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, 1), (2, 2), (5, 2), (1, 4)])
+def test_with_fewer_than_three_seeds_a_difference_is_of_the_trained_models(one: int, other: int) -> None:
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(400):
+        tasks = 3 * rng.normal(size=(1, 40))
+        left, right = rng.normal(size=(one, 1)), rng.normal(size=(other, 1))
+        a, b = (tasks + m + crossed(rng, len(m), 40, (0.0, 0.5, 1.0)) for m in (left, right))
+        found = statistics.difference(a, b, paired_seeds=one == other)
+        covered.append(found.low <= left.mean() - right.mean() <= found.high)
+    assert np.mean(covered) >= 0.92
 
 
 def test_the_intervals_of_median_and_iqm_cover_at_five_seeds() -> None:
@@ -99,15 +147,10 @@ def test_median_and_iqm_are_those_of_the_definition() -> None:
 
 
 def test_the_variance_split_is_that_of_the_anova_table() -> None:
-    import pandas as pd
-    from statsmodels.formula.api import ols
-    from statsmodels.stats.anova import anova_lm
-
-    scores = crossed(np.random.default_rng(4), 4, 12, (2.0, 1.0, 0.5))
-    frame = pd.DataFrame([{"seed": s, "task": t, "value": scores[s, t]} for s in range(4) for t in range(12)])
-    squares = anova_lm(ols("value ~ C(seed) + C(task)", frame).fit())["mean_sq"]
-    noise = squares["Residual"]
-    parts = np.array([(squares["C(seed)"] - noise) / 12, (squares["C(task)"] - noise) / 4, noise])
+    scores = np.array([[1.0, 2.0, 6.0], [3.0, 6.0, 6.0]])
+    # Means of seeds 3 and 5, of tasks 2, 4, 6, of all 4. Sums of squares: seeds 3 (1 + 1) = 6 with 1 degree of freedom,
+    # tasks 2 (4 + 0 + 4) = 16 with 2, all 26, so 4 are left with 2: mean squares 6, 8 and 2.
+    parts = np.array([(6 - 2) / 3, (8 - 2) / 2, 2])
     assert statistics.variance(scores) == pytest.approx(tuple(parts / parts.sum()))
     assert statistics.variance(scores[:1]) is None
 
@@ -121,8 +164,11 @@ def test_wilcoxon_counts_every_task_once_and_halves_its_ties() -> None:
     assert statistics.wilcoxon(a, a) == 1.0
 
 
-def test_holm_multiplies_by_what_is_left() -> None:
+def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    # In order 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and the last is no less than the third.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
     assert statistics.holm([]) == []
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from bench.core.findings import Audit
+from bench.core.metric import Metric
 from bench.core.records import Component, Judgement, Record, Spec, Trial, Tuning
 from bench.storage.audit import audit_of
 
-JUDGEMENT = Judgement(metric="mse", unit="", better="lower", report_steps=(1,), floor=1.0, caveat="")
+JUDGEMENT = Judgement(metrics=(Metric("mse", "", "lower"),), report_steps=(1,), floor=1.0, caveat="")
 ENVIRONMENT = {"bench": "0.1.0", "torch": "2.13.0", "cpu": "a CPU", "host": "here", "system": "Linux"}
 
 

@@ -156,10 +156,10 @@ def test_every_algorithm_gets_the_same_budget_and_run_takes_what_was_chosen() ->
     assert "unequal budgets" in bench(*RUN, "--algos", pair, "--tuned", code=2).output
 
     table = bench(*RUN, "--algos", "maml[meta_batch=2]", "--tuned", "--iterations", "1").output
-    rows = [line for line in table.splitlines() if re.search(r"maml\S* .* tuned", line)]
+    rows = [line for line in table.splitlines() if line.startswith(" maml[meta_batch=2] (tuned) ")]
     assert len(rows) == 3  # K = 5, 10, 20
     assert all(re.search(r" 2 +4 ", row) for row in rows)  # trials, and the meta-iterations of both seeds
-    assert re.search(r"values +trials +tuning iterations", table)
+    assert re.search(r"trials +tuning iterations", table)
     [record] = [r for r in Store.open(Path("store")).records() if r.tuning]
     assert record.tuning == found["maml"]
     best = found["maml"].best

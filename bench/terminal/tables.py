@@ -1,0 +1,254 @@
+"""Printed tables: comparison, costs, forecast, sweeps, certificate, audit, merge."""
+
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bench.core.discovery import Catalogue
+from bench.core.findings import Audit
+from bench.planning.plan import Cell
+from bench.storage.merge import Merged
+from bench.storage.store import Store
+from bench.terminal.progress import span
+from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from bench.core.records import Tuning
+    from bench.tuning.sweep import Sweep
+
+SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
+PIPED_WIDTH = 1_000  # nothing is folded where a program reads
+COST_NOTE = (
+    "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
+    "to the same algorithm in first order. MB: growth of resident memory at its highest; live MB: of tensors. GFLOP: "
+    "counted on the plain algorithm, task by task. % of peak: of a float32 matrix product's rate in the same rounds."
+)
+
+
+def console() -> Console:
+    """Standard output; brackets in names are no markup."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def comparison(view: View) -> None:
+    """Prints one suite's comparison, in one piece where it fits and else as scores above costs.
+
+    In pieces it has medians only where they decide what is marked: they would treble its length.
+    """
+    out = console()
+    right = {name for name, number in columns_of(view) if number}
+    rows = view.frame(best="* {}", level="≈ {}")
+    shared = [name for name in SAID_ONCE if name in rows and rows[name].nunique() == 1]
+    said = [f"in every row: {', '.join(f'{name} {rows[name].iloc[0]}' for name in shared)}"] if shared else []
+    rows = rows.drop(columns=shared)
+    if _width(rows, right, out) <= out.width:
+        out.print(_rich(rows, right, view.title))
+    else:
+        out.print(Text(view.title, style="bold"))
+        costs = [name for name in COSTS if name in rows]
+        unmarked = _unmarked(view)
+        for part in (rows.drop(columns=[*costs, *unmarked]), rows[["algorithm", *costs]].drop_duplicates()):
+            out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
+        said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
+    notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
+    out.print(*(Text(note, style="dim") for note in (*said, *notes)), "", sep="\n")
+
+
+def stored(root: Path) -> None:
+    """Prints the comparison of everything in a run directory."""
+    from bench.api import results
+
+    held = Store.open(root)
+    records = list(held.records())
+    for view in comparisons(results(held, records), records):
+        comparison(view)
+
+
+def _unmarked(view: View) -> list[str]:
+    """Columns of medians and the like, if none of them has a mark."""
+    robust = [i for i, name in enumerate(view.columns) if name.startswith(tuple(ROBUST.values()))]
+    return [] if any(row[i].mark for row in view.rows for i in robust) else [view.columns[i] for i in robust]
+
+
+def _pieces(rows: pd.DataFrame, right: Collection[str], out: Console) -> Iterator[pd.DataFrame]:
+    """The columns in as many tables as it takes to fit, each with those that say what a row is."""
+    keys = [name for name in rows.columns if name in ("algorithm", "setting", "norm")]
+    shown = keys
+    for name in rows.columns.drop(keys):
+        if len(shown) > len(keys) and _width(rows[[*shown, name]], right, out) > out.width:
+            yield rows[shown]
+            shown = keys
+        shown = [*shown, name]
+    yield rows[shown]
+
+
+def _width(rows: pd.DataFrame, right: Collection[str], out: Console) -> int:
+    return out.measure(_rich(rows, right), options=out.options.update(width=PIPED_WIDTH)).maximum
+
+
+def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) -> RichTable:
+    drawn = grid(*rows.columns, right=right, title=title)
+    for row in rows.itertuples(index=False):
+        drawn.add_row(*(Text(text, style="bold" if text.startswith("* ") else "") for text in row))
+    return drawn
+
+
+def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> RichTable:
+    """An empty table; the columns in `right` hold numbers."""
+    drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for name in columns:
+        number = name in right
+        drawn.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    return drawn
+
+
+def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
+    """Prints what was measured and how it grows, and draws it; also the scores of stored runs against their seconds."""
+    from reports import cost
+    from reports.frame import progress
+
+    out = console()
+    left = {*cost.KEYS}
+    for title, rows in (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame))):
+        if len(rows):
+            drawn = grid(*rows.columns, right=set(rows.columns) - left, title=title)
+            for row in rows.astype(str).itertuples(index=False):
+                drawn.add_row(*row)
+            out.print(drawn)
+    out.print(Text(COST_NOTE, style="dim"))
+    pictures.mkdir(parents=True, exist_ok=True)
+    figures = {"steps.png": cost.against_steps(frame)}
+    if runs:
+        store = Store.open(runs)
+        done = [record for record in store.records() if record.outcome == "finished"]
+        reached = progress((record, store.read_table(record.cell, "curve.parquet")) for record in done)
+        if len(reached):
+            figures["seconds.png"] = cost.against_seconds(reached)
+        else:
+            out.print(f"{runs} holds no validation scores to draw against seconds")
+    for name, figure in figures.items():
+        figure.savefig(pictures / name, dpi=150)
+        out.print(f"drawn to {pictures / name}")
+
+
+def forecast(cells: list[Cell], root: Path) -> None:
+    """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
+    from bench.planning.forecast import predict
+
+    rows = grid("cell", "what", "engine", "iterations", "predicted", right=("iterations", "predicted"))
+    seconds = list(predict(cells, root))
+    for cell, time_ in zip(cells, seconds, strict=True):
+        predicted = "finished" if time_ == 0 else span(time_)
+        rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
+    out = console()
+    out.print(rows)
+    known = span(sum(filter(None, seconds)))
+    unknown_ = f" and {seconds.count(None)} unknown for want of data" if None in seconds else ""
+    out.print(f"cells: {len(cells)}, about {known}{unknown_}, in {root}; compiling, where it is, comes on top")
+
+
+def sweeps(found: "list[Sweep]") -> None:
+    """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    out = console()
+    for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
+        here = [sweep for sweep in found if str(sweep.named[0]) == suite]
+        request, settings, spec = here[0].request, here[0].settings, here[0].cell.spec
+        share = "" if settings.pruner == "none" else f", pruned by {settings.pruner}: budgets will be unequal"
+        out.print(
+            f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
+            f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+        )
+        for sweep in here:
+            ranges = (
+                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
+                for name, (low, high, log) in sweep.ranges.items()
+            )
+            out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+
+
+def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
+    """Prints what the sweeps chose and what it cost, draws them, and says what comes next."""
+    from bench.storage.store import TUNING
+    from reports import tuning as drawn
+    from reports.figures import looks
+
+    out = console()
+    tunings = [tuning for tuning, _ in done]
+    summary = drawn.summary(tunings)
+    rows = grid(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
+    for row in summary.itertuples(index=False):
+        rows.add_row(*row)
+    out.print(rows)
+    pictures = []
+    if any(tuning.trials for tuning in tunings):
+        look = looks([*Catalogue().names("algorithm"), *(tuning.algorithm.label for tuning in tunings)])
+        pictures.append((root / TUNING / "budget.png", drawn.budget(tunings, look)))
+    for tuning, study in done:
+        folder = root / TUNING / tuning.study
+        pictures += [(folder / name, figure) for name, figure in drawn.pictures(study, tuning).items()]
+    for path, figure in pictures:
+        figure.savefig(path, dpi=150)
+        out.print(f"drawn to {path}")
+    out.print(f"stored in {root / TUNING}; `bench run --tuned` takes the chosen values")
+
+
+def certificate(groups: Any) -> bool:
+    """Prints the certificate as it comes; whether nothing is at fault."""
+    out = console()
+    sound = True
+    for name, checks in groups:
+        rows = grid("check", "figure", "bound", "verdict", right=("figure",), title=name)
+        for check in checks:
+            sound &= check.verdict != "FAULT"
+            style = {"pass": "green", "FAULT": "bold red"}.get(check.verdict, "dim")
+            rows.add_row(check.name, check.figure, check.bound, Text(check.verdict, style=style))
+        out.print(rows)
+    out.print("certified" if sound else "at least one fault: do not trust its numbers")
+    return sound
+
+
+def audit(found: Audit) -> bool:
+    """Prints what an audit found, and which comparisons stand; whether all do."""
+    out = console()
+    for finding in found.findings:
+        style = "bold red" if finding.severity == "fault" else "yellow"
+        out.print(Text(f"{finding.severity.upper()}  {finding.suite}: {finding.what}", style=style))
+        out.print(Text(f"  {finding.message}"), Text(f"  {finding.advice}", style="dim"), sep="\n", soft_wrap=True)
+    for comparison in found.comparisons:
+        names = ", ".join(comparison.algorithms)
+        if comparison.why_not:
+            out.print(Text(f"{comparison.suite}: {names} compares with none: {comparison.why_not}"), soft_wrap=True)
+        elif len(comparison.algorithms) > 1:
+            out.print(Text(f"{comparison.suite}: {names} may be compared with one another"), soft_wrap=True)
+        else:
+            out.print(Text(f"{comparison.suite}: {names} has nothing to be compared with"), soft_wrap=True)
+    cautions = sum(finding.severity == "caution" for finding in found.findings)
+    faults = len(found.findings) - cautions
+    verdict = "sound" if found.sound else "not every comparison stands"
+    out.print(f"faults: {faults}, cautions: {cautions}: {verdict}")
+    return found.sound
+
+
+def merged(cells: Iterable[Merged], into: Path) -> None:
+    """Prints what became of the cells of a merge, those that need no word as a count."""
+    out = console()
+    counts: dict[str, int] = {}
+    for cell in cells:
+        counts[cell.what] = counts.get(cell.what, 0) + 1
+        if cell.message:
+            out.print(Text(f"{cell.what}  {cell.cell} of {cell.source}: {cell.message}"), soft_wrap=True)
+    said = {"copied": "copied", "equal": "already there", "differs": "DIFFER", "kept": "kept as they were"}
+    out.print(", ".join(f"{n} {said[what]}" for what, n in counts.items()) or "no cells", f"in {into}", sep=", ")
+    if counts.get("differs"):
+        out.print(f"results that differ make comparisons invalid: `bench audit {into}` says which")
