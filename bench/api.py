@@ -1,7 +1,5 @@
 """`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,22 +7,19 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from bench.cells.cell import Deadline, Watch, run_cell
-from bench.cells.execute import RETRIES, default_threads, place, run_elsewhere
+from bench.cells.execute import RETRIES, default_threads, run_cells
 from bench.cells.restore import trained
+from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.trees import shapes_of
-from bench.learning.training import Training
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
-from bench.storage.store import MARK, Store
+from bench.storage.store import MARK, Store, default_out
 from bench.tuning.tuned import tuned as with_chosen_values
 from reports.frame import tidy
-
-log = logging.getLogger("bench")
 
 
 class Results(pd.DataFrame):
@@ -119,76 +114,9 @@ def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measure
     return with_chosen_values(request, root, known, choice)
 
 
-def run_cells(
-    cells: list[Cell],
-    store: Store,
-    watch: Watch,
-    time_limit: float | None,
-    plugins: tuple[Path, ...],
-    *,
-    workers: int | None = None,
-    dask: str | None = None,
-    dask_spec: Path | None = None,
-    retries: int = RETRIES,
-) -> list[Record]:
-    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
-    where = place(workers, dask, dask_spec, store)
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        try:
-            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
-        except BenchError:
-            raise
-        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
-            log.debug("the check of %s failed: %s", cell.label, error)
-    deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
-    if where:
-        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
-    found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return with_tuning(cells, [record for record in found if record], store)
-
-
-def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
-    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
-    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
-    found = []
-    for record in records:
-        tuning = tunings.get(record.cell, record.tuning)
-        if tuning != record.tuning:
-            record = record.model_copy(update={"tuning": tuning})
-            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
-        found.append(record)
-    return found
-
-
 def results(store: Store, records: list[Record]) -> Results:
     """The records' scores as one tidy DataFrame."""
     done = [record for record in records if record.outcome == "finished"]
     frame = Results(tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done))
     frame.store = store
     return frame
-
-
-def default_out(suites: str) -> Path:
-    """runs/<suites>, without brackets and commas."""
-    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
-    return Path("runs") / name.strip("-")
-
-
-class Silent:
-    """A Watch that says nothing but what went wrong."""
-
-    def starts(self, cell: Cell, done: int) -> None:
-        """Nothing."""
-
-    def trains(self, cell: Cell, state: Training) -> None:
-        """Nothing."""
-
-    def scores(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
-        """Nothing."""
-
-    def loses(self, cell: Cell, message: str, again: bool) -> None:
-        """Warns, since nothing that is returned tells of it."""
-        log.warning("%s was lost: %s", cell.label, message)

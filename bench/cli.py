@@ -195,13 +195,14 @@ def run(
 
     Finished cells are not run again; an interrupted one goes on from its checkpoint.
     """
-    from bench.api import cells_of, default_out, results, run_cells
+    from bench.api import cells_of, results
     from bench.cells.cell import logging_to
-    from bench.cells.execute import default_threads
-    from bench.cells.track import Tracker, Watches
+    from bench.cells.execute import default_threads, run_cells
+    from bench.cells.track import Tracker
+    from bench.cells.watch import Watches
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
-    from bench.storage.store import Store
+    from bench.storage.store import Store, default_out
     from bench.terminal import show
     from reports.table import tables
 
@@ -289,9 +290,9 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
-    from bench.api import default_out
     from bench.cells.execute import default_threads
     from bench.planning.plan import Request
+    from bench.storage.store import default_out
     from bench.terminal import show
     from bench.tuning.sweep import Settings, sweeps
     from bench.tuning.sweep import tune as sweep
@@ -355,9 +356,8 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
 
     Images that are not at hand are replaced by random ones: their content does not change the time.
     """
-    from bench.api import default_out
     from bench.reporting.costing import cost as measure
-    from bench.storage.store import MARK
+    from bench.storage.store import MARK, default_out
     from bench.terminal import show
 
     default = default_out(suite)

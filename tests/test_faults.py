@@ -23,8 +23,9 @@ from typing import Any
 
 import pytest
 
-from bench.api import Silent, run_cells
 from bench.cells import execute
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
 from bench.places import cluster
@@ -397,6 +398,6 @@ def test_a_clock_that_jumps(
             return super().fromtimestamp(time.time(), tz)
 
     monkeypatch.setattr("time.time", lambda: usual() + random.uniform(-1e8, 1e8))
-    monkeypatch.setattr("bench.cells.cell.datetime", Jumping)
+    monkeypatch.setattr("bench.cells.outcome.datetime", Jumping)
     records = run_cells(cells, Store.create(tmp_path), Silent(), 600.0, ())
     counted("a clock that jumps by years", {}, tmp_path, [record.digest for record in records] == digests)

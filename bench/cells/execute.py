@@ -16,7 +16,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, Self
 
-from bench.cells.cell import Deadline, Watch, crashed, run_cell
+from bench.cells.cell import Deadline, run_cell
+from bench.cells.outcome import crashed
+from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
@@ -69,6 +71,47 @@ def place(
 
         return partial(Cluster, dask, dask_spec, store.root)
     return partial(Local, workers) if workers else None
+
+
+def run_cells(
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    time_limit: float | None,
+    plugins: tuple[Path, ...],
+    *,
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
+) -> list[Record]:
+    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
+    where = place(workers, dask, dask_spec, store)
+    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+        try:
+            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+        except BenchError:
+            raise
+        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
+            log.debug("the check of %s failed: %s", cell.label, error)
+    deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    if where:
+        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
+    found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
+    return with_tuning(cells, [record for record in found if record], store)
+
+
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def run_elsewhere(

@@ -23,7 +23,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cells.cell import PeakMemory
+from bench.cells.outcome import PeakMemory
 from bench.core import seeds
 from bench.core.discovery import Catalogue, parse
 from bench.core.errors import BenchError, DataError, unknown

@@ -31,6 +31,12 @@ TABLES = {  # and their columns
 }
 
 
+def default_out(suites: str) -> Path:
+    """runs/<suites>, without brackets and commas."""
+    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
+    return Path("runs") / name.strip("-")
+
+
 @dataclass(frozen=True)
 class Store:
     """A run directory."""

@@ -26,15 +26,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from bench.api import default_out, run_cells
-from bench.cells.cell import Watch
+from bench.cells.execute import run_cells
+from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, StoreError, unknown
 from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
 from bench.planning.plan import Cell, Request, plan, suite_of
-from bench.storage.store import TUNING, Store, write
+from bench.storage.store import TUNING, Store, default_out, write
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")

@@ -20,8 +20,9 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)])  # chores, bench
 
-from bench.api import Silent, run_cells  # noqa: E402
 from bench.cells import execute  # noqa: E402
+from bench.cells.execute import run_cells  # noqa: E402
+from bench.cells.watch import Silent  # noqa: E402
 from bench.planning.plan import Cell, Request, plan  # noqa: E402
 from bench.storage.store import Store  # noqa: E402
 

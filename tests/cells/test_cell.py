@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import bench
-from bench.api import Silent, run_cells
 from bench.cells.cell import Deadline, run_cell
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import bench
-from bench.api import Silent, run_cells
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.places import cluster

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import bench
-from bench.api import Silent
+from bench.cells.watch import Silent
 from bench.cli import main
 from bench.core.errors import BenchError, StoreError
 from bench.planning.engines import remembered

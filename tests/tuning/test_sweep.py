@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner, Result
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.api import Silent
+from bench.cells.watch import Silent
 from bench.cli import main
 from bench.core.records import Record, Tuning
 from bench.planning.plan import Cell, Request
