@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from bench.cells.execute import RETRIES, default_threads, run_cells
+from bench.cells.execute import run_cells
 from bench.cells.restore import trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
@@ -15,6 +15,7 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.trees import shapes_of
+from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
 from bench.storage.store import MARK, Store, default_out
@@ -83,7 +84,8 @@ def run(
     Raises:
         BenchError: as the command, which prints its message.
     """
-    options.setdefault("threads", default_threads(workers, bool(dask or dask_spec)))
+    execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
+    options.setdefault("threads", execution.threads)
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
@@ -95,8 +97,7 @@ def run(
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
 
 

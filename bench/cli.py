@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from bench.core.errors import BenchError, unknown
 
 if TYPE_CHECKING:
     from bench.core.data import Dataset
+    from bench.places.execution import Execution
 
 
 MOST_SEEDS, LAST_SEED = 1_000, 2**32 - 1
@@ -121,7 +123,14 @@ data_option = click.option(
 
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where cells run."""
+    """The options that say where cells run, given to the command as one `execution`."""
+    from bench.places.execution import RETRIES, Execution
+
+    @wraps(command)
+    def taking(workers: int | None, dask: str | None, dask_spec: Path | None, retries: int, **options: Any) -> Any:
+        execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
+        return command(execution=execution, **options)
+
     for option in reversed((
         click.option(
             "--workers", callback=_count(4096), metavar="N",
@@ -133,12 +142,12 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Run cells on the Dask cluster that a YAML file describes: module, class, kwargs.",
         ),
         click.option(
-            "--retries", type=click.IntRange(0, 100), default=2, show_default=True,
+            "--retries", type=click.IntRange(0, 100), default=RETRIES, show_default=True,
             help="How often a cell is sent again that was lost by a crash or a broken connection.",
         ),
     )):  # fmt: skip
-        command = option(command)
-    return command
+        taking = option(taking)
+    return taking
 
 
 @main.command()
@@ -184,10 +193,7 @@ def run(
     tuned: bool,
     dry_run: bool,
     plugins: tuple[Path, ...],
-    workers: int | None,
-    dask: str | None,
-    dask_spec: Path | None,
-    retries: int,
+    execution: "Execution",
     trackers: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -197,7 +203,7 @@ def run(
     """
     from bench.api import cells_of, results
     from bench.cells.cell import logging_to
-    from bench.cells.execute import default_threads, run_cells
+    from bench.cells.execute import run_cells
     from bench.cells.track import Tracker
     from bench.cells.watch import Watches
     from bench.planning.engines import measured, remembered
@@ -206,7 +212,7 @@ def run(
     from bench.terminal import show
     from reports.table import tables
 
-    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
+    options["threads"] = options["threads"] or execution.threads
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
     if dry_run:
@@ -215,17 +221,16 @@ def run(
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, measured)
     store = Store.create(root)
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
         with show.Progress() as progress:
             watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
-            records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
+            records = run_cells(cells, store, watch, time_limit, plugins, execution)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for table in tables(results(store, records), records):
         show.table(table)
     for label, message in progress.lost.items():
-        click.echo(f"not done, after {retries} retries: {label}: {message}")
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if len(records) + len(progress.lost) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
@@ -279,10 +284,7 @@ def tune(
     storage: str | None,
     time_limit: float | None,
     out: Path | None,
-    workers: int | None,
-    dask: str | None,
-    dask_spec: Path | None,
-    retries: int,
+    execution: "Execution",
     **options: Any,
 ) -> None:
     """Choose hyperparameters on validation tasks, with equal budgets.
@@ -290,7 +292,6 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
-    from bench.cells.execute import default_threads
     from bench.planning.plan import Request
     from bench.storage.store import default_out
     from bench.terminal import show
@@ -299,19 +300,18 @@ def tune(
 
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
-    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    options["threads"] = options["threads"] or execution.threads
     found = sweeps(Request(suites=suites, **options), settings)
     show.sweeps(found)
     try:
         with show.Progress() as progress:
-            done = sweep(found, root, progress, time_limit, **elsewhere)
+            done = sweep(found, root, progress, time_limit, execution)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     show.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():
-        click.echo(f"not done, after {retries} retries: {label}: {message}")
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):

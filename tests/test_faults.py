@@ -29,6 +29,7 @@ from bench.cells.watch import Silent
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
 from bench.places import cluster
+from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps, tune
@@ -108,7 +109,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
 
 
 def run(cells: list[Cell], root: Path, watch: Silent | None = None, **where: Any) -> list[Record]:
-    return run_cells(cells, Store.create(root), watch or Silent(), None, (), **where)
+    return run_cells(cells, Store.create(root), watch or Silent(), None, (), Execution(**where))
 
 
 def right(records: list[Record], cells: list[Cell]) -> bool:

@@ -1,6 +1,5 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
-import os
 import platform
 import traceback
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from bench.core.records import Component, EngineName, Selection, Spec, Tuning
 from bench.core.types import Interactive, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
+from bench.places.execution import cores
 from bench.planning import engines as choose
 
 
@@ -128,11 +128,6 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
 def threads_of(request: Request) -> int:
     """The threads asked for, else as many as this process may use cores."""
     return request.threads or cores()
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:

@@ -26,13 +26,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from bench.cells.execute import run_cells
+from bench.cells.execute import HERE, run_cells
 from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, StoreError, unknown
 from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
+from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan, suite_of
 from bench.storage.store import TUNING, Store, default_out, write
 
@@ -297,7 +298,11 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
 
 
 def tune(
-    found: list[Sweep], root: Path, watch: Watch, time_limit: float | None = None, **execution: Any
+    found: list[Sweep],
+    root: Path,
+    watch: Watch,
+    time_limit: float | None = None,
+    execution: Execution = HERE,
 ) -> list[tuple[Tuning, Study]]:
     """Runs the sweeps in step, so that budgets are equal whenever the time runs out; goes on where it was cut.
 
@@ -306,7 +311,7 @@ def tune(
         root: the run directory; trials are kept in its folder `tuning`.
         watch: looks on.
         time_limit: seconds after which it stops, to be resumed by the same call.
-        execution: where cells run, as run_cells takes it.
+        execution: where and how cells run.
 
     Returns:
         Each sweep as it is kept, and its study in memory.
@@ -362,7 +367,7 @@ def _round(
     store: Store,
     watch: Watch,
     deadline: float | None,
-    execution: dict[str, Any],
+    execution: Execution,
 ) -> bool:
     """Asks, runs and tells some trials of every sweep; whether the time sufficed."""
     for sweep, study in studies:
@@ -385,7 +390,7 @@ def _round(
         left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
         plugins = studies[0][0].request.plugins
         cells = list({cell.id: cell for cell in cells}.values())  # two trials may be alike
-        ended = run_cells(cells, store, watch, left, plugins, **execution) if cells else []
+        ended = run_cells(cells, store, watch, left, plugins, execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False
         for sweep, study in studies:

@@ -16,6 +16,7 @@ from bench.cells.watch import Silent
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.places import cluster
+from bench.places.execution import Execution, cores
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
 from tests.conftest import ROOT
@@ -59,7 +60,7 @@ class Noting(Silent):
 
 def run(cells: list[Cell], root: Path, time_limit: float | None = None, **where: Any) -> tuple[list[Record], Noting]:
     watch = Noting()
-    return run_cells(cells, Store.create(root), watch, time_limit, (), **where), watch
+    return run_cells(cells, Store.create(root), watch, time_limit, (), Execution(**where)), watch
 
 
 @pytest.mark.usefixtures("_light")
@@ -126,11 +127,9 @@ def test_a_file_that_describes_no_cluster_says_what_would(tmp_path: Path, conten
 
 
 def test_threads_are_shared_among_workers() -> None:
-    from bench.cells.execute import cores, default_threads
-
-    assert default_threads(None, False) is None
-    assert default_threads(cores(), False) == default_threads(1_000, False) == default_threads(None, True) == 1
-    assert default_threads(1, False) == cores()
+    assert Execution().threads is None
+    assert {Execution(workers=cores()).threads, Execution(workers=1_000).threads, Execution(dask="a:1").threads} == {1}
+    assert Execution(workers=1).threads == cores()
 
 
 @pytest.mark.slow
@@ -196,8 +195,8 @@ def test_a_run_can_be_stopped_when_its_cluster_has_lost_every_worker(tmp_path: P
         cells = cells_of(3, milliseconds=60_000)
         watch = Leaving()
         began = time.monotonic()
-        where: Any = {"dask": made.scheduler_address}
-        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), **where) == []
+        where = Execution(dask=made.scheduler_address)
+        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), where) == []
         assert time.monotonic() - began < 60
     assert len(set(watch.started)) == 1
 
@@ -216,9 +215,9 @@ def test_what_dask_never_tells_ends_with_its_scheduler(tmp_path: Path, monkeypat
                 super().starts(cell, done)
                 made.close(timeout=5)
 
-        watch, where = Closing(), {"dask": made.scheduler_address, "retries": 0}
+        watch, where = Closing(), Execution(dask=made.scheduler_address, retries=0)
         cells = cells_of(3, milliseconds=60_000)
-        assert run_cells(cells, Store.create(tmp_path), watch, 90.0, (), **where) == []  # type: ignore[arg-type]
+        assert run_cells(cells, Store.create(tmp_path), watch, 90.0, (), where) == []
     assert {message for _, message, _ in watch.lost} == {"the connection to the scheduler was lost"}
     assert len(watch.lost) == 3
 
