@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from bench.core.beside import find_ours_first
+
 if TYPE_CHECKING:
     from bench.api import load, run
     from bench.reporting.costing import cost
 
 __all__ = ["cost", "load", "run"]
+find_ours_first()
 
 
 def __getattr__(name: str) -> Any:
