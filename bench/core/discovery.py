@@ -27,7 +27,6 @@ Kind = Literal["algorithm", "suite"]
 FOLDERS: dict[Kind, str] = {"algorithm": "algorithms", "suite": "suites"}
 BASES: dict[Kind, str] = {"algorithm": "Learner", "suite": "Suite"}
 HALLMARKS: dict[Kind, str] = {"algorithm": "step", "suite": "sample"}  # of a class that fails to inherit the base
-OPTIONAL = {"sheet"}  # what the base leaves undefined and a class need not define
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 PLUGIN = "bench_plugin_"  # how the module of a plug-in file is called
 FORM = "Write name[parameter=value,...], in quotes."
@@ -400,7 +399,7 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
         raise BenchError(f"the {kind} {name!r} must be frozen: write {dataclass_} above it.")
     if not issubclass(cls, getattr(types, BASES[kind])):
         raise BenchError(f"the {kind} {name!r} must inherit {base}, which holds the defaults.")
-    if undefined := sorted(_undefined(cls, types.__file__) - OPTIONAL):
+    if undefined := sorted(_undefined(cls)):
         raise BenchError(f"the {kind} {name!r} does not define {', '.join(undefined)}: see {base}.")
     try:
         get_type_hints(cls), _adapter(cls)
@@ -412,14 +411,8 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
     return cls
 
 
-def _undefined(cls: type[Any], protocol: str) -> set[str]:
-    """What the file `protocol` only declares: functions that raise NotImplementedError, class variables unset."""
-
-    def abstract(part: Any) -> bool:
-        code = getattr(getattr(part, "fget", part), "__code__", None)
-        return code is not None and code.co_filename == protocol and "NotImplementedError" in code.co_names
-
+def _undefined(cls: type[Any]) -> set[str]:
+    """What is only declared: abstract methods and properties, and class variables unset."""
     declared = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
     fields = {field.name for field in dataclasses.fields(cls)}
-    unset = {name for name in declared - fields if not hasattr(cls, name)}
-    return unset | {name for name in dir(cls) if abstract(inspect.getattr_static(cls, name))}
+    return {name for name in declared - fields if not hasattr(cls, name)} | set(cls.__abstractmethods__)

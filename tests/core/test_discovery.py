@@ -148,7 +148,8 @@ def test_what_a_plug_in_does_wrong_is_said(tmp_path: Path, content: str, reason:
 def test_a_suite_is_told_all_that_it_does_not_define(tmp_path: Path) -> None:
     content = ALGORITHM.replace("Learner", "Supervised").replace("Mine", "Lazy").replace("def step", "def sample")
     found = message(Catalogue((plugin(tmp_path, content, "lazy.py"),)).load, "suite", "lazy")
-    assert "does not define floor, look_up, losses, metrics, module, predict, presets" in found
+    listed = "floor, look_up, losses, metrics, module, predict, presets, protocol, report_steps, score:"
+    assert f"does not define {listed}" in found
     assert "sheet" not in found
 
 
