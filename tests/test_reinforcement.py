@@ -26,8 +26,9 @@ ALGORITHMS = "maml,fomaml,metasgd,finetune,scratch,oracle"
 
 
 def run(out: Path, suite: str, algos: str, **options: Any) -> list[Record]:
-    cells = plan(Request(suites=suite, algos=algos, **{**SMALL, **options}))
-    return run_cells(cells, Store.create(out), Silent(), None, ())
+    store = Store.create(out)
+    cells = plan(Request(suites=suite, algos=algos, **{**SMALL, **options}), store.specs())
+    return run_cells(cells, store, Silent(), None, ())
 
 
 def test_more_iterations_go_on_from_the_shorter_run(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
             vectorised.keep_memory()
             peak = PeakMemory()
             try:
-                outcome = _Run(cell, store, watch, deadline).record(peak)
+                outcome = _Life(cell, store, watch, deadline).record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
@@ -69,7 +69,9 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
         return outcome
 
 
-class _Run:
+class _Life:
+    """From where the cell stands in the store to its record."""
+
     def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
         self.spec = cell.spec
@@ -121,16 +123,9 @@ class _Run:
         return state
 
     def _checkpoint(self) -> tuple[Path, bytes] | None:
-        own = self.store.folder(self.cell.id) / "checkpoint.safetensors"
-        if own.exists():
-            return own, own.read_bytes()
-        shorter = [
-            spec
-            for spec in self.store.specs()
-            if spec.trajectory == self.spec.trajectory and spec.iterations < self.spec.iterations
-        ]
-        for spec in sorted(shorter, key=lambda spec: -spec.iterations):
-            path = self.store.folder(spec.id) / "checkpoint.safetensors"
+        """Its own, or that of the longest of the cells from which it can go on."""
+        for cell in (self.cell.id, *self.cell.goes_on_from):
+            path = self.store.folder(cell) / "checkpoint.safetensors"
             if path.exists():
                 return path, path.read_bytes()
         return None

@@ -228,8 +228,7 @@ def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], memory: int | None
             "store": str(store.root.absolute()),
             "mark": (store.root / MARK).read_text(),
             "spec": cell.spec.model_dump(mode="json"),
-            "label": cell.label,
-            "reason": cell.reason,
+            "about": {"label": cell.label, "reason": cell.reason, "goes_on_from": cell.goes_on_from},
             "plugins": [str(path.absolute()) for path in plugins],
             "data_dir": os.environ.get("BENCH_DATA_DIR"),
         },
@@ -254,7 +253,7 @@ def work(arguments: dict[str, Any], emit: Emit, stop: Any) -> bool:
         os.environ.setdefault("BENCH_DATA_DIR", arguments["data_dir"])
     catalogue = Catalogue(tuple(map(Path, arguments["plugins"])))
     spec = Spec.model_validate(arguments["spec"])
-    cell = planned(spec, catalogue, arguments["label"], arguments["reason"])
+    cell = planned(spec, catalogue, **arguments["about"])
     return run_cell(cell, Store.open(Path(arguments["store"])), _Telling(emit), _Told(stop), catalogue) is not None
 
 

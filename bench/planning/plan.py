@@ -48,11 +48,38 @@ class Cell:
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
     reason: str = field(default="", compare=False)  # why this engine
     tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
+    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # shorter cells of its trajectory, longest first
 
     @property
     def id(self) -> str:
         """The specification's hash."""
         return self.spec.id
+
+
+class Begun:
+    """The cells that a store has begun, as whoever plans others asks for them; each specification is read once."""
+
+    def __init__(self, specs: Iterable[Spec]) -> None:
+        """Of these specifications."""
+        self.ids: set[str] = set()
+        self._ends: dict[str, dict[str, int]] = {}  # trajectory -> id -> meta-iterations
+        self.add(specs)
+
+    def add(self, specs: Iterable[Spec]) -> None:
+        """More of them."""
+        for spec in specs:
+            if spec.id not in self.ids:
+                self.ids.add(spec.id)
+                self._ends.setdefault(spec.trajectory, {})[spec.id] = spec.iterations
+
+    def shorter(self, spec: Spec) -> tuple[str, ...]:
+        """The ids of cells from whose end a cell can go on, the longest first."""
+        ends = self._ends.get(spec.trajectory, {})
+        return tuple(sorted((key for key, end in ends.items() if end < spec.iterations), key=lambda key: -ends[key]))
+
+    def going_on(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells, each told from which others it can go on."""
+        return [replace(cell, goes_on_from=self.shorter(cell.spec)) for cell in cells]
 
 
 Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
@@ -66,22 +93,22 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
         known: the store's specifications; an engine left open is the one that a cell was started with.
         choice: of the engine of the others.
     """
-    planner, known = _Planner(request, Catalogue(request.plugins)), list(known)
+    planner, begun = _Planner(request, Catalogue(request.plugins)), Begun(known)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
     cells = [
         planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
     ]
     if request.engine == "auto":
-        cells = planner.with_engines(cells, known, choice)
+        cells = planner.with_engines(cells, begun, choice)
     first: dict[str, Cell] = {}
-    for cell in cells:
+    for cell in begun.going_on(cells):
         first.setdefault(cell.id, cell)
     return list(first.values())
 
 
-def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "") -> Cell:
-    """The cell of a specification, made again where it is to run.
+def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
+    """The cell of a specification, made again where it is to run; `others` are its other fields.
 
     Raises:
         BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
@@ -95,7 +122,7 @@ def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "")
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
                 f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
             )
-    return Cell(spec, suite, algorithm, label, reason)
+    return Cell(spec, suite, algorithm, **others)
 
 
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
@@ -196,7 +223,7 @@ class _Planner:
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
 
-    def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
+    def with_engines(self, cells: list[Cell], known: Begun, choice: Choice) -> list[Cell]:
         begun = [_open_engine(cell, known) for cell in cells]
         cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
         chosen = iter(choice(cases))
@@ -223,14 +250,13 @@ class _Planner:
         return self.hashes[key]
 
 
-def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
+def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
     """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
     if isinstance(cell.suite, Interactive):
         return "eager", "what is collected decides what is computed"
     spec = cell.spec
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
-    ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
-    for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):
+    for found in (*(s for s in either if s.id in known.ids), *(s for s in either if known.shorter(s))):
         return found.engine, "as the run in the store, which goes on"
     return ("eager", "nothing is trained") if not spec.iterations else None
 

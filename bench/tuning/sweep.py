@@ -34,7 +34,7 @@ from bench.core.errors import BenchError, StoreError, unknown
 from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
 from bench.places.execution import Execution
-from bench.planning.plan import Cell, Request, plan, suite_of
+from bench.planning.plan import Begun, Cell, Request, plan, suite_of
 from bench.storage.store import TUNING, Store, default_out, write
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
@@ -337,10 +337,10 @@ def tune(
                                         pruner=sweep.pruner, direction=sweep.direction, load_if_exists=True))
             for sweep in found
         ]  # fmt: skip
-        deadline = time.monotonic() + time_limit if time_limit else None
+        deadline, begun = time.monotonic() + time_limit if time_limit else None, Begun(store.specs())
         for first in range(0, settings.trials, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.trials))
-            if not _round(studies, numbers, store, watch, deadline, execution):
+            if not _round(studies, numbers, store, begun, watch, deadline, execution):
                 break
         return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
     except (StorageInternalError, SQLAlchemyError) as error:
@@ -365,6 +365,7 @@ def _round(
     studies: list[tuple[Sweep, Study]],
     numbers: range,
     store: Store,
+    begun: Begun,
     watch: Watch,
     deadline: float | None,
     execution: Execution,
@@ -389,7 +390,8 @@ def _round(
                 cells += [cell for cell in some if not told or store.record(cell.id) is None]
         left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
         plugins = studies[0][0].request.plugins
-        cells = list({cell.id: cell for cell in cells}.values())  # two trials may be alike
+        cells = begun.going_on({cell.id: cell for cell in cells}.values())  # two trials may be alike
+        begun.add(cell.spec for cell in cells)
         ended = run_cells(cells, store, watch, left, plugins, execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False

@@ -63,6 +63,52 @@ def run(cells: list[Cell], root: Path, time_limit: float | None = None, **where:
     return run_cells(cells, Store.create(root), watch, time_limit, (), Execution(**where)), watch
 
 
+THREE = Request(suites="sinusoid", algos="maml", seeds=(0, 1, 2), **SMALL)
+SPY = """if True:
+    import sys, os
+    def note(event, arguments):
+        if event == "open" and str(arguments[0]).endswith(("spec.json", "record.json")):
+            with open(os.environ["SPY"], "a") as file:
+                file.write(f"{arguments[0]}\\n")
+    sys.addaudithook(note)
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 2], ids=["here", "in processes"])
+def test_a_fresh_cell_reads_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None
+) -> None:
+    store, (spec, *_) = Store.create(tmp_path / "store"), [cell.spec for cell in plan(THREE)]
+    for seed in range(100, 140):  # which a fresh cell could go on from, but for their seed
+        other = spec.model_copy(update={"seed": seed})
+        store.write(other.id, "spec.json", other.model_dump_json().encode())
+    (tmp_path / "sitecustomize.py").write_text(SPY)
+    (tmp_path / "opened").touch()
+    monkeypatch.setenv("SPY", str(tmp_path / "opened"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    options = {**SMALL, "out": str(store.root), "workers": workers}
+    code = f"import bench; bench.run('sinusoid', 'maml', seeds=3, **{options})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    opened = [Path(line).parent.name for line in (tmp_path / "opened").read_text().splitlines()]
+    fresh = {cell.id for cell in plan(THREE)}
+    assert len({name for name in opened if name not in fresh}) == 40  # the planner has read each of them,
+    assert len([name for name in opened if name not in fresh]) == 40  # and nobody read one again
+    assert len(opened) - 40 <= 10 * len(fresh)
+
+
+def test_where_a_cell_can_go_on_from_is_told_to_its_process(tmp_path: Path) -> None:
+    more: Any = {**SMALL, "out": tmp_path / "store"}
+    for iterations in (10, 15):
+        bench.run("sinusoid", "maml", **more | {"iterations": iterations})
+    frame = bench.run("sinusoid", "maml", workers=1, **more)
+    [record] = [record for record in frame.store.records() if record.spec.iterations == 20]
+    log = (frame.store.folder(record.cell) / "log.txt").read_text()
+    assert record.pieces == 3
+    assert "going on from iteration 15" in log
+    [whole], _ = run(plan(THREE)[:1], tmp_path / "whole")
+    assert record.digest == whole.digest
+
+
 @pytest.mark.usefixtures("_light")
 def test_only_what_is_missing_is_sent(tmp_path: Path) -> None:
     cells = cells_of(6)
