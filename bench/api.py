@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
 from bench.cells.execute import run_cells
@@ -45,7 +46,8 @@ class Results(pd.DataFrame):
         catalogue = Catalogue(tuple(map(Path, plugins)))
         views, algorithm, meta = trained(self.store, record, catalogue)
         params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(shapes_of(meta), 1, seeds_.generator(0))))
-        module: nn.Module = views.training.module()
+        with torch.random.fork_rng(devices=[]):  # its first values, which are of no use, take no draws of the caller
+            module: nn.Module = views.training.module()
         module.load_state_dict(params, strict=False)
         return module
 

@@ -9,7 +9,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,10 +107,22 @@ def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> 
     return tuple(path.absolute() for path in paths)
 
 
-def _data_dir(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Sets BENCH_DATA_DIR, which the command and the processes that it starts read, until the command has ended."""
     if path:
-        os.environ["BENCH_DATA_DIR"] = str(path.absolute())
-    return path
+        ctx.with_resource(_variable("BENCH_DATA_DIR", str(path.absolute())))
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 plugin_option = click.option(
@@ -206,6 +219,7 @@ def run(
     from bench.cells.execute import run_cells
     from bench.cells.track import Tracker
     from bench.cells.watch import Watches
+    from bench.learning.engines.vectorised import keep_memory
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
     from bench.storage.store import Store, default_out
@@ -216,8 +230,9 @@ def run(
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
     if dry_run:
-        show.forecast(cells_of(asked, root, tuned, remembered), root)
+        show.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
         return
+    keep_memory()
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, measured)
     store = Store.create(root)
@@ -292,6 +307,7 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
+    from bench.learning.engines.vectorised import keep_memory
     from bench.planning.plan import Request
     from bench.storage.store import default_out
     from bench.terminal import show
@@ -303,6 +319,7 @@ def tune(
     options["threads"] = options["threads"] or execution.threads
     found = sweeps(Request(suites=suites, **options), settings)
     show.sweeps(found)
+    keep_memory()
     try:
         with show.Progress() as progress:
             done = sweep(found, root, progress, time_limit, execution)

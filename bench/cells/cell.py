@@ -12,21 +12,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
-from bench.learning.engines import vectorised
+from bench.core.threads import threads
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.planning.plan import Cell
 from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 
-SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
+SAVE_EVERY = 30.0  # seconds between checkpoints, unless BENCH_SAVE_EVERY says otherwise
 log = logging.getLogger("bench")
 
 
@@ -51,10 +49,8 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
         return None
     with store.hold(cell.id):
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
-        with _logging_to(store, cell):
+        with _logging_to(store, cell), threads(cell.spec.threads):
             log.info("engine %s: %s", cell.spec.engine, cell.reason)
-            _fix_threads(cell.spec.threads)
-            vectorised.keep_memory()
             peak = PeakMemory()
             try:
                 outcome = _Life(cell, store, watch, deadline).record(peak)
@@ -133,13 +129,13 @@ class _Life:
     def _train(self, state: Training) -> bool:
         """Whether training reached its end before the deadline."""
         if state.iteration < self.spec.iterations:
-            saved = time.monotonic()
+            saved, pause = time.monotonic(), float(os.environ.get("BENCH_SAVE_EVERY", SAVE_EVERY))
             try:
                 for _ in _between_interrupts(self.protocol.advance(state)):
                     self.watch.trains(self.cell, state)
                     if self.deadline.passed():
                         break
-                    if time.monotonic() - saved > SAVE_EVERY:
+                    if time.monotonic() - saved > pause:
                         self._save(state)
                         saved = time.monotonic()
             except KeyboardInterrupt:
@@ -181,11 +177,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _fix_threads(count: int) -> None:
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
-
-
 def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
     handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -195,10 +186,12 @@ def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler) -> Iterator[None]:
     """What is logged meanwhile goes to the handler, which is closed after."""
+    level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
         handler.close()

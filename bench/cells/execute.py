@@ -21,6 +21,7 @@ from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
+from bench.learning.engines.vectorised import keep_memory
 from bench.learning.training import Training
 from bench.places.execution import Execution, Place
 from bench.places.jobs import Emit, Ending, Event, Job, Messages
@@ -248,12 +249,13 @@ def _pass_on(watch: Watch, cell: Cell, event: Event) -> None:
 
 
 def work(arguments: dict[str, Any], emit: Emit, stop: Any) -> bool:
-    """Runs a cell, in its job's process; whether it has a record now."""
+    """Runs a cell, in its job's process, which it changes and which ends with it; whether it has a record now."""
     if arguments["data_dir"]:
         os.environ.setdefault("BENCH_DATA_DIR", arguments["data_dir"])
     catalogue = Catalogue(tuple(map(Path, arguments["plugins"])))
     spec = Spec.model_validate(arguments["spec"])
     cell = planned(spec, catalogue, **arguments["about"])
+    keep_memory()
     return run_cell(cell, Store.open(Path(arguments["store"])), _Telling(emit), _Told(stop), catalogue) is not None
 
 

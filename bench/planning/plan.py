@@ -82,7 +82,7 @@ class Begun:
         return [replace(cell, goes_on_from=self.shorter(cell.spec)) for cell in cells]
 
 
-Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
+Choice = Callable[[list[choose.OpenEngine]], list[tuple[EngineName, str]]]
 
 
 def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
@@ -233,9 +233,9 @@ class _Planner:
             for cell, (engine, reason) in zip(cells, engines, strict=True)
         ]
 
-    def _case(self, cell: Cell) -> choose.Case:
+    def _case(self, cell: Cell) -> choose.OpenEngine:
         suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
-        return choose.Case(cell.spec, suite, cell.algorithm)
+        return choose.OpenEngine(cell.spec, suite, cell.algorithm)
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)

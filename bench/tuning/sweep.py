@@ -323,13 +323,13 @@ def tune(
     Store.create(root)
     store = Store.create(root / TUNING)
     settings = found[0].settings
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     lock = FileLock(store.root / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
-    storage = None
+    storage, verbosity = None, optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = _storage(settings.storage, store.root)
         studies = [
@@ -349,6 +349,7 @@ def tune(
         if isinstance(storage, optuna.storages.RDBStorage):
             storage.remove_session()
             storage.engine.dispose()
+        optuna.logging.set_verbosity(verbosity)
         lock.release()
 
 
