@@ -449,7 +449,7 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), help="The score against inner steps.")
-@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where navigation2d's policies walk.")
+@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where policies walk in the plane.")
 @click.option(
     "--video", type=click.Path(path_type=Path, dir_okay=False), metavar="MP4",
     help="Film a robot before and after adapting.",
@@ -457,7 +457,10 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
 @click.option("--suite", help="Which suite, if the run directory holds several.")
 @click.option("--algo", help="Whose paths or film, if the run directory holds several.")
 @click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
-def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures: Path | None) -> None:
+@plugin_option
+def draw(
+    store: Path, suite: str | None, algo: str | None, task: int, plugins: tuple[Path, ...], **pictures: Path | None
+) -> None:
     """Draw what a run directory holds.
 
     Adaptation curves, or the paths or a film of what policies do before and after each inner step.
@@ -469,11 +472,11 @@ def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures
     if curves := pictures["curves"]:
         show.draw_curves(store, suite, curves)
     if paths := pictures["paths"]:
-        show.draw_paths(store, suite, algo, paths)
+        show.draw_paths(store, suite, algo, paths, plugins)
     if video := pictures["video"]:
         from bench.reporting.filming import film
 
-        click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
+        click.echo(f"{film(store, algo, suite, task, video, plugins)} drawn to {video}")
 
 
 @main.command()

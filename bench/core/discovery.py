@@ -71,6 +71,10 @@ class Catalogue:
         module = module_of(source) if source in self.plugins else _built_in_module(kind, source)
         return _only(module, kind, name)
 
+    def having(self, method: str) -> list[str]:
+        """The suites that have an optional method, such as one by which something else is drawn."""
+        return [name for name in self.names("suite") if hasattr(self.load("suite", name), method)]
+
     def _sources(self, kind: Kind) -> dict[str, list[Path | EntryPoint]]:
         """Name -> all that lay claim to it: files and entry points."""
         found: dict[str, list[Path | EntryPoint]] = {path.stem: [path] for path in _built_in(kind)}

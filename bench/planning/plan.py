@@ -143,10 +143,9 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
     if not method:
         return suite
     if not hasattr(suite, method):
-        able = [name for name in catalogue.names("suite") if hasattr(catalogue.load("suite", name), method)]
         raise BenchError(
             f"{algorithm} needs a suite with {method}(), which this one does not have. "
-            f"Suites that have it: {', '.join(able) or 'none'}."
+            f"Suites that have it: {', '.join(catalogue.having(method)) or 'none'}."
         )
     seen: Suite = getattr(suite, method)()
     return seen

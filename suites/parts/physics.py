@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from bench.core.errors import BenchError, MissingExtraError
 
 Floats = NDArray[np.float64]
-PATIENCE = 120.0  # seconds that one step of all simulations may take, unless BENCH_WATCHDOG says otherwise
+WATCHDOG = 120.0  # seconds that one step of all simulations may take, unless BENCH_WATCHDOG says otherwise
 SPELLS = 100  # of waiting, which make them up
 
 
@@ -137,7 +137,7 @@ class Simulations:
     def _watched(self, work: Callable[[], Reading]) -> Reading:
         done: Future[Reading] = Future()
         self.engine.calls.put((done, work))
-        patience = float(os.environ.get("BENCH_WATCHDOG", PATIENCE))
+        patience = float(os.environ.get("BENCH_WATCHDOG", WATCHDOG))
         for _ in range(SPELLS):  # each is waited for while this process runs: one that was stopped meanwhile is no hang
             with contextlib.suppress(TimeoutError):
                 return done.result(patience / SPELLS)
