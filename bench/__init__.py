@@ -15,6 +15,9 @@ find_ours_first()
 def __getattr__(name: str) -> Any:
     # Not imported before it is used: `bench --help` must not wait for torch and pandas.
     if name in __all__:
+        from bench.core.torch_version import check_torch
+
+        check_torch()
         from bench import api
         from bench.reporting import costing
 

@@ -34,6 +34,9 @@ class Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
         try:
+            from bench.core.torch_version import check_torch
+
+            check_torch()
             return super().invoke(ctx)
         except BenchError as error:
             message, code = str(error), error.exit_code
