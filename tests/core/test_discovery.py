@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from pydantic import Field
 from bench.core.beside import ROOT
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, build, parse, source_hash
 from bench.core.errors import BenchError
+from bench.core.types import Learner, Suite, Supervised
 
 ALGORITHM = '''"""Mine: a test."""
 from dataclasses import dataclass
@@ -151,6 +153,19 @@ def test_a_suite_is_told_all_that_it_does_not_define(tmp_path: Path) -> None:
     listed = "floor, look_up, losses, metrics, module, predict, presets, protocol, report_steps, score:"
     assert f"does not define {listed}" in found
     assert "sheet" not in found
+
+
+def test_what_must_be_defined_is_abstract() -> None:
+    assert Learner.__abstractmethods__ == {"step"}
+    assert {"floor", "module", "sample", "predict", "score"} <= Suite.__abstractmethods__
+    assert {"collect", "sheet"}.isdisjoint(Supervised.__abstractmethods__)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Lazy(Learner):
+        rate: float = 0.1
+
+    with pytest.raises(TypeError, match="step"):
+        Lazy(steps=1, outer_lr=0.1, meta_batch=1)  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize("name", ["bad-name.py", "mine.txt", "missing.py"])
