@@ -52,8 +52,9 @@ class Catalogue:
     plugins: tuple[Path, ...] = ()
 
     def names(self, kind: Kind) -> dict[str, str]:
-        """Name -> first line of its docstring, without importing torch."""
-        return {name: _first_line(sources[0]) for name, sources in sorted(self._sources(kind).items())}
+        """Name -> first line of its docstring, without importing torch; files that can't be a choice are left out."""
+        firsts = {name: sources[0] for name, sources in sorted(self._sources(kind).items())}
+        return {name: _first_line(source) for name, source in firsts.items() if _may_be_one(source)}
 
     def load(self, kind: Kind, name: str) -> type[Any]:
         """The class of a name; an error where it is unknown or ambiguous, does not import or breaks the protocol."""
@@ -62,14 +63,17 @@ class Catalogue:
             elsewhere = [other for other in FOLDERS if other != kind and name in self._sources(other)]
             advice = f"Its kind is {elsewhere[0]}. " if elsewhere else ""
             advice += "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
-            raise unknown(kind, name, sources, advice)
+            raise unknown(kind, name, self.names(kind), advice)
         source, *rivals = sources[name]
         if rivals:
             raise BenchError(f"the {kind} name {name!r} is that of {source} and of {rivals[0]}: rename one of them.")
         if isinstance(source, EntryPoint):
             return _entry(source, kind)
-        module = module_of(source) if source in self.plugins else _built_in_module(kind, source)
-        return _only(module, kind, name)
+        if source in self.plugins:
+            return _only(module_of(source), kind, name)
+        if not _may_be_one(source):
+            raise _not_one(source, kind, [node.name for node in _classes(source) or ()])
+        return _only(_built_in_module(kind, source), kind, name)
 
     def having(self, method: str) -> list[str]:
         """The suites that have an optional method, such as one by which something else is drawn."""
@@ -236,7 +240,8 @@ def _imported(source: Source) -> set[Source]:
 def _imports(content: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
     """The imports of a file: how many folders up, of which module, which names; whole modules without names."""
     found: list[tuple[int, str, tuple[str, ...]]] = []
-    for node in ast.walk(ast.parse(content)):
+    tree = _parsed(content)
+    for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import):
             found += [(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -288,12 +293,30 @@ def _kind(kind: Any) -> str:
 
 @cache
 def _built_in(kind: Kind) -> tuple[Path, ...]:
-    paths = tuple(path for path in sorted((ROOT / FOLDERS[kind]).glob("*.py")) if not path.stem.startswith("_"))
-    for path in paths:
-        classes = [node for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef)]
-        if not any(node.bases and not node.name.startswith("_") for node in classes):
-            raise _not_one(path, kind, [node.name for node in classes])
-    return paths
+    folder = ROOT / FOLDERS[kind]
+    return tuple(path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_"))
+
+
+def _may_be_one(source: Path | EntryPoint) -> bool:
+    """Whether a file has a class that could be a suite or an algorithm, as far as can be read without running it."""
+    if isinstance(source, EntryPoint):
+        return True
+    classes = _classes(source)
+    return classes is None or any(node.bases and not node.name.startswith("_") for node in classes)
+
+
+def _classes(path: Path) -> list[ast.ClassDef] | None:
+    tree = _parsed(path.read_bytes())
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)] if tree else None
+
+
+@cache
+def _parsed(content: bytes) -> ast.Module | None:
+    """What a file says; None if it is no Python, which whoever asks for the file is told."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError):
+        return None
 
 
 def _built_in_module(kind: Kind, path: Path) -> ModuleType:
@@ -316,7 +339,8 @@ def _installed(kind: Kind) -> tuple[EntryPoint, ...]:
 def _first_line(source: Path | EntryPoint) -> str:
     if isinstance(source, EntryPoint):
         return f"from {source.dist.name if source.dist else source.value}"
-    doc = ast.get_docstring(ast.parse(source.read_bytes()))
+    tree = _parsed(source.read_bytes())
+    doc = ast.get_docstring(tree) if tree else None
     return doc.partition("\n")[0] if doc else ""
 
 

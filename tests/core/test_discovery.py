@@ -284,6 +284,19 @@ def test_a_file_that_is_not_one_choice_is_named_with_its_classes(house: Path, co
     assert f"goes into {house / 'suites' / 'parts'}" in last
 
 
+@pytest.mark.parametrize("content", ["class Helper: pass", "x = 1", "class _Shared(Suite): pass"])
+def test_a_file_that_is_no_choice_spoils_no_other(house: Path, content: str) -> None:
+    (house / "suites" / "helper.py").write_text(content)
+    (house / "algorithms" / "broken.py").write_text("class Broken(")
+    code = "from bench.core.discovery import Catalogue as C; print(*C().names('suite'), *C().names('algorithm'))"
+    found = python(f"{code}; C().load('suite', 'sinusoid')", house, house).split()
+    assert found == [*Catalogue().names("suite"), *sorted([*Catalogue().names("algorithm"), "broken"])]
+    last = python(
+        "from bench.core.discovery import Catalogue as C; C().load('algorithm', 'broken')", house, house, ok=False
+    )
+    assert f"{house / 'algorithms' / 'broken.py'} does not import: SyntaxError" in last
+
+
 def test_one_of_our_files_that_does_not_import_is_named(house: Path) -> None:
     (house / "algorithms" / "mine.py").write_text("import no_such_module\n" + ALGORITHM)
     code = "from bench.core.discovery import Catalogue as C; C().load('algorithm', 'mine')"
