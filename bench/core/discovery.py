@@ -13,6 +13,7 @@ import importlib
 import inspect
 import math
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -75,9 +76,17 @@ class Catalogue:
             raise _not_one(source, kind, [node.name for node in _classes(source) or ()])
         return _only(_built_in_module(kind, source), kind, name)
 
+    def classes(self, kind: Kind) -> dict[str, type[Any]]:
+        """All that can be loaded here, by name; what is broken or lacks an extra is left out."""
+        found = {}
+        for name in self.names(kind):
+            with suppress(BenchError):
+                found[name] = self.load(kind, name)
+        return found
+
     def having(self, method: str) -> list[str]:
         """The suites that have an optional method, such as one by which something else is drawn."""
-        return [name for name in self.names("suite") if hasattr(self.load("suite", name), method)]
+        return [name for name, cls in self.classes("suite").items() if hasattr(cls, method)]
 
     def _sources(self, kind: Kind) -> dict[str, list[Path | EntryPoint]]:
         """Name -> all that lay claim to it: files and entry points."""

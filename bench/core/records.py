@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-FORMAT = 1  # of the store; a newer one is refused, never guessed at
+FORMAT = 2  # of the store; a newer one is refused, never guessed at
 
 Selection = Literal["last", "best"]
 EngineName = Literal["eager", "compiled", "learn2learn"]
@@ -35,6 +35,7 @@ class Spec(BaseModel):
     norm: str
     manifests: dict[str, str]  # "<setting>/<split>" -> SHA-256
     algorithm: Component
+    outer: str  # the optimiser or rule of the outer loop, with its schedule; "" where nothing is trained
     seed: int
     iterations: int
     validate_every: int
@@ -59,7 +60,10 @@ class Spec(BaseModel):
 
     @property
     def trajectory(self) -> str:
-        """Likewise of all but the number of iterations: equal for cells of which one goes on from the other."""
+        """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
+
+        Not of runs whose rate falls until their own end, since `outer` says where that is.
+        """
         return self._hash({"iterations"})
 
     @property
@@ -77,8 +81,6 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
-        if self.chunk_tasks is None:  # as before there was such a field
-            content.pop("chunk_tasks", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 

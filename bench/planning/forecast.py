@@ -54,7 +54,7 @@ def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> It
 
 
 def _kind(spec: Spec) -> str:
-    return spec.model_copy(update={"seed": 0, "iterations": 0, "selection": "last"}).id
+    return spec.model_copy(update={"seed": 0, "iterations": 0, "outer": "", "selection": "last"}).id
 
 
 def _tried(cell: Cell, catalogue: Catalogue) -> Pace:

@@ -1,20 +1,22 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
+import contextlib
 import platform
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec, Tuning
-from bench.core.types import Interactive, Learner, Split, Suite
+from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
+from bench.learning.outer.trpo import outer_of
 from bench.places.execution import cores
 from bench.planning import engines as choose
 
@@ -138,6 +140,48 @@ def algorithm_of(catalogue: Catalogue, named: Named, suite: Suite) -> Learner:
     return algorithm
 
 
+def check_kind(catalogue: Catalogue, named_suite: Named, suite: Suite, named: Named) -> None:
+    """Refuses an algorithm that is not made for a suite's kind of task, and says who can meet whom.
+
+    Raises:
+        BenchError: `Learner.suits` lacks `Suite.kind`.
+    """
+    algorithm: type[Learner] = catalogue.load("algorithm", named.name)
+    suits = algorithm.suits
+    if suits.issuperset(get_args(Kind)) or (kind := _kind(suite)) in suits:
+        return
+    suites = [
+        name
+        for name, cls in catalogue.classes("suite").items()
+        if _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
+    ]
+    algorithms = [
+        name for name, cls in catalogue.classes("algorithm").items() if kind in cls.suits and _shows(type(suite), cls)
+    ]
+    raise BenchError(
+        f"{named.name} is for {' and '.join(sorted(suits)) or 'no kind of task'}, and {named_suite.name} is "
+        f"{kind}. Suites that {named.name} can meet: {', '.join(suites) or 'none'}. "
+        f"Algorithms that can meet {named_suite.name}: {', '.join(algorithms) or 'none'}."
+    )
+
+
+def _kind(suite: Suite) -> Kind:
+    """As the class declares it, else as its data show, without the real ones."""
+    return suite.kind if isinstance(type(suite).kind, str) else suite.stand_in().kind
+
+
+def _shows(suite: type[Suite], algorithm: type[Learner]) -> bool:
+    """Whether a suite has the views that an algorithm wants."""
+    return all(hasattr(suite, method) for method in (algorithm.train_view, algorithm.test_view) if method)
+
+
+def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
+    """A suite's kind where nothing is given; None where that can't be known here, such as without an extra."""
+    with contextlib.suppress(Exception):
+        return _kind(build(cls, name, {}))
+    return None
+
+
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
     """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
     if not method:
@@ -185,13 +229,15 @@ class _Planner:
     def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
         request = self.request
         suite = suite_of(self.catalogue, named_suite)
+        check_kind(self.catalogue, named_suite, suite, named)
         algorithm = algorithm_of(self.catalogue, named, suite)
         if request.preset not in suite.presets:
             raise unknown("preset", request.preset, suite.presets)
         budget = suite.presets[request.preset]
-        view(suite, algorithm.train_view, named.name, self.catalogue)
+        trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
+        iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
             suite=Component(
                 name=named_suite.name,
@@ -208,8 +254,9 @@ class _Planner:
                 parameters=parameters(algorithm),
                 source=source_hash(type(algorithm)),
             ),
+            outer=repr(outer_of(trained, algorithm, iterations)) if algorithm.trains else "",
             seed=seed,
-            iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
+            iterations=iterations,
             validate_every=request.validate_every or suite.validate_every,
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,

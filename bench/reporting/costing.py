@@ -36,7 +36,7 @@ from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
 from bench.planning.engines import timed
-from bench.planning.plan import algorithm_of, check_device, suite_of, view
+from bench.planning.plan import algorithm_of, check_device, check_kind, suite_of, view
 
 ROUNDS = (3, 15)  # fewest and most timings of a variant ...
 LONG_ENOUGH = 10.0  # ... and the seconds after which the fewest will do
@@ -108,6 +108,8 @@ def cost(
     with so_many_threads(threads):
         for named in parse(suite):
             asked = suite_of(catalogue, named)
+            for one in parse(text):
+                check_kind(catalogue, named, asked, one)
             for count, size in itertools.product(steps, tasks):
                 watch(f"{named}: {count} inner steps, {size} tasks")
                 variants = [

@@ -291,10 +291,21 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
+            _check_rungs(sweep)
             if settings.sampler == "grid":
                 sweep.grid  # noqa: B018  # a grid that is too small shows now
             found.append(sweep)
     return list({sweep.name: sweep for sweep in found}.values())
+
+
+def _check_rungs(sweep: Sweep) -> None:
+    """Refuses to prune where a trial that is cut short is another run than the beginning of the whole."""
+    algorithm = sweep.cell.algorithm
+    if algorithm.trains and len({repr(algorithm.outer.over(iterations)) for iterations in sweep.rungs}) > 1:
+        raise BenchError(
+            f"the outer rate of {sweep.named[1].name} falls until a run's end, so that a pruned trial would be another "
+            f"run than the whole one's beginning. Give --pruner none, or declare when it has fallen: until=..."
+        )
 
 
 def tune(

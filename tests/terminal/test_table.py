@@ -21,6 +21,7 @@ def spec(**changes: Any) -> Spec:
         "suite_version": 1,
         "norm": "none",
         "manifests": {"K=5/test": "", "K=5/validation": ""},
+        "outer": "Adam(rate=0.001)",
         "seed": 0,
         "iterations": 1_500,
         "validate_every": 100,
