@@ -6,17 +6,16 @@ Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input;
 
 import errno
 import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
 
 if TYPE_CHECKING:
@@ -113,19 +112,7 @@ def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> 
 def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Sets BENCH_DATA_DIR, which the command and the processes that it starts read, until the command has ended."""
     if path:
-        ctx.with_resource(_variable("BENCH_DATA_DIR", str(path.absolute())))
-
-
-@contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        ctx.with_resource(variable("BENCH_DATA_DIR", str(path.absolute())))
 
 
 plugin_option = click.option(

@@ -16,9 +16,11 @@ from click.testing import CliRunner
 from bench.api import load, run
 from bench.cells.watch import Silent
 from bench.cli import main
+from bench.core.errors import BenchError
 from bench.planning.forecast import predict
 from bench.planning.plan import Request, plan
 from bench.reporting.costing import cost
+from bench.reporting.filming import film
 from bench.tuning.sweep import Settings, sweeps, tune
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 3}
@@ -43,6 +45,11 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def refused_film(out: Path) -> None:
+    with pytest.raises(BenchError, match="cannot be filmed"):
+        film(out, None, None, 0, out / "film.mp4")
+
+
 CALLS: dict[str, Callable[[Path], object]] = {
     "run": lambda out: run("sinusoid", "maml", out=out, threads=1, engine="eager", **SMALL),
     "run, engine open": lambda out: run("sinusoid", "maml", out=out, threads=1, **SMALL),
@@ -51,6 +58,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "load and model": lambda out: load(out).model(load(out)["cell"][0]),
     "forecast": lambda out: list(predict(plan(ASKED), out / "none")),
     "tune": lambda out: tune(sweeps(ASKED, Settings(trials=1)), out / "tuned", Silent()),
+    "film": refused_film,
     "the command": lambda out: CliRunner().invoke(main, ["data", "fetch", "sinusoid", "--data-dir", str(out)]),
 }
 
@@ -59,6 +67,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 def test_a_call_leaves_the_process_as_it_was(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.reporting.costing.LONG_ENOUGH", 0.0)
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))  # nothing is known of engines
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
     CALLS["run"](tmp_path)  # what others load lazily is loaded
     torch.set_num_threads(2)
     try:

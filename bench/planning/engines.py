@@ -38,7 +38,7 @@ from bench.learning.engines.vectorised import meta_gradient
 from bench.places.jobs import Emit, Ending, Job, Local, Messages
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
-ROUNDS = 6  # in which both are timed, after one to warm up and to compile
+TIMINGS = 6  # in which both are timed, after one to warm up and to compile
 log = logging.getLogger("bench")
 Paces = dict[str, float]  # seconds of one eager meta-iteration, of work that was timed
 
@@ -170,7 +170,7 @@ def _pace(case: OpenEngine, paces: Paces) -> float:
 def _compare(case: OpenEngine) -> Timing:
     with threads(case.spec.threads):
         engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
-        batches = islice(inputs(case), 1 + ROUNDS)
+        batches = islice(inputs(case), 1 + TIMINGS)
         # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
         rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
     eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))

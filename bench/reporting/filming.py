@@ -9,6 +9,7 @@ import torch
 from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
+from bench.core.environment import variable
 from bench.core.errors import BenchError
 from bench.core.trees import named_leaves, shapes_of, tree_map
 from bench.core.types import Interactive
@@ -24,8 +25,13 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path,
     Raises:
         BenchError: there is no such cell, or its suite cannot be filmed.
     """
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # no screen needed; mujoco reads it when it is first imported
+    if sys.platform != "linux":
+        return _film(root, algo, suite, task, path, plugins)
+    with variable("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl")):  # no screen needed; mujoco reads it at its import
+        return _film(root, algo, suite, task, path, plugins)
+
+
+def _film(root: Path, algo: str | None, suite: str | None, task: int, path: Path, plugins: tuple[Path, ...]) -> str:
     store = Store.open(root)
     record = finished(store, suite, algo)
     catalogue = Catalogue(plugins)
