@@ -276,6 +276,7 @@ def _has_default(field: Any) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
+@cache
 def _adapter(cls: type[Any]) -> Any:
     from pydantic import TypeAdapter
 
