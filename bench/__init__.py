@@ -2,16 +2,22 @@
 
 from typing import TYPE_CHECKING, Any
 
+from bench.core.beside import find_ours_first
+
 if TYPE_CHECKING:
     from bench.api import load, run
     from bench.reporting.costing import cost
 
 __all__ = ["cost", "load", "run"]
+find_ours_first()
 
 
 def __getattr__(name: str) -> Any:
     # Not imported before it is used: `bench --help` must not wait for torch and pandas.
     if name in __all__:
+        from bench.core.torch_version import check_torch
+
+        check_torch()
         from bench import api
         from bench.reporting import costing
 

@@ -1,30 +1,27 @@
 """`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
 
-import logging
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
-from bench.cells.cell import Deadline, Watch, run_cell
-from bench.cells.execute import RETRIES, default_threads, place, run_elsewhere
+from bench.cells.execute import run_cells
 from bench.cells.restore import trained
+from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.trees import shapes_of
-from bench.learning.training import Training
+from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
-from bench.storage.store import MARK, Store
+from bench.storage.store import MARK, Store, default_out
 from bench.tuning.tuned import tuned as with_chosen_values
 from reports.frame import tidy
-
-log = logging.getLogger("bench")
 
 
 class Results(pd.DataFrame):
@@ -49,7 +46,8 @@ class Results(pd.DataFrame):
         catalogue = Catalogue(tuple(map(Path, plugins)))
         views, algorithm, meta = trained(self.store, record, catalogue)
         params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(shapes_of(meta), 1, seeds_.generator(0))))
-        module: nn.Module = views.training.module()
+        with torch.random.fork_rng(devices=[]):  # its first values, which are of no use, take no draws of the caller
+            module: nn.Module = views.training.module()
         module.load_state_dict(params, strict=False)
         return module
 
@@ -88,7 +86,8 @@ def run(
     Raises:
         BenchError: as the command, which prints its message.
     """
-    options.setdefault("threads", default_threads(workers, bool(dask or dask_spec)))
+    execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
+    options.setdefault("threads", execution.threads)
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
@@ -100,8 +99,7 @@ def run(
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins, **elsewhere)
+    records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
 
 
@@ -119,76 +117,9 @@ def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measure
     return with_chosen_values(request, root, known, choice)
 
 
-def run_cells(
-    cells: list[Cell],
-    store: Store,
-    watch: Watch,
-    time_limit: float | None,
-    plugins: tuple[Path, ...],
-    *,
-    workers: int | None = None,
-    dask: str | None = None,
-    dask_spec: Path | None = None,
-    retries: int = RETRIES,
-) -> list[Record]:
-    """The records of the cells that ended before the time limit, run here or where the last arguments say."""
-    where = place(workers, dask, dask_spec, store)
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
-        try:
-            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
-        except BenchError:
-            raise
-        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
-            log.debug("the check of %s failed: %s", cell.label, error)
-    deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
-    if where:
-        return with_tuning(cells, run_elsewhere(cells, store, watch, deadline, plugins, where, retries), store)
-    found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
-    return with_tuning(cells, [record for record in found if record], store)
-
-
-def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
-    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
-    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
-    found = []
-    for record in records:
-        tuning = tunings.get(record.cell, record.tuning)
-        if tuning != record.tuning:
-            record = record.model_copy(update={"tuning": tuning})
-            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
-        found.append(record)
-    return found
-
-
 def results(store: Store, records: list[Record]) -> Results:
     """The records' scores as one tidy DataFrame."""
     done = [record for record in records if record.outcome == "finished"]
     frame = Results(tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done))
     frame.store = store
     return frame
-
-
-def default_out(suites: str) -> Path:
-    """runs/<suites>, without brackets and commas."""
-    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
-    return Path("runs") / name.strip("-")
-
-
-class Silent:
-    """A Watch that says nothing but what went wrong."""
-
-    def starts(self, cell: Cell, done: int) -> None:
-        """Nothing."""
-
-    def trains(self, cell: Cell, state: Training) -> None:
-        """Nothing."""
-
-    def scores(self, cell: Cell) -> None:
-        """Nothing."""
-
-    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
-        """Nothing."""
-
-    def loses(self, cell: Cell, message: str, again: bool) -> None:
-        """Warns, since nothing that is returned tells of it."""
-        log.warning("%s was lost: %s", cell.label, message)

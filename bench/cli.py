@@ -6,19 +6,21 @@ Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input;
 
 import errno
 import logging
-import os
 import re
 import sys
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
 
 if TYPE_CHECKING:
     from bench.core.data import Dataset
+    from bench.places.execution import Execution
 
 
 MOST_SEEDS, LAST_SEED = 1_000, 2**32 - 1
@@ -31,6 +33,9 @@ class Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
         try:
+            from bench.core.torch_version import check_torch
+
+            check_torch()
             return super().invoke(ctx)
         except BenchError as error:
             message, code = str(error), error.exit_code
@@ -104,10 +109,10 @@ def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> 
     return tuple(path.absolute() for path in paths)
 
 
-def _data_dir(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Sets BENCH_DATA_DIR, which the command and the processes that it starts read, until the command has ended."""
     if path:
-        os.environ["BENCH_DATA_DIR"] = str(path.absolute())
-    return path
+        ctx.with_resource(variable("BENCH_DATA_DIR", str(path.absolute())))
 
 
 plugin_option = click.option(
@@ -121,7 +126,14 @@ data_option = click.option(
 
 
 def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say where cells run."""
+    """The options that say where cells run, given to the command as one `execution`."""
+    from bench.places.execution import RETRIES, Execution
+
+    @wraps(command)
+    def taking(workers: int | None, dask: str | None, dask_spec: Path | None, retries: int, **options: Any) -> Any:
+        execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
+        return command(execution=execution, **options)
+
     for option in reversed((
         click.option(
             "--workers", callback=_count(4096), metavar="N",
@@ -133,12 +145,12 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Run cells on the Dask cluster that a YAML file describes: module, class, kwargs.",
         ),
         click.option(
-            "--retries", type=click.IntRange(0, 100), default=2, show_default=True,
+            "--retries", type=click.IntRange(0, 100), default=RETRIES, show_default=True,
             help="How often a cell is sent again that was lost by a crash or a broken connection.",
         ),
     )):  # fmt: skip
-        command = option(command)
-    return command
+        taking = option(taking)
+    return taking
 
 
 @main.command()
@@ -184,10 +196,7 @@ def run(
     tuned: bool,
     dry_run: bool,
     plugins: tuple[Path, ...],
-    workers: int | None,
-    dask: str | None,
-    dask_spec: Path | None,
-    retries: int,
+    execution: "Execution",
     trackers: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -195,37 +204,39 @@ def run(
 
     Finished cells are not run again; an interrupted one goes on from its checkpoint.
     """
-    from bench.api import cells_of, default_out, results, run_cells
+    from bench.api import cells_of, results
     from bench.cells.cell import logging_to
-    from bench.cells.execute import default_threads
-    from bench.cells.track import Tracker, Watches
+    from bench.cells.execute import run_cells
+    from bench.cells.track import Tracker
+    from bench.cells.watch import Watches
+    from bench.learning.engines.vectorised import keep_memory
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
-    from bench.storage.store import Store
+    from bench.storage.store import Store, default_out
     from bench.terminal import tables
     from bench.terminal.progress import Progress
     from reports.views import comparisons
 
-    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
+    options["threads"] = options["threads"] or execution.threads
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
     if dry_run:
-        tables.forecast(cells_of(asked, root, tuned, remembered), root)
+        tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
         return
+    keep_memory()
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, measured)
     store = Store.create(root)
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
     try:
         with Progress() as progress:
             watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
-            records = run_cells(cells, store, watch, time_limit, plugins, **elsewhere)
+            records = run_cells(cells, store, watch, time_limit, plugins, execution)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for view in comparisons(results(store, records), records):
         tables.comparison(view)
     for label, message in progress.lost.items():
-        click.echo(f"not done, after {retries} retries: {label}: {message}")
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if len(records) + len(progress.lost) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
@@ -279,10 +290,7 @@ def tune(
     storage: str | None,
     time_limit: float | None,
     out: Path | None,
-    workers: int | None,
-    dask: str | None,
-    dask_spec: Path | None,
-    retries: int,
+    execution: "Execution",
     **options: Any,
 ) -> None:
     """Choose hyperparameters on validation tasks, with equal budgets.
@@ -290,9 +298,9 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
-    from bench.api import default_out
-    from bench.cells.execute import default_threads
+    from bench.learning.engines.vectorised import keep_memory
     from bench.planning.plan import Request
+    from bench.storage.store import default_out
     from bench.terminal import tables
     from bench.terminal.progress import Progress
     from bench.tuning.sweep import Settings, sweeps
@@ -300,19 +308,19 @@ def tune(
 
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
-    options["threads"] = options["threads"] or default_threads(workers, bool(dask or dask_spec))
-    elsewhere: dict[str, Any] = {"workers": workers, "dask": dask, "dask_spec": dask_spec, "retries": retries}
+    options["threads"] = options["threads"] or execution.threads
     found = sweeps(Request(suites=suites, **options), settings)
     tables.sweeps(found)
+    keep_memory()
     try:
         with Progress() as progress:
-            done = sweep(found, root, progress, time_limit, **elsewhere)
+            done = sweep(found, root, progress, time_limit, execution)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():
-        click.echo(f"not done, after {retries} retries: {label}: {message}")
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
@@ -357,9 +365,8 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
 
     Images that are not at hand are replaced by random ones: their content does not change the time.
     """
-    from bench.api import default_out
     from bench.reporting.costing import cost as measure
-    from bench.storage.store import MARK
+    from bench.storage.store import MARK, default_out
     from bench.terminal import tables
 
     default = default_out(suite)
@@ -434,7 +441,7 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
 @main.command()
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--curves", type=click.Path(path_type=Path, dir_okay=False), help="The score against inner steps.")
-@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where navigation2d's policies walk.")
+@click.option("--paths", type=click.Path(path_type=Path, dir_okay=False), help="Where policies walk in the plane.")
 @click.option(
     "--video", type=click.Path(path_type=Path, dir_okay=False), metavar="MP4",
     help="Film a robot before and after adapting.",
@@ -442,7 +449,10 @@ def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[
 @click.option("--suite", help="Which suite, if the run directory holds several.")
 @click.option("--algo", help="Whose paths or film, if the run directory holds several.")
 @click.option("--task", type=click.IntRange(0), default=0, show_default=True, help="Which test task to film.")
-def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures: Path | None) -> None:
+@plugin_option
+def draw(
+    store: Path, suite: str | None, algo: str | None, task: int, plugins: tuple[Path, ...], **pictures: Path | None
+) -> None:
     """Draw what a run directory holds.
 
     Adaptation curves, or the paths or a film of what policies do before and after each inner step.
@@ -454,11 +464,11 @@ def draw(store: Path, suite: str | None, algo: str | None, task: int, **pictures
     if curves := pictures["curves"]:
         draw_curves(store, suite, curves)
     if paths := pictures["paths"]:
-        draw_paths(store, suite, algo, paths)
+        draw_paths(store, suite, algo, paths, plugins)
     if video := pictures["video"]:
         from bench.reporting.filming import film
 
-        click.echo(f"{film(store, algo, suite, task, video)} drawn to {video}")
+        click.echo(f"{film(store, algo, suite, task, video, plugins)} drawn to {video}")
 
 
 @main.command()

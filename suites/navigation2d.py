@@ -16,7 +16,7 @@ from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
 from suites import published
-from suites.parts.control import Environment, Reinforcement
+from suites.parts.control import Environment, Reinforcement, Trajectories
 from suites.parts.policies import Gaussian
 
 HORIZON = 100
@@ -151,6 +151,10 @@ class Navigation2D(Reinforcement):
         if split == "test" and self.finn:
             goal = torch.from_numpy(np.random.RandomState(1).uniform(-0.5, 0.5, (count, 2))).float()
         return Places(_square(count, generator) if self.family == "varying_start" else torch.zeros(count, 2), goal)
+
+    def paths(self, tasks: Places, seen: Trajectories) -> tuple[Tensor, Tensor]:
+        """What a picture of paths shows: the goals, [T, 2], and where each move began, [T, J, H, 2]."""
+        return tasks.goal, seen.observations[..., :2]
 
     def sheet(self) -> Sheet:
         """The goals of forty test tasks: x and y by task."""

@@ -255,3 +255,10 @@ def test_a_real_ctrl_c_loses_nothing() -> None:
     assert "Traceback" not in told
     assert re.search(r"going on from iteration \d+", bench(*command).output)
     assert [(record["outcome"], record["pieces"]) for record in records()] == [("finished", 2)]
+
+
+def test_python_m_bench_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "bench", "list"], capture_output=True, text=True, check=True)
+    assert done.stdout == bench("list").output
+    usage = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, check=True)
+    assert usage.stdout.startswith("Usage: python -m bench ")

@@ -23,11 +23,13 @@ from typing import Any
 
 import pytest
 
-from bench.api import Silent, run_cells
 from bench.cells import execute
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record
 from bench.places import cluster
+from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps, tune
@@ -107,7 +109,7 @@ def light(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
 
 
 def run(cells: list[Cell], root: Path, watch: Silent | None = None, **where: Any) -> list[Record]:
-    return run_cells(cells, Store.create(root), watch or Silent(), None, (), **where)
+    return run_cells(cells, Store.create(root), watch or Silent(), None, (), Execution(**where))
 
 
 def right(records: list[Record], cells: list[Cell]) -> bool:
@@ -397,6 +399,6 @@ def test_a_clock_that_jumps(
             return super().fromtimestamp(time.time(), tz)
 
     monkeypatch.setattr("time.time", lambda: usual() + random.uniform(-1e8, 1e8))
-    monkeypatch.setattr("bench.cells.cell.datetime", Jumping)
+    monkeypatch.setattr("bench.cells.outcome.datetime", Jumping)
     records = run_cells(cells, Store.create(tmp_path), Silent(), 600.0, ())
     counted("a clock that jumps by years", {}, tmp_path, [record.digest for record in records] == digests)

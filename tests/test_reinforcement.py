@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 import bench
-from bench.api import Silent, run_cells
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.planning.plan import Request, plan
+from bench.reporting.filming import film
 from bench.reporting.paths import walks
 from bench.storage.store import Store
 
@@ -25,8 +27,9 @@ ALGORITHMS = "maml,fomaml,metasgd,finetune,scratch,oracle"
 
 
 def run(out: Path, suite: str, algos: str, **options: Any) -> list[Record]:
-    cells = plan(Request(suites=suite, algos=algos, **{**SMALL, **options}))
-    return run_cells(cells, Store.create(out), Silent(), None, ())
+    store = Store.create(out)
+    cells = plan(Request(suites=suite, algos=algos, **{**SMALL, **options}), store.specs())
+    return run_cells(cells, store, Silent(), None, options.get("plugins", ()))
 
 
 def test_more_iterations_go_on_from_the_shorter_run(tmp_path: Path) -> None:
@@ -78,7 +81,7 @@ def test_navigation_runs_adapts_and_is_drawn(tmp_path: Path) -> None:
     scores = Store.open(tmp_path).read_table(record.cell, "scores.parquet")
     means = scores[scores["metric"] == "return"].groupby("step")["value"].mean()
     assert means[3] > means[0]
-    _, found = walks(tmp_path, None, None, tasks=2)
+    _, found = walks(tmp_path, None, None, count=2)
     assert [(walk.task, walk.step) for walk in found] == [(t, k) for k in range(4) for t in range(2)]
     assert all(len(path) <= 100 for walk in found for path in walk.paths)
 
@@ -102,3 +105,29 @@ def test_killed_and_resumed_equals_left_alone(tmp_path: Path) -> None:
     subprocess.run(command(str(tmp_path / "killed")), check=True, capture_output=True)
     [whole], [resumed] = (list(Store.open(tmp_path / name).records()) for name in ("whole", "killed"))
     assert whole.digest == resumed.digest
+
+
+def test_a_plug_ins_suite_is_drawn_too(tmp_path: Path) -> None:
+    source = """from dataclasses import dataclass
+from suites.bandit import Bandit
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Bandit):
+    def paths(self, tasks, seen):
+        return seen.mask[..., 0, :2].float(), seen.mask.unsqueeze(-1).expand(*seen.mask.shape, 2)
+
+    def film(self, episodes, path):
+        path.write_text(str(len(episodes)))
+"""
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(source)
+    run(tmp_path / "mine", TINY.replace("bandit", "mine"), "maml[meta_batch=3]", iterations=1, plugins=(plugin,))
+    run(tmp_path / "bandit", TINY, "maml[meta_batch=3]", iterations=1)
+    _, found = walks(tmp_path / "mine", None, None, (plugin,), count=2)
+    assert {walk.task for walk in found} == {0, 1}
+    film(tmp_path / "mine", None, None, 0, tmp_path / "film.mp4", (plugin,))
+    assert (tmp_path / "film.mp4").exists()
+    with pytest.raises(BenchError, match=r"has no paths to draw. Suites that have: mine, navigation2d\."):
+        walks(tmp_path / "bandit", None, None, (plugin,))
+    with pytest.raises(BenchError, match=r"bandit cannot be filmed. Suites that can be: ant_dir, .*, mine\."):
+        film(tmp_path / "bandit", None, None, 0, tmp_path / "film.mp4", (plugin,))

@@ -1,11 +1,8 @@
 """One cell, from its specification to its record: checkpoints, resuming, and every outcome recorded."""
 
 import contextlib
-import gc
-import hashlib
 import logging
 import os
-import platform
 import signal
 import threading
 import time
@@ -13,49 +10,22 @@ import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
-import pandas as pd
-import torch
-
+from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
+from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
-from bench.core.metric import NLL
-from bench.core.records import Judgement, Outcome, Record
-from bench.core.trees import named_leaves
-from bench.core.types import Suite
-from bench.learning.engines import vectorised
+from bench.core.records import Record
+from bench.core.threads import threads
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.planning.plan import Cell
 from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 
-SAVE_EVERY = float(os.environ.get("BENCH_SAVE_EVERY", "30"))  # seconds between checkpoints
+SAVE_EVERY = 30.0  # seconds between checkpoints, unless BENCH_SAVE_EVERY says otherwise
 log = logging.getLogger("bench")
-
-
-class Watch(Protocol):
-    """Whoever looks on while a cell runs."""
-
-    def starts(self, cell: Cell, done: int) -> None:
-        """A cell begins, with `done` iterations behind it."""
-
-    def trains(self, cell: Cell, state: Training) -> None:
-        """An iteration is done."""
-
-    def scores(self, cell: Cell) -> None:
-        """Meta-training is over, evaluation begins."""
-
-    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
-        """The cell has its record; not `fresh` if it had it before."""
-
-    def loses(self, cell: Cell, message: str, again: bool) -> None:
-        """The cell was lost where it ran; `again` if it is sent once more."""
 
 
 @dataclass
@@ -79,25 +49,25 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
         return None
     with store.hold(cell.id):
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
-        with _logging_to(store, cell):
+        with _logging_to(store, cell), threads(cell.spec.threads):
             log.info("engine %s: %s", cell.spec.engine, cell.reason)
-            _fix_threads(cell.spec.threads)
-            vectorised.keep_memory()
             peak = PeakMemory()
             try:
-                outcome = _Run(cell, store, watch, deadline).record(peak)
+                outcome = _Life(cell, store, watch, deadline).record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc())
-                outcome = _record(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
+                outcome = record_of(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
         if outcome:
             store.write(cell.id, "record.json", outcome.model_dump_json(indent=1).encode())
             watch.ends(cell, outcome, True)
         return outcome
 
 
-class _Run:
+class _Life:
+    """From where the cell stands in the store to its record."""
+
     def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
         self.spec = cell.spec
@@ -111,14 +81,14 @@ class _Run:
                 return None
         except Diverged as error:
             log.warning("%s", error)
-            return _record(self.cell, "diverged", str(error), state.iteration, peak, state)
+            return record_of(self.cell, "diverged", str(error), state.iteration, peak, state)
         self.watch.scores(self.cell)
         began = time.perf_counter()
         scores, selected = self.protocol.score(state)
-        curve = _curve(state)
+        curve = curve_of(state)
         tables = {"scores.parquet": scores, "curve.parquet": curve}
         files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
-        return _record(
+        return record_of(
             self.cell,
             "finished",
             "",
@@ -149,16 +119,9 @@ class _Run:
         return state
 
     def _checkpoint(self) -> tuple[Path, bytes] | None:
-        own = self.store.folder(self.cell.id) / "checkpoint.safetensors"
-        if own.exists():
-            return own, own.read_bytes()
-        shorter = [
-            spec
-            for spec in self.store.specs()
-            if spec.trajectory == self.spec.trajectory and spec.iterations < self.spec.iterations
-        ]
-        for spec in sorted(shorter, key=lambda spec: -spec.iterations):
-            path = self.store.folder(spec.id) / "checkpoint.safetensors"
+        """Its own, or that of the longest of the cells from which it can go on."""
+        for cell in (self.cell.id, *self.cell.goes_on_from):
+            path = self.store.folder(cell) / "checkpoint.safetensors"
             if path.exists():
                 return path, path.read_bytes()
         return None
@@ -166,13 +129,13 @@ class _Run:
     def _train(self, state: Training) -> bool:
         """Whether training reached its end before the deadline."""
         if state.iteration < self.spec.iterations:
-            saved = time.monotonic()
+            saved, pause = time.monotonic(), float(os.environ.get("BENCH_SAVE_EVERY", SAVE_EVERY))
             try:
                 for _ in _between_interrupts(self.protocol.advance(state)):
                     self.watch.trains(self.cell, state)
                     if self.deadline.passed():
                         break
-                    if time.monotonic() - saved > SAVE_EVERY:
+                    if time.monotonic() - saved > pause:
                         self._save(state)
                         saved = time.monotonic()
             except KeyboardInterrupt:
@@ -184,109 +147,6 @@ class _Run:
 
     def _save(self, state: Training) -> None:
         self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
-
-
-def digest(state: Training, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
-    """SHA-256 of the final Meta, what is kept beside it, the scores and the curve: equal means the same bits."""
-    sha = hashlib.sha256()
-    kept = [(f"kept/{name}", value) for name, value in state.kept.items()]
-    for name, leaf in (*named_leaves(state.meta), *kept):
-        sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
-    for table in (scores, curve):
-        sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return sha.hexdigest()
-
-
-def _curve(state: Training) -> pd.DataFrame:
-    """A row per interval; of an interactive suite with the columns of its notes, such as environment_steps."""
-    curve = pd.DataFrame(state.curve, columns=["iteration", "loss", "validation"]).astype(
-        {"iteration": "int64", "loss": "float64", "validation": "float64"}
-    )
-    if not state.notes:
-        return curve
-    notes = pd.DataFrame([{"iteration": i, **columns} for i, columns in state.notes])
-    return curve.merge(notes, on="iteration", how="left")
-
-
-class PeakMemory:
-    """The peak of resident memory since it was made, in bytes, or None where the system does not tell."""
-
-    def __init__(self) -> None:
-        """Frees what can be freed and resets the mark."""
-        gc.collect()
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def bytes(self) -> int | None:
-        """The high-water mark."""
-        with contextlib.suppress(OSError, StopIteration, ValueError):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
-        return None
-
-
-def environment() -> dict[str, str]:
-    """Versions and machine."""
-    packages = ("numpy", "torch", "pandas")
-    return {
-        "bench": version("meta-bench"),
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "torch_build": torch.__version__,
-        "cpu": _cpu(),
-        "host": platform.node(),
-        "system": platform.platform(),
-    }
-
-
-def _record(
-    cell: Cell,
-    outcome: Outcome,
-    message: str,
-    stopped_at: int,
-    peak: PeakMemory,
-    state: Training | None = None,
-    **more: Any,
-) -> Record:
-    timing: dict[str, Any] = {}
-    if state:
-        timing = {
-            "seconds_per_iteration": float(np.median(state.pace)) if state.pace else None,
-            "train_seconds": state.train_seconds,
-            "compile_seconds": state.compile_seconds,
-            "pieces": state.pieces,
-        }
-    return Record(
-        cell=cell.id,
-        spec=cell.spec,
-        judgement=_judgement(cell.suite),
-        outcome=outcome,
-        message=message,
-        stopped_at=stopped_at,
-        peak_bytes=peak.bytes(),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        environment=environment(),
-        tuning=cell.tuning,
-        **timing,
-        **more,
-    )
-
-
-def crashed(cell: Cell, message: str) -> Record:
-    """The record of a cell whose process ended without one."""
-    return _record(cell, "failed", message, 0, PeakMemory()).model_copy(update={"peak_bytes": None})
-
-
-def _judgement(suite: Suite) -> Judgement:
-    metrics = (*suite.metrics, NLL) if suite.kind == "regression" else suite.metrics
-    return Judgement(metrics=metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
-    return platform.processor()
 
 
 def _between_interrupts(iterations: Iterator[Training]) -> Iterator[Training]:
@@ -317,11 +177,6 @@ def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def _fix_threads(count: int) -> None:
-    if torch.get_num_threads() != count:
-        torch.set_num_threads(count)
-
-
 def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
     handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -331,10 +186,12 @@ def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
 @contextlib.contextmanager
 def logging_to(handler: logging.Handler) -> Iterator[None]:
     """What is logged meanwhile goes to the handler, which is closed after."""
+    level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
         handler.close()

@@ -11,64 +11,78 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Protocol, Self
+from typing import Any
 
-from bench.cells.cell import Deadline, Watch, crashed, run_cell
+from bench.cells.cell import Deadline, run_cell
+from bench.cells.outcome import crashed
+from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
+from bench.learning.engines.vectorised import keep_memory
 from bench.learning.training import Training
-from bench.places.jobs import Emit, Ending, Event, Job, Local, Messages
-from bench.planning.plan import Cell, cores, planned
+from bench.places.execution import Execution, Place
+from bench.places.jobs import Emit, Ending, Event, Job, Messages
+from bench.planning.plan import Cell, planned
 from bench.storage.store import MARK, Store
 
 WORK = "bench.cells.execute:work"  # what a cell's job calls
-RETRIES = 2  # times that a lost cell is sent again
+HERE = Execution()
 TELL = 0.5  # seconds between two words of a cell in training
 LOOK = 0.2  # seconds between two looks at the clock
 log = logging.getLogger("bench")
 
 
-class Place(Protocol):
-    """Somewhere that jobs run; what they say and how they end comes by the queue that it was made with."""
+def run_cells(
+    cells: list[Cell],
+    store: Store,
+    watch: Watch,
+    time_limit: float | None,
+    plugins: tuple[Path, ...],
+    execution: Execution = HERE,
+) -> list[Record]:
+    """The records of the cells that ended before the time limit, in the cells' order.
 
-    def __enter__(self) -> Self:
-        """Ready to start jobs."""
-
-    def __exit__(self, *_: object) -> None:
-        """Whatever still runs is killed."""
-
-    def start(self, job: Job) -> None:
-        """Sends a job on its way, and returns at once."""
-
-    def stop(self, at_once: bool) -> None:
-        """Lets every job end where it can go on later, or interrupts it; none that waits is begun."""
-
-
-def default_threads(workers: int | None, dask: bool) -> int | None:
-    """The threads of a cell for which none were asked: an equal share of the cores, one on a cluster; None in here."""
-    return 1 if dask else max(1, cores() // workers) if workers else None
-
-
-def place(
-    workers: int | None, dask: str | None, dask_spec: Path | None, store: Store
-) -> Callable[[Messages], Place] | None:
-    """What makes the place where cells are to run; None for this process.
+    Args:
+        cells: what to run; what is finished comes from the store.
+        store: where to.
+        watch: looks on.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        plugins: plug-in files that define some of the suites and algorithms.
+        execution: where and how.
 
     Raises:
-        BenchError: more than one place is named, or Dask is not installed.
+        BenchError: data are missing, the place is gone, or the store is somebody else's.
     """
-    named = [name for name, given in (("--workers", workers), ("--dask", dask), ("--dask-spec", dask_spec)) if given]
-    if len(named) > 1:
-        raise BenchError(f"{' and '.join(named)} are given, but cells run in one place. Give one of them.")
-    if dask or dask_spec:
-        from bench.places.cluster import Cluster
+    where = execution.place(store.root)
+    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+        try:
+            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+        except BenchError:
+            raise
+        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
+            log.debug("the check of %s failed: %s", cell.label, error)
+    deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
+    if where:
+        records = run_elsewhere(cells, store, watch, deadline, plugins, where, execution.retries)
+        return with_tuning(cells, records, store)
+    found = (run_cell(cell, store, watch, deadline, Catalogue(plugins)) for cell in cells)
+    return with_tuning(cells, [record for record in found if record], store)
 
-        return partial(Cluster, dask, dask_spec, store.root)
-    return partial(Local, workers) if workers else None
+
+def with_tuning(cells: list[Cell], records: list[Record], store: Store) -> list[Record]:
+    """The records with the sweeps that chose their values: also of cells that had them before any sweep."""
+    tunings = {cell.id: cell.tuning for cell in cells if cell.tuning}
+    found = []
+    for record in records:
+        tuning = tunings.get(record.cell, record.tuning)
+        if tuning != record.tuning:
+            record = record.model_copy(update={"tuning": tuning})
+            store.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        found.append(record)
+    return found
 
 
 def run_elsewhere(
@@ -78,7 +92,7 @@ def run_elsewhere(
     deadline: Deadline,
     plugins: tuple[Path, ...],
     where: Callable[[Messages], Place],
-    retries: int = RETRIES,
+    retries: int,
 ) -> list[Record]:
     """The records of the cells that ended before the deadline, in the cells' order.
 
@@ -87,7 +101,7 @@ def run_elsewhere(
         BenchError: the place is gone.
     """
     messages: Messages = SimpleQueue()
-    run = _Run(cells, store, watch, plugins, retries)
+    run = _Dispatch(cells, store, watch, plugins, retries)
     with where(messages) as elsewhere:
         try:
             run.begin(elsewhere)
@@ -100,7 +114,9 @@ def run_elsewhere(
     return [run.records[cell.id] for cell in cells if cell.id in run.records]
 
 
-class _Run:
+class _Dispatch:
+    """Cells that are sent away, until each has its record or is given up."""
+
     def __init__(self, cells: list[Cell], store: Store, watch: Watch, plugins: tuple[Path, ...], retries: int) -> None:
         self.store, self.watch, self.retries, self.stopping = store, watch, retries, False
         self.records: dict[str, Record] = {}
@@ -213,8 +229,7 @@ def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], memory: int | None
             "store": str(store.root.absolute()),
             "mark": (store.root / MARK).read_text(),
             "spec": cell.spec.model_dump(mode="json"),
-            "label": cell.label,
-            "reason": cell.reason,
+            "about": {"label": cell.label, "reason": cell.reason, "goes_on_from": cell.goes_on_from},
             "plugins": [str(path.absolute()) for path in plugins],
             "data_dir": os.environ.get("BENCH_DATA_DIR"),
         },
@@ -234,12 +249,13 @@ def _pass_on(watch: Watch, cell: Cell, event: Event) -> None:
 
 
 def work(arguments: dict[str, Any], emit: Emit, stop: Any) -> bool:
-    """Runs a cell, in its job's process; whether it has a record now."""
+    """Runs a cell, in its job's process, which it changes and which ends with it; whether it has a record now."""
     if arguments["data_dir"]:
         os.environ.setdefault("BENCH_DATA_DIR", arguments["data_dir"])
     catalogue = Catalogue(tuple(map(Path, arguments["plugins"])))
     spec = Spec.model_validate(arguments["spec"])
-    cell = planned(spec, catalogue, arguments["label"], arguments["reason"])
+    cell = planned(spec, catalogue, **arguments["about"])
+    keep_memory()
     return run_cell(cell, Store.open(Path(arguments["store"])), _Telling(emit), _Told(stop), catalogue) is not None
 
 

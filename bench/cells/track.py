@@ -4,10 +4,9 @@ Both are extras, `pip install 'meta-bench[tensorboard]'` or `[mlflow]`, and off 
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
-from bench.cells.cell import Watch
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.learning.training import Training
@@ -69,39 +68,6 @@ class Tracker:
         """Closes the sink, unless the cell is sent once more."""
         if not again and (sink := self.sinks.pop(cell.id, None)):
             sink.close("failed")
-
-
-class Watches:
-    """Several who look on, as one Watch."""
-
-    def __init__(self, watches: Sequence[Watch]) -> None:
-        """All are told everything, in order."""
-        self.watches = watches
-
-    def starts(self, cell: Cell, done: int) -> None:
-        """Tells all."""
-        for watch in self.watches:
-            watch.starts(cell, done)
-
-    def trains(self, cell: Cell, state: Training) -> None:
-        """Tells all."""
-        for watch in self.watches:
-            watch.trains(cell, state)
-
-    def scores(self, cell: Cell) -> None:
-        """Tells all."""
-        for watch in self.watches:
-            watch.scores(cell)
-
-    def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
-        """Tells all."""
-        for watch in self.watches:
-            watch.ends(cell, record, fresh)
-
-    def loses(self, cell: Cell, message: str, again: bool) -> None:
-        """Tells all."""
-        for watch in self.watches:
-            watch.loses(cell, message, again)
 
 
 class _TensorBoard:

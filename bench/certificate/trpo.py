@@ -15,7 +15,7 @@ from bench.core.discovery import Catalogue, Named
 from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Interactive
 from bench.learning.objective import prediction
-from bench.learning.outer.trpo import Rule, backtracking, conjugate_gradient, fisher, surrogate
+from bench.learning.outer.trpo import TRPO, backtracking, conjugate_gradient, fisher, surrogate
 from bench.planning.plan import algorithm_of
 from suites.parts.policies import Categorical, Gaussian
 
@@ -50,7 +50,7 @@ def _fisher_of_logits() -> float:
     v[last] = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     products = fisher(cast(Interactive, case.bed), case.algorithm, case.meta, case.episodes)(list(v.values()))
     p = case.bed.call(case.meta, torch.ones(1, 1, dtype=torch.float64)).softmax(-1)[0]
-    expected = p * v[last] - p * (p @ v[last]) + Rule().damping * v[last]
+    expected = p * v[last] - p * (p @ v[last]) + TRPO().damping * v[last]
     return gap([dict(zip(v, products, strict=True))[last]], [expected])
 
 
@@ -69,7 +69,7 @@ def _fisher_adapted() -> float:
         kl = surrogate(suite, case.algorithm, tree_unflatten(moved, spec), recorded)[1]
         return list(torch.autograd.grad(kl, moved, materialize_grads=True))
 
-    h, damping = 1e-5, Rule().damping
+    h, damping = 1e-5, TRPO().damping
     differences = [(a - b) / (2 * h) + damping * d for a, b, d in zip(slope(h), slope(-h), v, strict=True)]
     return gap(fisher(suite, case.algorithm, case.meta, recorded)(v), differences)
 
@@ -79,17 +79,17 @@ def _conjugate() -> float:
     root = torch.randn(6, 6, generator=generator, dtype=torch.float64)
     matrix = root @ root.T + torch.eye(6, dtype=torch.float64)
     b = torch.randn(6, generator=generator, dtype=torch.float64)
-    rule = Rule(iterations=12, tolerance=1e-24)
+    rule = TRPO(iterations=12, tolerance=1e-24)
     found, _ = conjugate_gradient(lambda v: [matrix @ v[0]], [b], rule)
     return gap(found, [torch.linalg.solve(matrix, b)])
 
 
 def _line_search() -> float:
     """Loss (x − 1)², divergence x²: of 4, 2, 1, ½, ... the loss admits 1 and what is less, a bound of 0.3 admits ½."""
-    rule = Rule(shrinks=0.5)
+    rule = TRPO(shrinks=0.5)
     found = [backtracking(lambda x: ((x - 1) ** 2, x**2), 4.0, bound, rule) for bound in (0.3, 100.0)]
     return float(found != [(0.5, 0.25, 4), (1.0, 1.0, 3)])
 
 
 def _no_move() -> float:
-    return backtracking(lambda x: (x, x), 1.0, 1.0, Rule())[0]
+    return backtracking(lambda x: (x, x), 1.0, 1.0, TRPO())[0]

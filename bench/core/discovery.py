@@ -1,33 +1,35 @@
 """What exists, and how it is built from what a user typed; nothing is imported before it is asked for.
 
-A suite or an algorithm is one file whose class bears the file's name (maml.py: MAML), in this package, in somebody
-else's by the entry-point groups `bench.suites` and `bench.algorithms`, or given as a plug-in file.
+A suite or an algorithm is one class in one file, which gives it its name, whatever the class is called: a file directly
+in `suites/` or `algorithms/`, a module or class that somebody else's package names in the entry-point group
+`bench.suites` or `bench.algorithms`, or a plug-in file. What several share lies in `suites/parts/`, `algorithms/parts/`
+or under a name that begins with `_`.
 """
 
 import ast
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from bench.core.beside import OURS, ROOT
 from bench.core.errors import BenchError, unknown
 
 Kind = Literal["algorithm", "suite"]
 FOLDERS: dict[Kind, str] = {"algorithm": "algorithms", "suite": "suites"}
 BASES: dict[Kind, str] = {"algorithm": "Learner", "suite": "Suite"}
 HALLMARKS: dict[Kind, str] = {"algorithm": "step", "suite": "sample"}  # of a class that fails to inherit the base
-OPTIONAL = {"sheet"}  # what the base leaves undefined and a class need not define
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+PLUGIN = "bench_plugin_"  # how the module of a plug-in file is called
 FORM = "Write name[parameter=value,...], in quotes."
 
 
@@ -51,8 +53,9 @@ class Catalogue:
     plugins: tuple[Path, ...] = ()
 
     def names(self, kind: Kind) -> dict[str, str]:
-        """Name -> first line of its docstring, without importing torch."""
-        return {name: _first_line(sources[0]) for name, sources in sorted(self._sources(kind).items())}
+        """Name -> first line of its docstring, without importing torch; files that can't be a choice are left out."""
+        firsts = {name: sources[0] for name, sources in sorted(self._sources(kind).items())}
+        return {name: _first_line(source) for name, source in firsts.items() if _may_be_one(source)}
 
     def load(self, kind: Kind, name: str) -> type[Any]:
         """The class of a name; an error where it is unknown or ambiguous, does not import or breaks the protocol."""
@@ -61,14 +64,29 @@ class Catalogue:
             elsewhere = [other for other in FOLDERS if other != kind and name in self._sources(other)]
             advice = f"Its kind is {elsewhere[0]}. " if elsewhere else ""
             advice += "List them with `bench list`; your own comes with --plugin FILE, and FILE's name is its name."
-            raise unknown(kind, name, sources, advice)
+            raise unknown(kind, name, self.names(kind), advice)
         source, *rivals = sources[name]
         if rivals:
             raise BenchError(f"the {kind} name {name!r} is that of {source} and of {rivals[0]}: rename one of them.")
         if isinstance(source, EntryPoint):
             return _entry(source, kind)
-        module = module_of(source) if source in self.plugins else importlib.import_module(f"{FOLDERS[kind]}.{name}")
-        return _only(module, kind, name)
+        if source in self.plugins:
+            return _only(module_of(source), kind, name)
+        if not _may_be_one(source):
+            raise _not_one(source, kind, [node.name for node in _classes(source) or ()])
+        return _only(_built_in_module(kind, source), kind, name)
+
+    def classes(self, kind: Kind) -> dict[str, type[Any]]:
+        """All that can be loaded here, by name; what is broken or lacks an extra is left out."""
+        found = {}
+        for name in self.names(kind):
+            with suppress(BenchError):
+                found[name] = self.load(kind, name)
+        return found
+
+    def having(self, method: str) -> list[str]:
+        """The suites that have an optional method, such as one by which something else is drawn."""
+        return [name for name, cls in self.classes("suite").items() if hasattr(cls, method)]
 
     def _sources(self, kind: Kind) -> dict[str, list[Path | EntryPoint]]:
         """Name -> all that lay claim to it: files and entry points."""
@@ -173,23 +191,92 @@ def parameters(instance: Any) -> dict[str, Any]:
 
 
 def source_hash(*classes: type[Any]) -> str:
-    """SHA-256 of the source files that define the classes and what they inherit, torch and `bench.core` apart."""
-    files = {
-        Path(inspect.getfile(base))
-        for cls in classes
-        for base in cls.__mro__
-        if base.__module__.partition(".")[0] not in {*sys.stdlib_module_names, "torch", "bench"}
-    }
+    """SHA-256 of the files that define the classes and what they inherit, and of all that those import of their own.
+
+    That is: modules of the same top-level package, of ours, and, for a plug-in file, beside it; transitively. Left out
+    are Python, torch and `bench`.
+    """
+    bases = {base for cls in classes for base in cls.__mro__}
+    mine = {b for b in bases if b.__module__.partition(".")[0] not in {*sys.stdlib_module_names, "torch", "bench"}}
+    files = {_source(Path(inspect.getfile(base)), base.__module__) for base in mine}
+    reached: set[Source] = set()
+    while files:
+        reached |= files
+        files = {found for source in files for found in _imported(source)} - reached
     digest = hashlib.sha256()
-    for content in sorted(path.read_bytes() for path in files):
+    for content in sorted(path.read_bytes() for path in {source.path for source in reached}):
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+class Source(NamedTuple):
+    """A file of somebody's, and where its imports are looked for."""
+
+    path: Path
+    root: Path  # the folder of its top-level package, or of the plug-in
+    package: str  # its top-level package; "" for what lies beside a plug-in
+
+
+def _source(path: Path, module: str) -> Source:
+    if module.startswith(PLUGIN):
+        return Source(path, path.parent, "")
+    depth = module.count(".") + (path.name == "__init__.py")
+    return Source(path, path.parents[depth], module.partition(".")[0])
+
+
+def _imported(source: Source) -> set[Source]:
+    """The files that a file imports: of its own top-level package, of ours, and beside a plug-in."""
+    found = set()
+    for level, module, names in _imports(source.path.read_bytes()):
+        parts = module.split(".") if module else []
+        if level:
+            parts = [*source.path.relative_to(source.root).parts[:-level], *parts]
+        top = parts[0] if parts else ""
+        if top in OURS:
+            root, package = ROOT, top
+        elif (top == source.package or not source.package) and _lies_in(source.root, top):
+            root, package = source.root, source.package
+        else:
+            continue
+        whole = [path for name in names if (path := _file(root, [*parts, name]))]
+        if len(whole) < max(len(names), 1) and (path := _file(root, parts)):  # something is the module's own
+            whole.append(path)
+        found |= {Source(path, root, package) for path in whole}
+    return found
+
+
+@cache
+def _imports(content: bytes) -> tuple[tuple[int, str, tuple[str, ...]], ...]:
+    """The imports of a file: how many folders up, of which module, which names; whole modules without names."""
+    found: list[tuple[int, str, tuple[str, ...]]] = []
+    tree = _parsed(content)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, ()) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
+    return tuple(dict.fromkeys(found))
+
+
+def _file(root: Path, parts: list[str]) -> Path | None:
+    stem = root.joinpath(*parts)
+    return next((path for path in (stem.with_suffix(".py"), stem / "__init__.py") if path.is_file()), None)
+
+
+def _lies_in(root: Path, top: str) -> bool:
+    """Whether the module of a name is the one in this folder, and no other that Python found first."""
+    known = sys.modules.get(top)
+    if known is None or not top:
+        return bool(top) and top not in sys.stdlib_module_names
+    places = getattr(known, "__path__", None) or [getattr(known, "__file__", None) or ""]
+    return any(Path(place).resolve().is_relative_to(root.resolve()) for place in places)
 
 
 def _has_default(field: Any) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
+@cache
 def _adapter(cls: type[Any]) -> Any:
     from pydantic import TypeAdapter
 
@@ -216,10 +303,42 @@ def _kind(kind: Any) -> str:
 
 @cache
 def _built_in(kind: Kind) -> tuple[Path, ...]:
-    spec = importlib.util.find_spec(FOLDERS[kind])
-    folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    paths = sorted(path for folder in folders for path in Path(folder).glob("*.py"))
-    return tuple(path for path in paths if any(_bears(name, path.stem) for name in _class_names(path)))
+    folder = ROOT / FOLDERS[kind]
+    return tuple(path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_"))
+
+
+def _may_be_one(source: Path | EntryPoint) -> bool:
+    """Whether a file has a class that could be a suite or an algorithm, as far as can be read without running it."""
+    if isinstance(source, EntryPoint):
+        return True
+    classes = _classes(source)
+    return classes is None or any(node.bases and not node.name.startswith("_") for node in classes)
+
+
+def _classes(path: Path) -> list[ast.ClassDef] | None:
+    tree = _parsed(path.read_bytes())
+    return [node for node in tree.body if isinstance(node, ast.ClassDef)] if tree else None
+
+
+@cache
+def _parsed(content: bytes) -> ast.Module | None:
+    """What a file says; None if it is no Python, which whoever asks for the file is told."""
+    try:
+        return ast.parse(content)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _built_in_module(kind: Kind, path: Path) -> ModuleType:
+    try:
+        return importlib.import_module(f"{FOLDERS[kind]}.{path.stem}")
+    except BenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BenchError(
+            f"{path} does not import: {type(error).__name__}: {error}. `python -m {FOLDERS[kind]}.{path.stem}` shows "
+            "where."
+        ) from error
 
 
 @cache
@@ -227,19 +346,11 @@ def _installed(kind: Kind) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"bench.{FOLDERS[kind]}"))
 
 
-def _bears(class_name: str, name: str) -> bool:
-    """Whether a class is called like a file: sinusoid_freq.py has SinusoidFreq."""
-    return class_name.lower() == name.replace("_", "").lower()
-
-
-def _class_names(path: Path) -> Iterator[str]:
-    return (n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef))
-
-
 def _first_line(source: Path | EntryPoint) -> str:
     if isinstance(source, EntryPoint):
         return f"from {source.dist.name if source.dist else source.value}"
-    doc = ast.get_docstring(ast.parse(source.read_bytes()))
+    tree = _parsed(source.read_bytes())
+    doc = ast.get_docstring(tree) if tree else None
     return doc.partition("\n")[0] if doc else ""
 
 
@@ -262,7 +373,7 @@ def module_of(path: Path) -> ModuleType:
 @cache
 def _executed(path: Path, content: bytes) -> ModuleType:
     # Not by the import system, whose caches go by name and time: what runs must be what `source_hash` hashes.
-    name = f"bench_plugin_{path.stem}_{hashlib.sha256(bytes(path) + content).hexdigest()[:8]}"
+    name = f"{PLUGIN}{path.stem}_{hashlib.sha256(bytes(path) + content).hexdigest()[:8]}"
     module = ModuleType(name)
     module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses look there
@@ -288,23 +399,30 @@ def _entry(entry: EntryPoint, kind: Kind) -> type[Any]:
 
 
 def _find(module: ModuleType, kind: Kind) -> list[type[Any]]:
-    own = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-    return [c for c in own if not c.__name__.startswith("_") and _looks_like(c, kind)]
+    """The classes of a kind that a module defines; without any, those that look so and fail to inherit the base."""
+    own = [c for c in _own_classes(module) if not c.__name__.startswith("_")]
+    heirs = [c for c in own if BASES[kind] in {base.__name__ for base in c.__mro__}]
+    return heirs or [c for c in own if hasattr(c, HALLMARKS[kind])]
 
 
-def _looks_like(cls: type[Any], kind: Kind) -> bool:
-    return BASES[kind] in {base.__name__ for base in cls.__mro__} or hasattr(cls, HALLMARKS[kind])
+def _own_classes(module: ModuleType) -> list[type[Any]]:
+    return [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
 
 
 def _only(module: ModuleType, kind: Kind, name: str) -> type[Any]:
     found = _find(module, kind)
-    named = [c for c in found if _bears(c.__name__, name)] or found
-    if len(named) != 1:
-        have = ", ".join(c.__name__ for c in named) or "none"
-        raise BenchError(
-            f"{module.__file__} must define one {kind} class, or one that is named like the file; it has: {have}."
-        )
-    return _checked(named[0], kind, name)
+    if len(found) != 1:
+        raise _not_one(Path(module.__file__ or name), kind, [c.__name__ for c in found or _own_classes(module)])
+    return _checked(found[0], kind, name)
+
+
+def _not_one(path: Path, kind: Kind, classes: list[str]) -> BenchError:
+    where = f"into {path.parent / 'parts'}" if path.parent.parent == ROOT else "into another file"
+    return BenchError(
+        f"{path} must define exactly one {kind}: a frozen dataclass that inherits bench.core.types.{BASES[kind]}. "
+        f"It has: {', '.join(classes) or 'no class'}. What several {FOLDERS[kind]} share goes {where}; a class of that "
+        "kind which is no choice of its own bears a name that begins with an underscore."
+    )
 
 
 def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
@@ -319,7 +437,7 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
         raise BenchError(f"the {kind} {name!r} must be frozen: write {dataclass_} above it.")
     if not issubclass(cls, getattr(types, BASES[kind])):
         raise BenchError(f"the {kind} {name!r} must inherit {base}, which holds the defaults.")
-    if undefined := sorted(_undefined(cls, types.__file__) - OPTIONAL):
+    if undefined := sorted(_undefined(cls)):
         raise BenchError(f"the {kind} {name!r} does not define {', '.join(undefined)}: see {base}.")
     try:
         get_type_hints(cls), _adapter(cls)
@@ -331,14 +449,8 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
     return cls
 
 
-def _undefined(cls: type[Any], protocol: str) -> set[str]:
-    """What the file `protocol` only declares: functions that raise NotImplementedError, class variables unset."""
-
-    def abstract(part: Any) -> bool:
-        code = getattr(getattr(part, "fget", part), "__code__", None)
-        return code is not None and code.co_filename == protocol and "NotImplementedError" in code.co_names
-
+def _undefined(cls: type[Any]) -> set[str]:
+    """What is only declared: abstract methods and properties, and class variables unset."""
     declared = {name for base in cls.__mro__ for name in inspect.get_annotations(base)}
     fields = {field.name for field in dataclasses.fields(cls)}
-    unset = {name for name in declared - fields if not hasattr(cls, name)}
-    return unset | {name for name in dir(cls) if abstract(inspect.getattr_static(cls, name))}
+    return {name for name in declared - fields if not hasattr(cls, name)} | set(cls.__abstractmethods__)

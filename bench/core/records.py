@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.core.metric import Metric
 
-FORMAT = 1  # of the store; a newer one is refused, never guessed at
+FORMAT = 2  # of the store; a newer one is refused, never guessed at
 FEWEST_SEEDS = 3  # for an interval that speaks of training anew
 
 Selection = Literal["last", "best"]
@@ -44,6 +44,7 @@ class Spec(BaseModel):
     norm: str
     manifests: dict[str, str]  # "<setting>/<split>" -> SHA-256
     algorithm: Component
+    outer: str  # the optimiser or rule of the outer loop, with its schedule; "" where nothing is trained
     seed: int
     iterations: int
     validate_every: int
@@ -68,7 +69,10 @@ class Spec(BaseModel):
 
     @property
     def trajectory(self) -> str:
-        """Likewise of all but the number of iterations: equal for cells of which one goes on from the other."""
+        """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
+
+        Not of runs whose rate falls until their own end, since `outer` says where that is.
+        """
         return self._hash({"iterations"})
 
     @property
@@ -86,8 +90,6 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
-        if self.chunk_tasks is None:  # as before there was such a field
-            content.pop("chunk_tasks", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 

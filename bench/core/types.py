@@ -6,6 +6,7 @@ algorithm has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, 
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -148,11 +149,11 @@ class Budget(NamedTuple):
     validation_tasks: int = 200
 
 
-class Suite:
+class Suite(ABC):
     """A distribution over tasks, the model that meets them, and how it is judged.
 
     A suite is one frozen dataclass in one file; its fields are its parameters, checked by their annotations. Subclass
-    this (or `Supervised`) and define what raises NotImplementedError here.
+    this (or `Supervised`) and define what is abstract here.
     """
 
     version: ClassVar[int] = 1
@@ -175,37 +176,38 @@ class Suite:
         return "default"
 
     @property
+    @abstractmethod
     def report_steps(self) -> tuple[int, ...]:
         """The inner steps that the table quotes."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def protocol(self) -> dict[str, Setting]:
         """The suite's values for hyperparameters that an algorithm leaves open (inner_lr, steps, meta_batch, ...)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def floor(self) -> float:
         """The headline score of a predictor that knows nothing of the task."""
-        raise NotImplementedError
 
     @property
     def evaluations(self) -> tuple[Self, ...]:
         """What a trained cell is scored on, the headline first; variants of one setting differ in the query alone."""
         return (self,)
 
+    @abstractmethod
     def module(self) -> nn.Module:
         """An ordinary module, newly initialised from torch's global generator; run by functional_call."""
-        raise NotImplementedError
 
     def adaptable(self, name: str) -> bool:
         """Whether a parameter is adapted; False: it is meta-learned but stays put in the inner loop."""
         return True
 
+    @abstractmethod
     def sample(self, count: int, split: Split, generator: Generator) -> Tasks:
         """`count` tasks of a split, leaves [T, ...]: descriptions, cheap to draw, hash and keep."""
-        raise NotImplementedError
 
+    @abstractmethod
     def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Data:
         """What the tasks show at an inner step, leaves [T, ...], detached; called outside vmap.
 
@@ -216,7 +218,6 @@ class Suite:
             step: inner steps taken.
             generator: of all that is random.
         """
-        raise NotImplementedError
 
     def check(self, split: Split = "test") -> None:
         """Raises what is missing, such as data, before anything is trained."""
@@ -284,17 +285,17 @@ class Suite:
             handle.remove()
         return seen[0]
 
+    @abstractmethod
     def predict(self, params: Params, data: Data) -> Tensor:
         """The prediction for one task's data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, prediction: Tensor, data: Data) -> Tensor:
         """One loss per example, [N]; the loss is their mean."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, prediction: Tensor, data: Data) -> dict[str, Tensor]:
         """One scalar per metric."""
-        raise NotImplementedError
 
     def average(self, predictions: Tensor) -> Tensor:
         """The values that an ensemble predicts, from those of its members [M, ...]."""
@@ -364,9 +365,9 @@ class Suite:
 class Supervised(Suite):
     """A suite whose data do not depend on the learner: support and query are looked up."""
 
+    @abstractmethod
     def look_up(self, tasks: Tasks, role: Role) -> Data:
         """The tasks' support or query data, leaves [T, ...]."""
-        raise NotImplementedError
 
     def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Data:
         """The same look-up at every inner step, whatever the learner."""
@@ -386,9 +387,9 @@ class Interactive(Suite):
         """None: losses are of all time-steps, 0 where none was taken, scaled such that their mean is right."""
         return None
 
+    @abstractmethod
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
-        raise NotImplementedError
 
     def excerpt(self, data: Data) -> Data:
         """As much of data [T, ...] as tells how far predictions move; all of it by default."""
@@ -398,13 +399,13 @@ class Interactive(Suite):
         """What a task's meta-loss owes to having collected this support with these parameters; None: nothing."""
         return None
 
+    @abstractmethod
     def tally(self, data: Data) -> dict[str, float]:
         """What is counted of data [T, ...]: `environment_steps`, `return` and whatever else is worth a column."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class Learner(ABC):
     """A meta-learner: fields are hyperparameters, methods are pure functions of ONE task.
 
     A field without a default is filled from the suite's protocol. Subclass this as a frozen, keyword-only dataclass,
@@ -458,9 +459,9 @@ class Learner:
         """The learner before the first inner step."""
         return meta
 
+    @abstractmethod
     def step(self, meta: Meta, state: State, task: Task, data: Data, k: int) -> State:
         """The learner after ONE inner step: the only inner loop body."""
-        raise NotImplementedError
 
     def params(self, meta: Meta, state: State) -> Params:
         """The parameters of the suite's network that predict, or act."""

@@ -128,8 +128,11 @@ class Cluster:
         self.messages.put((event[1]["key"], event[1]["message"]))
 
     def _checkpoint(self, job: Job) -> bytes | None:
-        path = self.root / "cells" / job.key / "checkpoint.safetensors"
-        return path.read_bytes() if not self.shared and path.exists() else None
+        if self.shared:
+            return None
+        cells = (job.key, *job.arguments["about"]["goes_on_from"])
+        paths = (self.root / "cells" / cell / "checkpoint.safetensors" for cell in cells)
+        return next((path.read_bytes() for path in paths if path.exists()), None)
 
     def _reconnect(self) -> None:
         """Waits while the client looks for its scheduler."""

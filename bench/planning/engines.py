@@ -30,6 +30,7 @@ from bench.core.data import cache_dir
 from bench.core.errors import BenchError
 from bench.core.records import EngineName, Spec
 from bench.core.task import SuiteTask
+from bench.core.threads import threads
 from bench.core.trees import to
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.batches import episodes
@@ -37,12 +38,12 @@ from bench.learning.engines.vectorised import meta_gradient
 from bench.places.jobs import Emit, Ending, Job, Local, Messages
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
-ROUNDS = 6  # in which both are timed, after one to warm up and to compile
+TIMINGS = 6  # in which both are timed, after one to warm up and to compile
 log = logging.getLogger("bench")
-_eager: dict[str, float] = {}  # seconds of one meta-iteration, of work that this process has timed
+Paces = dict[str, float]  # seconds of one eager meta-iteration, of work that was timed
 
 
-class Case(NamedTuple):
+class OpenEngine(NamedTuple):
     """A cell whose engine is open: its specification with any engine, and what trains."""
 
     spec: Spec
@@ -50,7 +51,7 @@ class Case(NamedTuple):
     algorithm: Learner
 
 
-class Finding(NamedTuple):
+class Timing(NamedTuple):
     """Seconds of one meta-iteration by either engine, and of compiling."""
 
     eager: float
@@ -72,58 +73,59 @@ def compiler() -> str | None:
     return shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
 
 
-def remembered(cases: list[Case]) -> list[tuple[EngineName, str]]:
+def remembered(cases: list[OpenEngine]) -> list[tuple[EngineName, str]]:
     """The choice for each cell and its reason, by what was measured before; eager where nothing was."""
-    found = [(case, _findings().get(_key(case.spec))) for case in cases]
+    found = [(case, _timings().get(_key(case.spec))) for case in cases]
     return [f.choice(case.spec.iterations) if f else ("eager", "not measured yet") for case, f in found]
 
 
-def measured(cases: list[Case]) -> list[tuple[EngineName, str]]:
+def measured(cases: list[OpenEngine]) -> list[tuple[EngineName, str]]:
     """The choice for each cell and its reason, by measuring what was not measured before."""
-    long = {_key(case.spec): case for case in cases if _earns_measuring(case)}  # other seeds do the same work
+    paces: Paces = {}
+    long = {_key(case.spec): case for case in cases if _earns_measuring(case, paces)}  # other seeds do the same work
     if len(long) > 1:
         log.info("compiling for %s, once on this machine", ", ".join(c.spec.algorithm.name for c in long.values()))
         _compile_ahead(list(long.values()))
-    return [_measured(case) for case in cases]
+    return [_measured(case, paces) for case in cases]
 
 
-def _measured(case: Case) -> tuple[EngineName, str]:
+def _measured(case: OpenEngine, paces: Paces) -> tuple[EngineName, str]:
     spec = case.spec
-    finding = _findings().get(_key(spec))
-    if finding is None:
+    timing = _timings().get(_key(spec))
+    if timing is None:
         if compiler() is None:
             log.warning("there is no C++ compiler (g++ or clang++), so %s runs eagerly", spec.algorithm.name)
             return "eager", "there is no C++ compiler"
         try:
-            if (seconds := spec.iterations * _pace(case)) < SHORT:
+            if (seconds := spec.iterations * _pace(case, paces)) < SHORT:
                 return "eager", f"too short to compile: about {seconds:.2g} s"
             log.info("timing %s on %s, eager and compiled, once on this machine", spec.algorithm.name, spec.suite.name)
-            finding = _compare(case)
+            timing = _compare(case)
         except BenchError:
             raise  # such as missing data, which says what to do
         except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
             return "eager", f"the measurement failed: {type(error).__name__}: {error}"
-        _keep(_key(spec), finding)
-    return finding.choice(spec.iterations)
+        _keep(_key(spec), timing)
+    return timing.choice(spec.iterations)
 
 
-def _earns_measuring(case: Case) -> bool:
-    if compiler() is None or _key(case.spec) in _findings():
+def _earns_measuring(case: OpenEngine, paces: Paces) -> bool:
+    if compiler() is None or _key(case.spec) in _timings():
         return False
     try:
-        return case.spec.iterations * _pace(case) >= SHORT
+        return case.spec.iterations * _pace(case, paces) >= SHORT
     except Exception:  # whatever it is, `_measured` will meet it and say so
         return False
 
 
-def _compile_ahead(cases: list[Case]) -> None:
+def _compile_ahead(cases: list[OpenEngine]) -> None:
     """Fills the compiler's cache; what fails here is compiled later, or fails, where it is wanted."""
     messages: Messages = SimpleQueue()
     with Local(cases[0].spec.threads, messages) as processes:  # as many as we may use cores
         running = 0
         for case in cases:
             with contextlib.suppress(Exception):  # a plug-in's classes have no place to be imported from
-                content = pickle.dumps(Case(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
+                content = pickle.dumps(OpenEngine(case.spec, replace(case.suite), case.algorithm))  # type: ignore[type-var]
                 arguments = {"case": base64.b64encode(content).decode()}
                 processes.start(Job(_key(case.spec), "bench.planning.engines:compile_ahead", arguments))
                 running += 1
@@ -133,13 +135,13 @@ def _compile_ahead(cases: list[Case]) -> None:
 
 def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
     """Compiles a case's meta-gradient, in its job's process."""
-    case: Case = pickle.loads(base64.b64decode(arguments["case"]))
-    torch.set_num_threads(case.spec.threads)
-    meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
+    case: OpenEngine = pickle.loads(base64.b64decode(arguments["case"]))
+    with threads(case.spec.threads):
+        meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
     return True
 
 
-def inputs(case: Case) -> Iterator[tuple[Meta, Episode]]:
+def inputs(case: OpenEngine) -> Iterator[tuple[Meta, Episode]]:
     """Arguments of the meta-gradient, as the cell's training would give."""
     spec, suite, algorithm = case
     meta = to(algorithm.init(SuiteTask(suite), seeds.generator("timing")), spec.device)
@@ -156,23 +158,23 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _pace(case: Case) -> float:
-    """Seconds of one meta-iteration, eagerly; timed once in a process."""
-    if (key := _key(case.spec)) not in _eager:
-        torch.set_num_threads(case.spec.threads)
-        gradient = meta_gradient(case.suite, case.algorithm)
-        _eager[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
-    return _eager[key]
+def _pace(case: OpenEngine, paces: Paces) -> float:
+    """Seconds of one meta-iteration, eagerly; timed once."""
+    if (key := _key(case.spec)) not in paces:
+        with threads(case.spec.threads):
+            gradient = meta_gradient(case.suite, case.algorithm)
+            paces[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
+    return paces[key]
 
 
-def _compare(case: Case) -> Finding:
-    torch.set_num_threads(case.spec.threads)
-    engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
-    batches = islice(inputs(case), 1 + ROUNDS)
-    # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
-    rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
+def _compare(case: OpenEngine) -> Timing:
+    with threads(case.spec.threads):
+        engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
+        batches = islice(inputs(case), 1 + TIMINGS)
+        # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
+        rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
     eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))
-    return Finding(eager, compiled, rounds[0][1] - compiled)
+    return Timing(eager, compiled, rounds[0][1] - compiled)
 
 
 def _key(spec: Spec) -> str:
@@ -183,19 +185,19 @@ def _path() -> Path:
     return cache_dir() / "engines.json"
 
 
-def _findings() -> dict[str, Finding]:
+def _timings() -> dict[str, Timing]:
     # A lost or broken file costs a measurement, nothing else.
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
         found: dict[str, Any] = json.loads(_path().read_bytes())
-        return {key: Finding(*map(float, times)) for key, times in found.items()}
+        return {key: Timing(*map(float, times)) for key, times in found.items()}
     return {}
 
 
-def _keep(key: str, finding: Finding) -> None:
+def _keep(key: str, timing: Timing) -> None:
     with contextlib.suppress(OSError):
         _path().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(_path().with_suffix(".lock")):
-            content = json.dumps({**_findings(), key: finding}, indent=1)
+            content = json.dumps({**_timings(), key: timing}, indent=1)
             part = _path().with_suffix(".part")
             part.write_text(content)
             part.replace(_path())

@@ -6,22 +6,21 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.errors import DataError
 from bench.core.records import Record, Spec
 from bench.core.task import SuiteTask
+from bench.core.threads import threads
 from bench.core.trees import to, tree_map
 from bench.learning.engines import learn2learn, vectorised
 from bench.learning.evaluate import manifest, steps_of, trace
-from bench.planning.engines import Case, inputs, timed
+from bench.planning.engines import OpenEngine, inputs, timed
 from bench.planning.plan import Cell, view
 from bench.storage.store import MARK, Store
 
 TRIAL = 3  # meta-iterations that are timed after one to warm up
-TASKS = 10  # that are scored on trial
+SCORED = 10  # that are scored on trial
 
 
 class Pace(NamedTuple):
@@ -35,17 +34,18 @@ class Pace(NamedTuple):
         return cell.spec.iterations * self.iteration + self.scoring
 
 
-def predict(cells: list[Cell], root: Path) -> Iterator[float | None]:
+def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> Iterator[float | None]:
     """Seconds of each cell, by the store's measurements or else by trial; 0 if it is done, None without its data."""
     store = Store.open(root) if (root / MARK).exists() else None
     known = {_kind(r.spec): _measured(r) for r in store.records() if r.outcome == "finished"} if store else {}
+    catalogue = Catalogue(plugins)
     for cell in cells:
         record = store.record(cell.id) if store else None
         if record and record.outcome != "failed":
             yield 0.0
             continue
         try:
-            pace = known.setdefault(_kind(cell.spec), None) or _try(cell)
+            pace = known.setdefault(_kind(cell.spec), None) or _tried(cell, catalogue)
         except DataError:
             yield None
             continue
@@ -54,7 +54,12 @@ def predict(cells: list[Cell], root: Path) -> Iterator[float | None]:
 
 
 def _kind(spec: Spec) -> str:
-    return spec.model_copy(update={"seed": 0, "iterations": 0, "selection": "last"}).id
+    return spec.model_copy(update={"seed": 0, "iterations": 0, "outer": "", "selection": "last"}).id
+
+
+def _tried(cell: Cell, catalogue: Catalogue) -> Pace:
+    with threads(cell.spec.threads):
+        return _try(cell, catalogue)
 
 
 def _measured(record: Record) -> Pace | None:
@@ -62,24 +67,23 @@ def _measured(record: Record) -> Pace | None:
     return Pace(pace or 0.0, record.evaluate_seconds) if pace or not record.spec.iterations else None
 
 
-def _try(cell: Cell) -> Pace:
-    torch.set_num_threads(cell.spec.threads)
+def _try(cell: Cell, catalogue: Catalogue) -> Pace:
     name, algorithm, device = cell.spec.algorithm.name, cell.algorithm, cell.spec.device
     peer = cell.spec.engine == "learn2learn"
-    suite = view(cell.suite, algorithm.train_view, name, Catalogue())
+    suite = view(cell.suite, algorithm.train_view, name, catalogue)
     meta = to(algorithm.init(SuiteTask(suite), seeds.generator("forecast")), device)
     seconds = [0.0]
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
-        cases = islice(inputs(Case(cell.spec, suite, algorithm)), 1 + TRIAL)
+        cases = islice(inputs(OpenEngine(cell.spec, suite, algorithm)), 1 + TRIAL)
         seconds = [timed(partial(gradient, *case)) for case in cases][1:]
-    tested = view(cell.suite, algorithm.test_view, name, Catalogue())
+    tested = view(cell.suite, algorithm.test_view, name, catalogue)
     if algorithm.train_view != algorithm.test_view:
         meta = to(tested.new_params(seeds.generator("forecast")), device)
     variant, candidates = tested.evaluations[0], algorithm.candidates()
-    tasks = tree_map(lambda x: x[:TASKS], manifest(variant, cell.spec.suite.name, "validation")[0])
+    tasks = tree_map(lambda x: x[:SCORED], manifest(variant, cell.spec.suite.name, "validation")[0])
     scored = len(tested.evaluations) * cell.spec.test_tasks
     scored += len(candidates) * cell.spec.validation_tasks if len(candidates) > 1 else 0
     tracer, steps = learn2learn.trace if peer else trace, steps_of(variant, candidates[0])
     scoring = timed(lambda: tracer(variant, candidates[0], meta, tasks, steps, device))
-    return Pace(min(seconds), scoring / TASKS * scored)
+    return Pace(min(seconds), scoring / SCORED * scored)

@@ -1,21 +1,23 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
-import os
+import contextlib
 import platform
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, EngineName, Selection, Spec, Tuning
-from bench.core.types import Interactive, Learner, Split, Suite
+from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
+from bench.learning.outer.trpo import outer_of
+from bench.places.execution import cores
 from bench.planning import engines as choose
 
 
@@ -48,6 +50,7 @@ class Cell:
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
     reason: str = field(default="", compare=False)  # why this engine
     tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
+    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # shorter cells of its trajectory, longest first
 
     @property
     def id(self) -> str:
@@ -55,7 +58,33 @@ class Cell:
         return self.spec.id
 
 
-Choice = Callable[[list[choose.Case]], list[tuple[EngineName, str]]]
+class Begun:
+    """The cells that a store has begun, as whoever plans others asks for them; each specification is read once."""
+
+    def __init__(self, specs: Iterable[Spec]) -> None:
+        """Of these specifications."""
+        self.ids: set[str] = set()
+        self._ends: dict[str, dict[str, int]] = {}  # trajectory -> id -> meta-iterations
+        self.add(specs)
+
+    def add(self, specs: Iterable[Spec]) -> None:
+        """More of them."""
+        for spec in specs:
+            if spec.id not in self.ids:
+                self.ids.add(spec.id)
+                self._ends.setdefault(spec.trajectory, {})[spec.id] = spec.iterations
+
+    def shorter(self, spec: Spec) -> tuple[str, ...]:
+        """The ids of cells from whose end a cell can go on, the longest first."""
+        ends = self._ends.get(spec.trajectory, {})
+        return tuple(sorted((key for key, end in ends.items() if end < spec.iterations), key=lambda key: -ends[key]))
+
+    def going_on(self, cells: Iterable[Cell]) -> list[Cell]:
+        """The cells, each told from which others it can go on."""
+        return [replace(cell, goes_on_from=self.shorter(cell.spec)) for cell in cells]
+
+
+Choice = Callable[[list[choose.OpenEngine]], list[tuple[EngineName, str]]]
 
 
 def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
@@ -66,22 +95,22 @@ def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.m
         known: the store's specifications; an engine left open is the one that a cell was started with.
         choice: of the engine of the others.
     """
-    planner, known = _Planner(request, Catalogue(request.plugins)), list(known)
+    planner, begun = _Planner(request, Catalogue(request.plugins)), Begun(known)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
     cells = [
         planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
     ]
     if request.engine == "auto":
-        cells = planner.with_engines(cells, known, choice)
+        cells = planner.with_engines(cells, begun, choice)
     first: dict[str, Cell] = {}
-    for cell in cells:
+    for cell in begun.going_on(cells):
         first.setdefault(cell.id, cell)
     return list(first.values())
 
 
-def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "") -> Cell:
-    """The cell of a specification, made again where it is to run.
+def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
+    """The cell of a specification, made again where it is to run; `others` are its other fields.
 
     Raises:
         BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
@@ -95,7 +124,7 @@ def planned(spec: Spec, catalogue: Catalogue, label: str = "", reason: str = "")
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
                 f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
             )
-    return Cell(spec, suite, algorithm, label, reason)
+    return Cell(spec, suite, algorithm, **others)
 
 
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
@@ -111,15 +140,56 @@ def algorithm_of(catalogue: Catalogue, named: Named, suite: Suite) -> Learner:
     return algorithm
 
 
+def check_kind(catalogue: Catalogue, named_suite: Named, suite: Suite, named: Named) -> None:
+    """Refuses an algorithm that is not made for a suite's kind of task, and says who can meet whom.
+
+    Raises:
+        BenchError: `Learner.suits` lacks `Suite.kind`.
+    """
+    algorithm: type[Learner] = catalogue.load("algorithm", named.name)
+    suits = algorithm.suits
+    if suits.issuperset(get_args(Kind)) or (kind := _kind(suite)) in suits:
+        return
+    suites = [
+        name
+        for name, cls in catalogue.classes("suite").items()
+        if _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
+    ]
+    algorithms = [
+        name for name, cls in catalogue.classes("algorithm").items() if kind in cls.suits and _shows(type(suite), cls)
+    ]
+    raise BenchError(
+        f"{named.name} is for {' and '.join(sorted(suits)) or 'no kind of task'}, and {named_suite.name} is "
+        f"{kind}. Suites that {named.name} can meet: {', '.join(suites) or 'none'}. "
+        f"Algorithms that can meet {named_suite.name}: {', '.join(algorithms) or 'none'}."
+    )
+
+
+def _kind(suite: Suite) -> Kind:
+    """As the class declares it, else as its data show, without the real ones."""
+    return suite.kind if isinstance(type(suite).kind, str) else suite.stand_in().kind
+
+
+def _shows(suite: type[Suite], algorithm: type[Learner]) -> bool:
+    """Whether a suite has the views that an algorithm wants."""
+    return all(hasattr(suite, method) for method in (algorithm.train_view, algorithm.test_view) if method)
+
+
+def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
+    """A suite's kind where nothing is given; None where that can't be known here, such as without an extra."""
+    with contextlib.suppress(Exception):
+        return _kind(build(cls, name, {}))
+    return None
+
+
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
     """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
     if not method:
         return suite
     if not hasattr(suite, method):
-        able = [name for name in catalogue.names("suite") if hasattr(catalogue.load("suite", name), method)]
         raise BenchError(
             f"{algorithm} needs a suite with {method}(), which this one does not have. "
-            f"Suites that have it: {', '.join(able) or 'none'}."
+            f"Suites that have it: {', '.join(catalogue.having(method)) or 'none'}."
         )
     seen: Suite = getattr(suite, method)()
     return seen
@@ -128,11 +198,6 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
 def threads_of(request: Request) -> int:
     """The threads asked for, else as many as this process may use cores."""
     return request.threads or cores()
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_device(device: str) -> None:
@@ -164,13 +229,15 @@ class _Planner:
     def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
         request = self.request
         suite = suite_of(self.catalogue, named_suite)
+        check_kind(self.catalogue, named_suite, suite, named)
         algorithm = algorithm_of(self.catalogue, named, suite)
         if request.preset not in suite.presets:
             raise unknown("preset", request.preset, suite.presets)
         budget = suite.presets[request.preset]
-        view(suite, algorithm.train_view, named.name, self.catalogue)
+        trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
+        iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
             suite=Component(
                 name=named_suite.name,
@@ -187,8 +254,9 @@ class _Planner:
                 parameters=parameters(algorithm),
                 source=source_hash(type(algorithm)),
             ),
+            outer=repr(outer_of(trained, algorithm, iterations)) if algorithm.trains else "",
             seed=seed,
-            iterations=(request.iterations or budget.iterations) if algorithm.trains else 0,
+            iterations=iterations,
             validate_every=request.validate_every or suite.validate_every,
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
@@ -201,7 +269,7 @@ class _Planner:
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
 
-    def with_engines(self, cells: list[Cell], known: list[Spec], choice: Choice) -> list[Cell]:
+    def with_engines(self, cells: list[Cell], known: Begun, choice: Choice) -> list[Cell]:
         begun = [_open_engine(cell, known) for cell in cells]
         cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
         chosen = iter(choice(cases))
@@ -211,9 +279,9 @@ class _Planner:
             for cell, (engine, reason) in zip(cells, engines, strict=True)
         ]
 
-    def _case(self, cell: Cell) -> choose.Case:
+    def _case(self, cell: Cell) -> choose.OpenEngine:
         suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
-        return choose.Case(cell.spec, suite, cell.algorithm)
+        return choose.OpenEngine(cell.spec, suite, cell.algorithm)
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)
@@ -228,14 +296,13 @@ class _Planner:
         return self.hashes[key]
 
 
-def _open_engine(cell: Cell, known: list[Spec]) -> tuple[EngineName, str] | None:
+def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
     """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
     if isinstance(cell.suite, Interactive):
         return "eager", "what is collected decides what is computed"
     spec = cell.spec
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
-    ids, shorter = {k.id for k in known}, {k.trajectory for k in known if k.iterations < spec.iterations}
-    for found in (*(s for s in either if s.id in ids), *(s for s in either if s.trajectory in shorter)):
+    for found in (*(s for s in either if s.id in known.ids), *(s for s in either if known.shorter(s))):
         return found.engine, "as the run in the store, which goes on"
     return ("eager", "nothing is trained") if not spec.iterations else None
 

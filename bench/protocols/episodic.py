@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
 from bench.learning.evaluate import manifest, steps_of, trace, traces
 from bench.learning.outer.descent import Descent, Rule
-from bench.learning.outer.trpo import TrustRegion
+from bench.learning.outer.trpo import TRPO, TrustRegion, outer_of
 from bench.learning.train import Gradients, MetaGradient, Validation, train
 from bench.learning.training import Training
 from bench.learning.views import Views
@@ -92,9 +92,10 @@ class Episodic:
 
     def _rule(self, state: Training) -> Rule:
         suite = self.views.training
-        if isinstance(suite, Interactive) and suite.outer == "trpo":
-            return TrustRegion(suite, self.algorithm, state.meta)
-        return Descent(self.algorithm.outer.over(self.spec.iterations), state.meta, state.memory, self.suite.clip)
+        outer = outer_of(suite, self.algorithm, self.spec.iterations)
+        if isinstance(outer, TRPO):
+            return TrustRegion(cast(Interactive, suite), self.algorithm, state.meta)
+        return Descent(outer, state.meta, state.memory, self.suite.clip)
 
     def _halved(self, chunk: int) -> None:
         log.warning("out of memory: going on with %d tasks in memory at once", chunk)

@@ -23,22 +23,23 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.cells.cell import PeakMemory
+from bench.cells.outcome import PeakMemory
 from bench.core import seeds
 from bench.core.discovery import Catalogue, parse
 from bench.core.errors import BenchError, DataError, unknown
 from bench.core.gradients import GradientName
 from bench.core.records import EngineName
 from bench.core.task import SuiteTask
+from bench.core.threads import threads as so_many_threads
 from bench.core.trees import to, tree_leaves, tree_map
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
 from bench.planning.engines import timed
-from bench.planning.plan import algorithm_of, check_device, suite_of, view
+from bench.planning.plan import algorithm_of, check_device, check_kind, suite_of, view
 
 ROUNDS = (3, 15)  # fewest and most timings of a variant ...
-PATIENCE = 10.0  # ... and the seconds after which the fewest will do
+LONG_ENOUGH = 10.0  # ... and the seconds after which the fewest will do
 REPLICATES = 1_000
 SIDE = 2_048  # of the square float32 matrices whose product is the machine's peak
 
@@ -101,21 +102,22 @@ def cost(
         if engine not in get_args(EngineName):
             raise unknown("engine", engine, get_args(EngineName))
     check_device(device)
-    if threads:
-        torch.set_num_threads(threads)
     catalogue = Catalogue(tuple(map(Path, plugins)))
     text = algos if isinstance(algos, str) else ",".join(algos)
     rows = []
-    for named in parse(suite):
-        asked = suite_of(catalogue, named)
-        for count, size in itertools.product(steps, tasks):
-            watch(f"{named}: {count} inner steps, {size} tasks")
-            variants = [
-                (variant, _seen(asked, variant, catalogue))
-                for one in parse(text)
-                for variant in _variants(str(one), algorithm_of(catalogue, one, asked), count, size, engines)
-            ]
-            rows += [{"suite": str(named), **row} for row in _measure(variants, device)]
+    with so_many_threads(threads):
+        for named in parse(suite):
+            asked = suite_of(catalogue, named)
+            for one in parse(text):
+                check_kind(catalogue, named, asked, one)
+            for count, size in itertools.product(steps, tasks):
+                watch(f"{named}: {count} inner steps, {size} tasks")
+                variants = [
+                    (variant, _seen(asked, variant, catalogue))
+                    for one in parse(text)
+                    for variant in _variants(str(one), algorithm_of(catalogue, one, asked), count, size, engines)
+                ]
+                rows += [{"suite": str(named), **row} for row in _measure(variants, device)]
     return pd.DataFrame(rows)
 
 
@@ -124,7 +126,7 @@ def measure(calls: dict[Any, Call]) -> pd.DataFrame:
     rounds: list[list[float]] = []
     began = time.perf_counter()
     fewest, most = ROUNDS
-    while len(rounds) < fewest or (len(rounds) < most and time.perf_counter() - began < PATIENCE):
+    while len(rounds) < fewest or (len(rounds) < most and time.perf_counter() - began < LONG_ENOUGH):
         # Every other round the other way about, so that no call always follows the same one.
         order = list(calls) if len(rounds) % 2 else list(reversed(calls))
         seconds = {key: timed(calls[key]) for key in order}

@@ -9,27 +9,35 @@ import torch
 from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
+from bench.core.environment import variable
 from bench.core.errors import BenchError
-from bench.core.trees import shapes_of, tree_map
+from bench.core.trees import named_leaves, shapes_of, tree_map
 from bench.core.types import Interactive
 from bench.learning.evaluate import manifest
 from bench.learning.rollouts import adapted
 from bench.storage.store import Store
 
 
-def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path) -> str:
+def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path, plugins: tuple[Path, ...] = ()) -> str:
     """Writes a film of a run directory's finished cell of an algorithm; what is to be seen on it.
 
     Raises:
         BenchError: there is no such cell, or its suite cannot be filmed.
     """
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")  # no screen needed; mujoco reads it when it is first imported
+    if sys.platform != "linux":
+        return _film(root, algo, suite, task, path, plugins)
+    with variable("MUJOCO_GL", os.environ.get("MUJOCO_GL", "egl")):  # no screen needed; mujoco reads it at its import
+        return _film(root, algo, suite, task, path, plugins)
+
+
+def _film(root: Path, algo: str | None, suite: str | None, task: int, path: Path, plugins: tuple[Path, ...]) -> str:
     store = Store.open(root)
     record = finished(store, suite, algo)
-    seen, chosen, meta = tested(store, record, Catalogue())
+    catalogue = Catalogue(plugins)
+    seen, chosen, meta = tested(store, record, catalogue)
     if not isinstance(seen, Interactive) or not hasattr(seen, "film"):
-        raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: those of MuJoCo's robots.")
+        able = ", ".join(catalogue.having("film")) or "none"
+        raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: {able}.")
     tasks, _ = manifest(seen, record.spec.suite.name, "test")
     if task >= record.spec.test_tasks:
         raise BenchError(
@@ -47,5 +55,5 @@ def film(root: Path, algo: str | None, suite: str | None, task: int, path: Path)
             updates = f"after {stage.step} update{'' if stage.step == 1 else 's'}" if stage.step else "before adapting"
             episodes.append((f"{updates}: return {earned:.1f}", stage.data.observations[0, :1, :length]))
     seen.film(episodes, path)
-    goal = ", ".join(f"{name} {value.flatten()[0].item():.3g}" for name, value in one._asdict().items())
+    goal = ", ".join(f"{name.strip('/.')} {value.flatten()[0].item():.3g}".strip() for name, value in named_leaves(one))
     return f"{record.spec.algorithm.label}, seed {record.spec.seed}, test task {task} ({goal})"

@@ -6,10 +6,9 @@ from typing import Literal, NamedTuple
 
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.storage.store import TUNING, Store, write
+from bench.storage.store import COLUMNS, TUNING, Store, write
 
 UNFINISHED = ("spec.json", "log.txt", "checkpoint.safetensors")
-TABLES = ("scores.parquet", "curve.parquet")
 
 
 class Merged(NamedTuple):
@@ -61,7 +60,7 @@ def _one(source: Store, target: Store, cell: str) -> Merged:
         if new is None:
             return _unfinished(source, target, cell)
         if old is None or (old.outcome == "failed" and new.outcome != "failed"):
-            _copy(source, target, cell, (*UNFINISHED, *TABLES, "record.json"))
+            _copy(source, target, cell, (*UNFINISHED, *COLUMNS, "record.json"))
             _rivals(source, target, cell, new)
             return Merged(cell, source.root, "copied")
         if new.outcome == "failed" or _result(new) == _result(old):
@@ -88,7 +87,7 @@ def _rivals(source: Store, target: Store, cell: str, first: Record) -> None:
 
 def _beside(source: Store, target: Store, cell: str, record: Record, suffix: str) -> None:
     """Writes a second result of a cell under names that its digest makes; the record last."""
-    for name in (*TABLES, "record.json"):
+    for name in (*COLUMNS, "record.json"):
         stem, _, extension = name.partition(".")
         path = source.folder(cell) / f"{stem}{suffix}.{extension}"
         if path.exists():

@@ -25,10 +25,16 @@ if TYPE_CHECKING:
 
 MARK = "store.json"
 TUNING = "tuning"  # within a run directory: the store of a sweep's trials, and a folder for each sweep
-TABLES = {  # and their columns
+COLUMNS = {  # of the tables
     "scores.parquet": ("setting", "norm", "metric", "task", "step", "value"),
     "curve.parquet": ("iteration", "loss", "validation"),
 }
+
+
+def default_out(suites: str) -> Path:
+    """runs/<suites>, without brackets and commas."""
+    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
+    return Path("runs") / name.strip("-")
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,7 @@ class Store:
             if expected and (found := hashlib.sha256(content).hexdigest()) != expected:
                 raise ValueError(f"its SHA-256 is {found[:16]}..., not {expected[:16]}... as in the record")
             table = pd.read_parquet(io.BytesIO(content))
-            if missing := [column for column in TABLES[name] if column not in table]:
+            if missing := [column for column in COLUMNS[name] if column not in table]:
                 raise ValueError(f"it has no column {', '.join(missing)}")
         except Exception as error:  # broken files break readers in many ways, and one cure serves all
             raise StoreError(

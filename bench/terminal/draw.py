@@ -32,12 +32,12 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     _save(figures.adaptation(made, look, f"{judged.headline.name} {judged.headline.unit}".strip(), judged.floor), path)
 
 
-def draw_paths(root: Path, suite: str | None, algorithm: str | None, path: Path) -> None:
+def draw_paths(root: Path, suite: str | None, algorithm: str | None, path: Path, plugins: tuple[Path, ...]) -> None:
     """Draws where a finished cell's policy walks before and after each inner step."""
     from bench.reporting.paths import walks
     from reports.paths import draw
 
-    title, found = walks(root, suite, algorithm)
+    title, found = walks(root, suite, algorithm, plugins)
     _save(draw(found, title), path)
 
 

@@ -141,12 +141,12 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
         out.print(f"drawn to {pictures / name}")
 
 
-def forecast(cells: list[Cell], root: Path) -> None:
+def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> None:
     """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
     from bench.planning.forecast import predict
 
     rows = grid("cell", "what", "engine", "iterations", "predicted", right=("iterations", "predicted"))
-    seconds = list(predict(cells, root))
+    seconds = list(predict(cells, root, plugins))
     for cell, time_ in zip(cells, seconds, strict=True):
         predicted = "finished" if time_ == 0 else span(time_)
         rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)

@@ -26,15 +26,16 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from bench.api import default_out, run_cells
-from bench.cells.cell import Watch
+from bench.cells.execute import HERE, run_cells
+from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, StoreError, unknown
 from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
-from bench.planning.plan import Cell, Request, plan, suite_of
-from bench.storage.store import TUNING, Store, write
+from bench.places.execution import Execution
+from bench.planning.plan import Begun, Cell, Request, plan, suite_of
+from bench.storage.store import TUNING, Store, default_out, write
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
@@ -290,14 +291,29 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
+            _check_rungs(sweep)
             if settings.sampler == "grid":
                 sweep.grid  # noqa: B018  # a grid that is too small shows now
             found.append(sweep)
     return list({sweep.name: sweep for sweep in found}.values())
 
 
+def _check_rungs(sweep: Sweep) -> None:
+    """Refuses to prune where a trial that is cut short is another run than the beginning of the whole."""
+    algorithm = sweep.cell.algorithm
+    if algorithm.trains and len({repr(algorithm.outer.over(iterations)) for iterations in sweep.rungs}) > 1:
+        raise BenchError(
+            f"the outer rate of {sweep.named[1].name} falls until a run's end, so that a pruned trial would be another "
+            f"run than the whole one's beginning. Give --pruner none, or declare when it has fallen: until=..."
+        )
+
+
 def tune(
-    found: list[Sweep], root: Path, watch: Watch, time_limit: float | None = None, **execution: Any
+    found: list[Sweep],
+    root: Path,
+    watch: Watch,
+    time_limit: float | None = None,
+    execution: Execution = HERE,
 ) -> list[tuple[Tuning, Study]]:
     """Runs the sweeps in step, so that budgets are equal whenever the time runs out; goes on where it was cut.
 
@@ -306,7 +322,7 @@ def tune(
         root: the run directory; trials are kept in its folder `tuning`.
         watch: looks on.
         time_limit: seconds after which it stops, to be resumed by the same call.
-        execution: where cells run, as run_cells takes it.
+        execution: where and how cells run.
 
     Returns:
         Each sweep as it is kept, and its study in memory.
@@ -318,13 +334,13 @@ def tune(
     Store.create(root)
     store = Store.create(root / TUNING)
     settings = found[0].settings
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     lock = FileLock(store.root / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
-    storage = None
+    storage, verbosity = None, optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
         storage = _storage(settings.storage, store.root)
         studies = [
@@ -332,10 +348,10 @@ def tune(
                                         pruner=sweep.pruner, direction=sweep.direction, load_if_exists=True))
             for sweep in found
         ]  # fmt: skip
-        deadline = time.monotonic() + time_limit if time_limit else None
+        deadline, begun = time.monotonic() + time_limit if time_limit else None, Begun(store.specs())
         for first in range(0, settings.trials, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.trials))
-            if not _round(studies, numbers, store, watch, deadline, execution):
+            if not _round(studies, numbers, store, begun, watch, deadline, execution):
                 break
         return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
     except (StorageInternalError, SQLAlchemyError) as error:
@@ -344,6 +360,7 @@ def tune(
         if isinstance(storage, optuna.storages.RDBStorage):
             storage.remove_session()
             storage.engine.dispose()
+        optuna.logging.set_verbosity(verbosity)
         lock.release()
 
 
@@ -360,9 +377,10 @@ def _round(
     studies: list[tuple[Sweep, Study]],
     numbers: range,
     store: Store,
+    begun: Begun,
     watch: Watch,
     deadline: float | None,
-    execution: dict[str, Any],
+    execution: Execution,
 ) -> bool:
     """Asks, runs and tells some trials of every sweep; whether the time sufficed."""
     for sweep, study in studies:
@@ -384,8 +402,9 @@ def _round(
                 cells += [cell for cell in some if not told or store.record(cell.id) is None]
         left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
         plugins = studies[0][0].request.plugins
-        cells = list({cell.id: cell for cell in cells}.values())  # two trials may be alike
-        ended = run_cells(cells, store, watch, left, plugins, **execution) if cells else []
+        cells = begun.going_on({cell.id: cell for cell in cells}.values())  # two trials may be alike
+        begun.add(cell.spec for cell in cells)
+        ended = run_cells(cells, store, watch, left, plugins, execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False
         for sweep, study in studies:

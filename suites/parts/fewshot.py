@@ -265,6 +265,16 @@ class Pretraining(Supervised):
         """The suite's."""
         return self.suite.protocol
 
+    @property
+    def report_steps(self) -> tuple[int, ...]:
+        """The suite's."""
+        return self.suite.report_steps
+
+    @property
+    def floor(self) -> float:
+        """Accuracy in percent by chance."""
+        return 100 / (4 * len(self.classes))
+
     def module(self) -> nn.Module:
         """The suite's network with one output per class and orientation; its head starts small, since it is wide."""
         network = self.suite.network(4 * len(self.classes))
@@ -289,6 +299,10 @@ class Pretraining(Supervised):
     def losses(self, prediction: Tensor, data: Labelled) -> Tensor:
         """Cross-entropy per image, [N]."""
         return self.suite.losses(prediction, data)
+
+    def score(self, prediction: Tensor, data: Labelled) -> dict[str, Tensor]:
+        """Accuracy in percent and the mean cross-entropy, over all classes."""
+        return self.suite.score(prediction, data)
 
 
 def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:

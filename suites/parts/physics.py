@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from bench.core.errors import BenchError, MissingExtraError
 
 Floats = NDArray[np.float64]
-PATIENCE = float(os.environ.get("BENCH_WATCHDOG", "120"))  # seconds that one step of all simulations may take
-SPELLS = 100  # of waiting, which make up PATIENCE
+WATCHDOG = 120.0  # seconds that one step of all simulations may take, unless BENCH_WATCHDOG says otherwise
+SPELLS = 100  # of waiting, which make them up
 
 
 class Reading(NamedTuple):
@@ -137,14 +137,15 @@ class Simulations:
     def _watched(self, work: Callable[[], Reading]) -> Reading:
         done: Future[Reading] = Future()
         self.engine.calls.put((done, work))
+        patience = float(os.environ.get("BENCH_WATCHDOG", WATCHDOG))
         for _ in range(SPELLS):  # each is waited for while this process runs: one that was stopped meanwhile is no hang
             with contextlib.suppress(TimeoutError):
-                return done.result(PATIENCE / SPELLS)
+                return done.result(patience / SPELLS)
         self.engine.calls = _worker()
         atexit.register(_leave, done)
         raise BenchError(
             f"the {self.threads} threads that simulate {len(self.state)} x {self.robot.name} hang: step {self.taken} "
-            f"took more than {PATIENCE:g} s. BENCH_WATCHDOG=SECONDS gives them longer; what was checkpointed is kept."
+            f"took more than {patience:g} s. BENCH_WATCHDOG=SECONDS gives them longer; what was checkpointed is kept."
         )
 
 

@@ -20,8 +20,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)])  # chores, bench
 
-from bench.api import Silent, run_cells  # noqa: E402
 from bench.cells import execute  # noqa: E402
+from bench.cells.execute import run_cells  # noqa: E402
+from bench.cells.watch import Silent  # noqa: E402
+from bench.places.execution import Execution  # noqa: E402
 from bench.planning.plan import Cell, Request, plan  # noqa: E402
 from bench.storage.store import Store  # noqa: E402
 
@@ -47,7 +49,7 @@ def timed(cells: list[Cell], **where: Any) -> tuple[float, float]:
     """Seconds by the wall, and of processor, until all cells have their records."""
     with tempfile.TemporaryDirectory() as folder:
         began, used = time.perf_counter(), cpu()
-        records = run_cells(cells, Store.create(Path(folder) / "store"), Silent(), None, (), **where)
+        records = run_cells(cells, Store.create(Path(folder) / "store"), Silent(), None, (), Execution(**where))
         if len(records) < len(cells):
             raise RuntimeError(f"{len(cells) - len(records)} cells have no record")
         return time.perf_counter() - began, cpu() - used
@@ -94,7 +96,7 @@ def parts() -> Iterator[str]:
     many = cells_of(MANY, validate_every=1)
     with tempfile.TemporaryDirectory() as folder:
         store = Store.create(Path(folder) / "store")
-        run_cells(many[:1], store, Silent(), None, (), workers=1)
+        run_cells(many[:1], store, Silent(), None, (), Execution(workers=1))
         record = store.record(many[0].id)
         if record is None:
             raise RuntimeError("no record")
@@ -102,7 +104,7 @@ def parts() -> Iterator[str]:
             made = record.model_copy(update={"cell": cell.id, "spec": cell.spec})
             store.write(cell.id, "record.json", made.model_dump_json().encode())
         began = time.perf_counter()
-        run_cells(many, store, Silent(), None, (), workers=2)
+        run_cells(many, store, Silent(), None, (), Execution(workers=2))
         yield f"| finding that {MANY:,} cells are finished | {time.perf_counter() - began:.2f} |"
     began = time.perf_counter()
     cells_of(MANY)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from algorithms.maml import MAML
-from bench.cells.cell import Deadline, _Run
+from bench.cells.cell import Deadline, _Life
 from bench.core import seeds
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_unflatten
@@ -183,7 +183,7 @@ def test_run_against_the_bare_loop(benchmark: Any, suite: str, goal: str, iterat
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_: None
 
-    run = _Run(cell, store, Watch(), Deadline())  # type: ignore[arg-type]
+    run = _Life(cell, store, Watch(), Deadline())  # type: ignore[arg-type]
     run.protocol.views = Views(seen, seen)
     run.protocol._meta_gradient = lambda _: bare  # type: ignore[method-assign]
 

@@ -1,6 +1,7 @@
 """A cell's result is its specification's: whatever was cut, resumed or extended on the way."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 import bench
-from bench.api import Silent, run_cells
 from bench.cells.cell import Deadline, run_cell
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
-from bench.core.records import Record
+from bench.core.records import Record, Spec
 from bench.core.trees import named_leaves
 from bench.learning.training import Training
 from bench.planning.plan import Request, plan
@@ -22,12 +24,13 @@ from bench.storage.store import Store
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
 
 
-def cells_of(suite: str, algos: str, **options: Any) -> list[Any]:
-    return plan(Request(suites=suite, algos=algos, **{**SMALL, **options}))
+def cells_of(suite: str, algos: str, known: Iterable[Spec] = (), **options: Any) -> list[Any]:
+    return plan(Request(suites=suite, algos=algos, **{**SMALL, **options}), known)
 
 
-def run(store: Path, suite: str, algos: str, **options: Any) -> list[Record]:
-    return run_cells(cells_of(suite, algos, **options), Store.create(store), Silent(), None, ())
+def run(root: Path, suite: str, algos: str, **options: Any) -> list[Record]:
+    store = Store.create(root)
+    return run_cells(cells_of(suite, algos, store.specs(), **options), store, Silent(), None, ())
 
 
 class StopAt(Silent):

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import bench
-from bench.api import Silent, run_cells
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.places import cluster
+from bench.places.execution import Execution, cores
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
 from tests.conftest import ROOT
@@ -58,7 +60,53 @@ class Noting(Silent):
 
 def run(cells: list[Cell], root: Path, time_limit: float | None = None, **where: Any) -> tuple[list[Record], Noting]:
     watch = Noting()
-    return run_cells(cells, Store.create(root), watch, time_limit, (), **where), watch
+    return run_cells(cells, Store.create(root), watch, time_limit, (), Execution(**where)), watch
+
+
+THREE = Request(suites="sinusoid", algos="maml", seeds=(0, 1, 2), **SMALL)
+SPY = """if True:
+    import sys, os
+    def note(event, arguments):
+        if event == "open" and str(arguments[0]).endswith(("spec.json", "record.json")):
+            with open(os.environ["SPY"], "a") as file:
+                file.write(f"{arguments[0]}\\n")
+    sys.addaudithook(note)
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 2], ids=["here", "in processes"])
+def test_a_fresh_cell_reads_nothing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None
+) -> None:
+    store, (spec, *_) = Store.create(tmp_path / "store"), [cell.spec for cell in plan(THREE)]
+    for seed in range(100, 140):  # which a fresh cell could go on from, but for their seed
+        other = spec.model_copy(update={"seed": seed})
+        store.write(other.id, "spec.json", other.model_dump_json().encode())
+    (tmp_path / "sitecustomize.py").write_text(SPY)
+    (tmp_path / "opened").touch()
+    monkeypatch.setenv("SPY", str(tmp_path / "opened"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    options = {**SMALL, "out": str(store.root), "workers": workers}
+    code = f"import bench; bench.run('sinusoid', 'maml', seeds=3, **{options})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    opened = [Path(line).parent.name for line in (tmp_path / "opened").read_text().splitlines()]
+    fresh = {cell.id for cell in plan(THREE)}
+    assert len({name for name in opened if name not in fresh}) == 40  # the planner has read each of them,
+    assert len([name for name in opened if name not in fresh]) == 40  # and nobody read one again
+    assert len(opened) - 40 <= 10 * len(fresh)
+
+
+def test_where_a_cell_can_go_on_from_is_told_to_its_process(tmp_path: Path) -> None:
+    more: Any = {**SMALL, "out": tmp_path / "store"}
+    for iterations in (10, 15):
+        bench.run("sinusoid", "maml", **more | {"iterations": iterations})
+    frame = bench.run("sinusoid", "maml", workers=1, **more)
+    [record] = [record for record in frame.store.records() if record.spec.iterations == 20]
+    log = (frame.store.folder(record.cell) / "log.txt").read_text()
+    assert record.pieces == 3
+    assert "going on from iteration 15" in log
+    [whole], _ = run(plan(THREE)[:1], tmp_path / "whole")
+    assert record.digest == whole.digest
 
 
 @pytest.mark.usefixtures("_light")
@@ -125,11 +173,9 @@ def test_a_file_that_describes_no_cluster_says_what_would(tmp_path: Path, conten
 
 
 def test_threads_are_shared_among_workers() -> None:
-    from bench.cells.execute import cores, default_threads
-
-    assert default_threads(None, False) is None
-    assert default_threads(cores(), False) == default_threads(1_000, False) == default_threads(None, True) == 1
-    assert default_threads(1, False) == cores()
+    assert Execution().threads is None
+    assert {Execution(workers=cores()).threads, Execution(workers=1_000).threads, Execution(dask="a:1").threads} == {1}
+    assert Execution(workers=1).threads == cores()
 
 
 @pytest.mark.slow
@@ -195,8 +241,8 @@ def test_a_run_can_be_stopped_when_its_cluster_has_lost_every_worker(tmp_path: P
         cells = cells_of(3, milliseconds=60_000)
         watch = Leaving()
         began = time.monotonic()
-        where: Any = {"dask": made.scheduler_address}
-        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), **where) == []
+        where = Execution(dask=made.scheduler_address)
+        assert run_cells(cells, Store.create(tmp_path), watch, 8.0, (), where) == []
         assert time.monotonic() - began < 60
     assert len(set(watch.started)) == 1
 
@@ -215,9 +261,9 @@ def test_what_dask_never_tells_ends_with_its_scheduler(tmp_path: Path, monkeypat
                 super().starts(cell, done)
                 made.close(timeout=5)
 
-        watch, where = Closing(), {"dask": made.scheduler_address, "retries": 0}
+        watch, where = Closing(), Execution(dask=made.scheduler_address, retries=0)
         cells = cells_of(3, milliseconds=60_000)
-        assert run_cells(cells, Store.create(tmp_path), watch, 90.0, (), **where) == []  # type: ignore[arg-type]
+        assert run_cells(cells, Store.create(tmp_path), watch, 90.0, (), where) == []
     assert {message for _, message, _ in watch.lost} == {"the connection to the scheduler was lost"}
     assert len(watch.lost) == 3
 

@@ -1,13 +1,21 @@
 """Names are found without importing, built with checks, and whatever a plug-in does wrong is said."""
 
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
 
-from bench.core.discovery import Catalogue, Named, allowed, build, parse, source_hash
+from bench.core.beside import ROOT
+from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, build, parse, source_hash
 from bench.core.errors import BenchError
+from bench.core.types import Learner, Suite, Supervised
 
 ALGORITHM = '''"""Mine: a test."""
 from dataclasses import dataclass
@@ -128,7 +136,7 @@ def test_an_edited_plug_in_is_what_runs_and_what_is_hashed(tmp_path: Path) -> No
         (ALGORITHM.replace("frozen=True, ", "").replace("(Learner)", ""), "must be frozen"),
         (ALGORITHM.replace("(Learner)", ""), "must inherit bench.core.types.Learner"),
         (ALGORITHM.replace("def step", "def stepp"), "does not define step"),
-        (ALGORITHM.replace("class Mine", "class A") + "\nclass B(A): pass\n", "it has: A, B"),
+        (ALGORITHM.replace("class Mine", "class A") + "\nclass B(A): pass\n", "It has: A, B"),
         (ALGORITHM.replace("rate: float", "rate: 'Nonsense'"), "'Nonsense' is not defined"),
         (ALGORITHM.replace("rate: float = 0.1", "rate: __import__('torch').Tensor = None"), "cannot be checked"),
     ],
@@ -142,8 +150,22 @@ def test_what_a_plug_in_does_wrong_is_said(tmp_path: Path, content: str, reason:
 def test_a_suite_is_told_all_that_it_does_not_define(tmp_path: Path) -> None:
     content = ALGORITHM.replace("Learner", "Supervised").replace("Mine", "Lazy").replace("def step", "def sample")
     found = message(Catalogue((plugin(tmp_path, content, "lazy.py"),)).load, "suite", "lazy")
-    assert "does not define floor, look_up, losses, metrics, module, predict, presets" in found
+    listed = "floor, look_up, losses, metrics, module, predict, presets, protocol, report_steps, score:"
+    assert f"does not define {listed}" in found
     assert "sheet" not in found
+
+
+def test_what_must_be_defined_is_abstract() -> None:
+    assert Learner.__abstractmethods__ == {"step"}
+    assert {"floor", "module", "sample", "predict", "score"} <= Suite.__abstractmethods__
+    assert {"collect", "sheet"}.isdisjoint(Supervised.__abstractmethods__)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Lazy(Learner):
+        rate: float = 0.1
+
+    with pytest.raises(TypeError, match="step"):
+        Lazy(steps=1, outer_lr=0.1, meta_batch=1)  # type: ignore[abstract]
 
 
 @pytest.mark.parametrize("name", ["bad-name.py", "mine.txt", "missing.py"])
@@ -162,3 +184,167 @@ def test_two_claims_to_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_the_other_kind_is_recognised() -> None:
     assert "Its kind is algorithm" in message(Catalogue().load, "suite", "maml")
+
+
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_every_file_is_one_choice(kind: Any) -> None:
+    files = sorted(path.stem for path in (ROOT / FOLDERS[kind]).glob("[!_]*.py"))
+    assert [Catalogue().load(kind, name).__module__ for name in files] == [f"{FOLDERS[kind]}.{name}" for name in files]
+
+
+def python(code: str, folder: Path, *path: Path, ok: bool = True) -> str:
+    """What a process prints that runs in a folder, with these places first on its path, or how it ends."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (*path, ROOT)))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done.stdout if ok else done.stderr
+
+
+EDITABLE = f"""if True:  # as setuptools' finder of an editable install, which is asked after Python's own
+    import importlib.util, sys
+    from pathlib import Path
+    class Editable:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            folder = Path({str(ROOT)!r}, name)
+            if path is None and name in ("bench", "algorithms", "suites", "reports"):
+                return importlib.util.spec_from_file_location(
+                    name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+                )
+    sys.path = [place for place in sys.path if place != {str(ROOT)!r}]
+    names = [getattr(finder, "__name__", "") for finder in sys.meta_path]
+    sys.meta_path.insert(names.index("PathFinder") + 1, Editable)
+"""
+
+
+@pytest.mark.parametrize("content", [None, ""], ids=["an empty folder", "a package"])
+@pytest.mark.parametrize("first", [False, True], ids=["working directory", "PYTHONPATH"])
+def test_what_bears_the_names_of_our_packages_hides_none_of_them(
+    tmp_path: Path, first: bool, content: str | None
+) -> None:
+    for name in ("suites", "algorithms"):
+        (tmp_path / name).mkdir()
+        if content is not None:
+            (tmp_path / name / "__init__.py").write_text(content)
+            (tmp_path / name / "mine.py").write_text(ALGORITHM)
+    (tmp_path / "reports.py").touch()
+    code = """if True:
+        import bench
+        from bench.core.discovery import Catalogue
+        print(*Catalogue().names("suite"), *Catalogue().names("algorithm"))
+        print(bench.run("sinusoid", "scratch", preset="smoke", threads=1).store.root)
+    """
+    names, root = python(EDITABLE + code, tmp_path, *[tmp_path] * first).splitlines()
+    assert names.split() == [*Catalogue().names("suite"), *Catalogue().names("algorithm")]
+    assert root == "runs/sinusoid"
+
+
+def test_an_intruder_that_is_there_already_is_named(tmp_path: Path) -> None:
+    (tmp_path / "reports.py").touch()
+    last = python("import reports, bench", tmp_path, ok=False).splitlines()[-1]
+    assert f"BenchError: {tmp_path / 'reports.py'} is imported as 'reports'" in last
+    assert "Import bench before it, or give it another name." in last
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Path:
+    """Our packages at another place, whose suites and algorithms may be changed."""
+    for name in ("bench", "reports"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("suites", "algorithms"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def test_a_method_has_its_files_name_whatever_its_class_is_called(house: Path) -> None:
+    content = (house / "algorithms" / "fomaml.py").read_text().replace("FOMAML", "AlmostNoInnerLoop")
+    (house / "algorithms" / "anil.py").write_text(content)
+    code = "from bench.core.discovery import Catalogue as C; print(C().load('algorithm', 'anil').__name__, "
+    found = python(code + "*C().names('algorithm'))", house, house).split()
+    assert found == ["AlmostNoInnerLoop", *sorted([*Catalogue().names("algorithm"), "anil"])]
+
+
+@pytest.mark.parametrize(
+    ("content", "classes"),
+    [
+        ("class Helper:\n    pass\n", "Helper"),
+        ("class Helper:\n    def sample(self) -> None: ...\n", "Helper"),
+        ("from suites.sinusoid import Sinusoid\nclass One(Sinusoid): ...\nclass Two(Sinusoid): ...\n", "One, Two"),
+        ("from typing import NamedTuple\nclass Helper(NamedTuple):\n    x: int\n", "Helper"),
+        ("x = 1\n", "no class"),
+    ],
+)
+def test_a_file_that_is_not_one_choice_is_named_with_its_classes(house: Path, content: str, classes: str) -> None:
+    (house / "suites" / "helper.py").write_text(content)
+    last = python(
+        "from bench.core.discovery import Catalogue as C; C().load('suite', 'helper')", house, house, ok=False
+    )
+    assert f"{house / 'suites' / 'helper.py'} must define exactly one suite" in last
+    assert f"It has: {classes}." in last
+    assert f"goes into {house / 'suites' / 'parts'}" in last
+
+
+@pytest.mark.parametrize("content", ["class Helper: pass", "x = 1", "class _Shared(Suite): pass"])
+def test_a_file_that_is_no_choice_spoils_no_other(house: Path, content: str) -> None:
+    (house / "suites" / "helper.py").write_text(content)
+    (house / "algorithms" / "broken.py").write_text("class Broken(")
+    code = "from bench.core.discovery import Catalogue as C; print(*C().names('suite'), *C().names('algorithm'))"
+    found = python(f"{code}; C().load('suite', 'sinusoid')", house, house).split()
+    assert found == [*Catalogue().names("suite"), *sorted([*Catalogue().names("algorithm"), "broken"])]
+    last = python(
+        "from bench.core.discovery import Catalogue as C; C().load('algorithm', 'broken')", house, house, ok=False
+    )
+    assert f"{house / 'algorithms' / 'broken.py'} does not import: SyntaxError" in last
+
+
+def test_one_of_our_files_that_does_not_import_is_named(house: Path) -> None:
+    (house / "algorithms" / "mine.py").write_text("import no_such_module\n" + ALGORITHM)
+    code = "from bench.core.discovery import Catalogue as C; C().load('algorithm', 'mine')"
+    last = python(code, house, house, ok=False).splitlines()[-1]
+    assert f"{house / 'algorithms' / 'mine.py'} does not import: ModuleNotFoundError" in last
+
+
+def test_what_is_imported_of_ours_is_in_the_hash_whoever_imports_it(house: Path) -> None:
+    mine = plugin(house, ALGORITHM.replace("from dataclasses", "from suites.parts import nets\nfrom dataclasses"))
+    code = f"""if True:
+        from pathlib import Path
+        from bench.core.beside import ROOT
+        from bench.core.discovery import Catalogue, source_hash
+        catalogue = Catalogue((Path({str(mine)!r}),))
+        suites = [catalogue.load("suite", name) for name in ("halfcheetah_vel", "omniglot", "sinusoid")]
+        classes = [*suites, catalogue.load("algorithm", "mine")]
+        for changed in ("parts/physics.py", "parts/nets.py", "parts/sawyer.py", "omniglot.py"):
+            before = [source_hash(cls) for cls in classes]
+            with (ROOT / "suites" / changed).open("a") as file:
+                file.write("# another")
+            print(*(source_hash(cls) != old for cls, old in zip(classes, before)))
+    """
+    cheetah, omniglot, sinusoid, plug_in = zip(*map(str.split, python(code, house, house).splitlines()), strict=True)
+    assert cheetah == ("True", "False", "False", "False")  # physics, which does the stepping, is two imports away
+    assert omniglot == ("False", "True", "False", "True")
+    assert sinusoid == plug_in == ("False", "True", "False", "False")
+
+
+@pytest.mark.parametrize(
+    "statement", ["import helper", "from helper import RATE", "from kit.deep import RATE", "from kit import deep"]
+)
+def test_what_a_plug_in_imports_from_beside_it_is_in_its_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "helper.py").write_text("RATE = 0.1\n")
+    (tmp_path / "numpy.py").write_text("# beside it, and not what is imported: Python found another first\n")
+    (tmp_path / "kit" / "__init__.py").touch()
+    (tmp_path / "kit" / "deep.py").write_text("from .deeper import RATE\n")
+    (tmp_path / "kit" / "deeper.py").write_text("RATE = 0.1\n")
+    for name in ("helper", "kit", "kit.deep", "kit.deeper"):  # forgotten after
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        del sys.modules[name]
+    monkeypatch.syspath_prepend(tmp_path)
+    content = ALGORITHM.replace("from dataclasses", f"import numpy\n{statement}\nfrom dataclasses")
+    mine = Catalogue((plugin(tmp_path, content),)).load("algorithm", "mine")
+    for name, counts in ((("kit/deeper.py" if "kit" in statement else "helper.py"), True), ("numpy.py", False)):
+        before = source_hash(mine)
+        with (tmp_path / name).open("a") as file:
+            file.write("# another\n")
+        assert (source_hash(mine) != before) == counts

@@ -8,14 +8,13 @@ import pytest
 from bench.core.errors import BenchError
 from bench.core.records import Spec
 from bench.planning import engines as choose
-from bench.planning.engines import Finding
+from bench.planning.engines import Timing
 from bench.planning.plan import Request, plan
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(choose, "_eager", {})
 
 
 def one(known: tuple[Spec, ...] = (), **options: Any) -> Any:
@@ -25,12 +24,12 @@ def one(known: tuple[Spec, ...] = (), **options: Any) -> Any:
 
 @pytest.mark.parametrize(("iterations", "engine"), [(99, "eager"), (101, "compiled")])
 def test_what_ends_sooner_is_chosen(iterations: int, engine: str) -> None:
-    assert Finding(eager=0.2, compiled=0.1, compiling=10.0).choice(iterations)[0] == engine
+    assert Timing(eager=0.2, compiled=0.1, compiling=10.0).choice(iterations)[0] == engine
 
 
 def test_a_measurement_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_pace", lambda _: 0.5)
-    timed = iter([Finding(0.5, 0.1, 9.0)])
+    monkeypatch.setattr(choose, "_pace", lambda *_: 0.5)
+    timed = iter([Timing(0.5, 0.1, 9.0)])
     monkeypatch.setattr(choose, "_compare", lambda *_: next(timed))
     assert [one(iterations=1_000).spec.engine for _ in range(2)] == ["compiled", "compiled"]
     assert "500 ms eager, 100 ms compiled" in one(iterations=1_000).reason

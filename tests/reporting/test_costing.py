@@ -25,7 +25,7 @@ SMALL = {"steps": (1,), "tasks": (2, 4)}
 
 @pytest.fixture(autouse=True)
 def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(costing, "PATIENCE", 0.0)
+    monkeypatch.setattr(costing, "LONG_ENOUGH", 0.0)
     monkeypatch.setattr(costing, "SIDE", 256)
 
 

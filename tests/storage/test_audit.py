@@ -24,6 +24,7 @@ def record(algorithm: str = "maml", seed: int = 0, outcome: Any = "finished", **
         "norm": "none",
         "manifests": {"K=10/test": "t" * 64},
         "algorithm": Component(name=algorithm, given=given, parameters=given, source=source),
+        "outer": "Adam(rate=0.001)",
         "seed": seed,
         "iterations": 1000,
         "validate_every": 500,

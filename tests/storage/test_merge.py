@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import bench
-from bench.api import Silent
+from bench.cells.watch import Silent
 from bench.cli import main
 from bench.core.errors import BenchError, StoreError
 from bench.planning.engines import remembered
@@ -119,7 +119,7 @@ def test_what_cannot_be_merged_is_said_before_anything_is_copied(stores: tuple[S
     assert not (tmp_path / "both").exists()
     alone = CliRunner().invoke(main, ["merge", str(one.root)])
     assert alone.exit_code == 2 and "nothing to merge" in alone.output
-    (two.root / "store.json").write_text('{"format": 2}')
+    (two.root / "store.json").write_text('{"format": 1}')
     with pytest.raises(StoreError, match="Use the version of bench that wrote it"):
         whats([two.root], one.root)
 

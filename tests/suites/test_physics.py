@@ -107,7 +107,7 @@ def test_what_is_not_active_stays_as_it_is() -> None:
 def test_threads_that_hang_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     simulations, _ = begun(CHEETAH, 3)
     simulations.step(controls(simulations, 3, 0))
-    monkeypatch.setattr(physics, "PATIENCE", 0.05)
+    monkeypatch.setenv("BENCH_WATCHDOG", "0.05")
     monkeypatch.setattr(simulations.engine, "advance", lambda *_: time.sleep(0.5))
     with pytest.raises(BenchError, match=r"2 threads that simulate 3 x half_cheetah hang: step 2 took more than 0\.05"):
         simulations.step(controls(simulations, 3, 1))

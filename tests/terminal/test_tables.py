@@ -23,6 +23,7 @@ def spec(**changes: Any) -> Spec:
     plain: dict[str, Any] = {
         "suite_version": 1,
         "norm": "none",
+        "outer": "Adam(rate=0.001)",
         "manifests": {"K=5/test": "", "K=5/validation": ""},
         "seed": 0,
         "iterations": 1_500,

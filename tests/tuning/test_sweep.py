@@ -18,9 +18,10 @@ import pytest
 from click.testing import CliRunner, Result
 from optuna.trial import FrozenTrial, TrialState
 
-from bench.api import Silent
+from bench.cells.watch import Silent
 from bench.cli import main
 from bench.core.records import Record, Tuning
+from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, Sweep, propose, sweeps, tune
@@ -243,15 +244,15 @@ def test_a_tuned_run_without_a_sweep_says_which_command_to_run() -> None:
 
 
 def test_trials_run_where_cells_are_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {}
+    given: list[tuple[int, Execution]] = []
 
-    def nowhere(cells: list[Cell], *_: Any, **execution: Any) -> list[Record]:
-        given.update(execution, cells=len(cells))
+    def nowhere(cells: list[Cell], *others: Any) -> list[Record]:
+        given.append((len(cells), others[-1]))
         return []
 
     monkeypatch.setattr("bench.tuning.sweep.run_cells", nowhere)
     output = bench(*TUNE, "--algos", "maml,scratch", "--trials", "8", "--workers", "3", "--retries", "1").output
-    assert given == {"workers": 3, "dask": None, "dask_spec": None, "retries": 1, "cells": 10}  # a round of each
+    assert given == [(10, Execution(workers=3, retries=1))]  # a round of each
     assert "not all trials are done. The same command goes on." in output
 
 

@@ -137,7 +137,10 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def keep_memory() -> None:
-    """Lets the process keep freed memory, where glibc would hand every large tensor's back and fetch it anew."""
+    """Lets the process keep freed memory, where glibc would hand every large tensor's back and fetch it anew.
+
+    It cannot be undone: for the command and a cell's own process, never for somebody else's.
+    """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 1 << 30)

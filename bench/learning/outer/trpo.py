@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from bench.core.outer import Outer
 from bench.core.trees import tree_flatten, tree_leaves, tree_unflatten
-from bench.core.types import Episode, Interactive, Learner, Meta
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.objective import objective, prediction
 from bench.learning.outer.descent import Memory
 
 Vector = list[Tensor]  # of meta's leaves
 
 
-class Rule(NamedTuple):
+class TRPO(NamedTuple):
     """The constants of Finn et al. 2017, code."""
 
     iterations: int = 10  # of conjugate gradient
@@ -27,6 +28,13 @@ class Rule(NamedTuple):
     backtracks: int = 15
     shrinks: float = 0.8
     tolerance: float = 1e-10  # of the residual's square
+
+
+def outer_of(suite: Suite, algorithm: Learner, iterations: int) -> Outer | TRPO:
+    """How Meta moves in a run of so many meta-iterations: by the suite's own rule, else as the learner declares."""
+    if isinstance(suite, Interactive) and suite.outer == "trpo":
+        return TRPO()
+    return algorithm.outer.over(iterations)
 
 
 class Move(NamedTuple):
@@ -44,7 +52,7 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on an excerpt of every
     task's query, as appendix C does: leaving out tasks instead would leave out directions. Loss and KL are of all.
     """
-    rule = Rule()
+    rule = TRPO()
     leaves, spec = tree_flatten(meta)
     here = [leaf.detach() for leaf in leaves]
     direction, *_ = tree_flatten(gradient)
@@ -120,12 +128,12 @@ def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode)
         (moved,) = torch.autograd.grad([pulled[i] for i in depends], [u], some, retain_graph=True)
         curved = jvp(grad(distance), (now.detach(),), (moved.detach(),))[1].detach()
         back = torch.autograd.grad(now, live, curved, retain_graph=True, materialize_grads=True)
-        return [b + Rule().damping * x for b, x in zip(back, v, strict=True)]
+        return [b + TRPO().damping * x for b, x in zip(back, v, strict=True)]
 
     return product
 
 
-def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rule) -> tuple[Vector, Vector]:
+def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: TRPO) -> tuple[Vector, Vector]:
     """The x with product(x) ≈ b, for a symmetric positive product, and the residual b − product(x)."""
     x, residual, direction = [torch.zeros_like(g) for g in b], list(b), list(b)
     square = dot(residual, residual)
@@ -142,7 +150,7 @@ def conjugate_gradient(product: Callable[[Vector], Vector], b: Vector, rule: Rul
 
 
 def backtracking(
-    judged: Callable[[float], tuple[float, float]], longest: float, bound: float, rule: Rule
+    judged: Callable[[float], tuple[float, float]], longest: float, bound: float, rule: TRPO
 ) -> tuple[float, float, int]:
     """The largest of longest · shrinks^i with a lower loss than at 0 and a divergence within the bound; 0 if none has.
 

@@ -1,0 +1,126 @@
+"""What is planned says all that a result depends on; what can't be done together is refused before anything trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import bench
+from bench.cells.execute import run_cells
+from bench.cells.watch import Silent
+from bench.core.discovery import Catalogue
+from bench.core.errors import BenchError
+from bench.core.records import Record
+from bench.planning.plan import Cell, Request, plan
+from bench.storage.store import Store
+from bench.tuning.sweep import Settings, sweeps
+from tests.conftest import ROOT
+
+PROBES, REPTILE = ROOT / "tests" / "probes", ROOT / "examples" / "reptile.py"
+SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
+UNDECLARED = """from suites.sinusoid import Sinusoid
+from bench.core.types import Supervised
+from dataclasses import dataclass
+@dataclass(frozen=True, kw_only=True)
+class Waves(Sinusoid):
+    kind = Supervised.kind
+"""
+
+
+def message(call: Callable[..., object], *arguments: Any, **options: Any) -> str:
+    with pytest.raises(BenchError) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
+def planned(suite: str, algos: str, *plugins: Path, **options: Any) -> list[Cell]:
+    return plan(Request(suites=suite, algos=algos, plugins=plugins, **SMALL | options))
+
+
+def run(root: Path, iterations: int, *plugins: Path) -> Record:
+    store = Store.create(root)
+    asked = Request(suites="sinusoid", algos="reptile", iterations=iterations, plugins=plugins, **SMALL)
+    [record] = run_cells(plan(asked, store.specs()), store, Silent(), None, plugins)
+    return record
+
+
+@pytest.mark.parametrize(
+    ("suite", "probe", "kinds", "suites", "algorithms"),
+    [
+        ("sinusoid", "protonet", ("classification", "regression"), {"glyphs", "omniglot"}, {"maml", "oracle"}),
+        ("glyphs", "cnp", ("regression", "classification"), {"sinusoid"}, {"maml", "protonet"}),
+        ("bandit", "bmaml", ("classification and regression", "control"), {"glyphs", "sinusoid"}, {"maml"}),
+    ],
+)
+def test_a_method_and_a_suite_of_other_kinds_are_refused_with_whom_each_can_meet(
+    suite: str, probe: str, kinds: tuple[str, str], suites: set[str], algorithms: set[str]
+) -> None:
+    plugins = (PROBES / f"{probe}.py", PROBES / "protonet.py")
+    told = message(planned, suite, probe, *plugins)
+    assert told.startswith(f"{probe} is for {kinds[0]}, and {suite} is {kinds[1]}. ")
+    can, could = told.split("Suites that ")[1].split(". Algorithms that ")
+    assert suites <= _names(can) and suite not in _names(can)
+    assert algorithms <= _names(could) and probe not in _names(could)
+    assert ("oracle" in _names(could)) == (suite != "glyphs")  # which can't tell a task's parameters
+
+
+def _names(listing: str) -> set[str]:
+    return set(listing.split(": ")[1].rstrip(".").split(", "))
+
+
+def test_who_meets_whom_is_said_where_a_suite_can_not_be_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = Catalogue.load
+
+    def missing(self: Catalogue, kind: Any, name: str) -> type[Any]:
+        if name == "omniglot":
+            raise BenchError("its extra is missing")
+        return load(self, kind, name)
+
+    monkeypatch.setattr(Catalogue, "load", missing)
+    told = message(planned, "sinusoid", "protonet", PROBES / "protonet.py")
+    assert "glyphs" in told and "omniglot" not in told
+
+
+def test_the_kind_of_a_suite_that_declares_none_is_seen_in_its_data(tmp_path: Path) -> None:
+    (waves := tmp_path / "waves.py").write_text(UNDECLARED)
+    assert "waves is regression" in message(planned, "waves", "protonet", waves, PROBES / "protonet.py")
+    assert "meet: sinusoid, sinusoid_freq, waves." in message(planned, "glyphs", "cnp", waves, PROBES / "cnp.py")
+    assert planned("waves", "cnp", waves, PROBES / "cnp.py")
+
+
+def test_costs_are_not_measured_of_what_can_not_meet() -> None:
+    told = message(bench.cost, "sinusoid", "protonet", plugins=[PROBES / "protonet.py"])
+    assert "protonet is for classification" in told
+
+
+def test_how_meta_moves_is_in_the_specification() -> None:
+    adam, rates, told, reptile = planned("sinusoid", "maml,maml[outer_lr=0.5],scratch,reptile", REPTILE, iterations=7)
+    assert adam.spec.outer == repr(adam.algorithm.outer)
+    assert "rate=0.5" in rates.spec.outer
+    assert told.spec.outer == ""
+    assert "schedule='linear', until=7" in reptile.spec.outer
+    [trpo, descent] = planned("bandit,bandit[outer=adam]", "maml")
+    assert trpo.spec.outer.startswith("TRPO(iterations=10, damping=1e-05")
+    assert descent.spec.outer == repr(descent.algorithm.outer)
+
+
+def test_what_is_pretrained_is_moved_by_the_rule_of_what_it_is_pretrained_on() -> None:
+    [cell] = planned("sinusoid", "finetune")
+    assert cell.spec.outer == repr(cell.algorithm.outer)
+
+
+def test_a_longer_run_whose_rate_falls_until_its_end_does_not_go_on_from_a_shorter_one(tmp_path: Path) -> None:
+    fixed = tmp_path / "reptile.py"
+    fixed.write_text(REPTILE.read_text().replace('schedule="linear"', 'schedule="linear", until=6'))
+    for plugin, pieces in ((REPTILE, 1), (fixed, 2)):
+        run(tmp_path / f"cut{pieces}", 3, plugin)
+        longer, whole = run(tmp_path / f"cut{pieces}", 6, plugin), run(tmp_path / f"whole{pieces}", 6, plugin)
+        assert (longer.pieces, longer.digest) == (pieces, whole.digest)
+
+
+def test_a_rate_that_falls_until_the_end_is_not_pruned() -> None:
+    asked = Request(suites="sinusoid", algos="reptile", iterations=9, plugins=(REPTILE,), **SMALL)
+    told = message(sweeps, asked, Settings(trials=2, pruner="median"))
+    assert "the outer rate of reptile falls until a run's end" in told and "--pruner none" in told
+    assert sweeps(asked, Settings(trials=2))
