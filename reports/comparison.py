@@ -53,7 +53,7 @@ class Cube:
 
     def mean(self, step: int) -> Interval:
         """The mean after an inner step; its interval stays within the metric's range."""
-        return statistics.interval(self.at(step)).within(self.metric.low, self.metric.high)
+        return statistics.bounded(self.at(step), self.metric.low, self.metric.high)
 
     @property
     def better(self) -> Better:

@@ -71,6 +71,22 @@ def interval(scores: Scores) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def bounded(scores: Scores, low: float, high: float) -> Interval:
+    """The mean of scores that lie between low and high, with a 95 % interval that does too.
+
+    Where every score is at one end of a finite range, their spread is 0 and says nothing of how rare others are. At a
+    mean whose distance from that end is the share d of the range, a score is there with a probability of 1 - d at
+    most, and all T tasks with (1 - d)^T: the interval holds each d for which that is 5 % or more.
+    """
+    found = interval(scores).within(low, high)
+    most = (high - low) * (1 - 0.05 ** (1 / scores.shape[1])) if scores.size else 0.0
+    if math.isfinite(most) and (scores == high).all():
+        return Interval(high, high - most, high)
+    if math.isfinite(most) and (scores == low).all():
+        return Interval(low, low, low + most)
+    return found
+
+
 def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
     """The mean of a - b over the same tasks, with its interval; paired by seed too where the seeds are the same.
 
@@ -163,6 +179,8 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
     wins = np.stack([((row > y) + 0.5 * (row == y)).mean(0) for row in x])  # [S_a, T], over the seeds of b
     others = np.stack([((x > row) + 0.5 * (x == row)).mean(0) for row in y])  # [S_b, T], over those of a
     value = float(wins.mean())
+    if value in (0.0, 1.0):
+        return bounded(wins, 0, 1)
     if min(len(a), len(b)) < FEWEST_SEEDS:
         half = float(1.96 * wins.mean(0).std() / np.sqrt(wins.shape[1]))
     else:  # the variances of the seeds of a, of b and of the tasks add up
@@ -175,7 +193,7 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
 def profile(scores: Scores, thresholds: NDArray[np.float64], better: Better) -> list[Interval]:
     """The share of scores at least as good as each threshold (a performance profile, arXiv:2108.13264)."""
     passed = scores[None] <= thresholds[:, None, None] if better == "lower" else scores >= thresholds[:, None, None]
-    return [interval(p.astype(float)).within(0, 1) for p in passed]
+    return [bounded(p.astype(float), 0, 1) for p in passed]
 
 
 def heavy_tailed(scores: Scores, better: Better) -> bool:

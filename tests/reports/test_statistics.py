@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from reports import statistics
 from reports.statistics import Scores
@@ -70,6 +71,33 @@ def test_an_interval_within_the_metrics_range_covers_near_its_edge(seeds: int, l
     assert any(interval.high > 100 for interval in free)
     assert all(0 <= i.low <= i.value <= i.high <= 100 for i in found)
     assert np.mean([i.low <= truth <= i.high for i in found]) >= 0.92
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize(("tasks", "chance"), [(20, 0.97), (50, 0.98), (100, 0.98), (50, 0.02)])
+def test_few_successes_or_failures_on_few_tasks_are_covered(seeds: int, tasks: int, chance: float) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [rng.binomial(1, chance, size=(seeds, tasks)).astype(float) for _ in range(500)]
+    found = [statistics.bounded(scores, 0, 1) for scores in drawn]
+    assert any(scores.min() == scores.max() for scores in drawn)  # without a spread
+    assert all(0 <= i.low < i.high <= 1 for i in found)
+    assert np.mean([i.low <= chance <= i.high for i in found]) >= 0.92
+
+
+def test_scores_that_all_are_at_one_end_of_their_range_leave_room_for_what_was_not_seen() -> None:
+    assert statistics.bounded(np.full((2, 60), 100.0), 0, 100) == pytest.approx((100, 100 * 0.05 ** (1 / 60), 100))
+    assert statistics.bounded(np.zeros((1, 60)), 0, 100) == pytest.approx((0, 0, 100 - 100 * 0.05 ** (1 / 60)))
+    assert statistics.bounded(np.zeros((1, 60)), 0, math.inf) == (0, 0, 0)  # no range to take a share of
+
+
+def test_the_probability_of_improvement_covers_where_one_wins_nearly_always() -> None:
+    rng = np.random.default_rng(0)
+    truth, covered = float(ndtr(2.0)), []
+    for _ in range(400):
+        a, b = (rng.normal(size=(1, 40)) / math.sqrt(2) + mean for mean in (2.0, 0.0))
+        found = statistics.improvement(a, b, "higher")
+        covered.append(found.low <= truth <= found.high)
+    assert np.mean(covered) >= 0.92
 
 
 @pytest.mark.parametrize("sd", [(1.0, 1.0, 1.0), (0.3, 3.0, 1.0), (1.0, 0.1, 0.1)], ids=["mixed", "tasks", "seeds"])
@@ -176,7 +204,8 @@ def test_the_probability_of_improvement_counts_pairs_of_seeds() -> None:
     a, b = np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([[2.0, 5.0], [2.0, 5.0]])
     # task 0: 1 < 2 and 3 > 2, so one half; task 1: ties, one half
     assert statistics.improvement(a, b, "higher").value == 0.5
-    assert statistics.improvement(a + 10, b, "higher") == (1.0, 1.0, 1.0)
+    always = statistics.improvement(a + 10, b, "higher")
+    assert always == pytest.approx((1.0, math.sqrt(0.05), 1.0))  # two tasks are few
     assert statistics.improvement(a + 10, b, "lower").value == 0.0
 
 
