@@ -161,7 +161,7 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
             )
         values[key] = protocol[key]
     try:
-        instance = _adapter(cls).validate_python(values)
+        instance = _adapter(cls).validate_python(values)  # type: ignore[arg-type]  # mypy doubts that a class hashes
     except ValidationError as error:
         refused = [_refusal(cls, name, e["loc"], e["input"], e["msg"]) for e in error.errors()]
         raise BenchError(f"{' '.join(refused)} {advice}") from None
@@ -440,7 +440,7 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
     if undefined := sorted(_undefined(cls)):
         raise BenchError(f"the {kind} {name!r} does not define {', '.join(undefined)}: see {base}.")
     try:
-        get_type_hints(cls), _adapter(cls)
+        get_type_hints(cls), _adapter(cls)  # type: ignore[arg-type]  # as in `build`
     except Exception as error:  # annotations are a stranger's code as well
         raise BenchError(
             f"the {kind} {name!r} has a field whose annotation cannot be checked: {str(error).splitlines()[0]}. "
