@@ -15,7 +15,7 @@ from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.core.trees import shapes_of
+from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
@@ -44,11 +44,21 @@ class Results(pd.DataFrame):
         if record is None:
             raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
         catalogue = Catalogue(tuple(map(Path, plugins)))
-        views, algorithm, meta = trained(self.store, record, catalogue)
-        params = algorithm.params(meta, algorithm.start(meta, algorithm.noise(shapes_of(meta), 1, seeds_.generator(0))))
+        views, algorithm, meta, running = trained(self.store, record, catalogue)
+        noise = part(algorithm.noise(shapes_of(meta), 1, seeds_.generator(0)), 0)
         with torch.random.fork_rng(devices=[]):  # its first values, which are of no use, take no draws of the caller
             module: nn.Module = views.training.module()
-        module.load_state_dict(params, strict=False)
+        try:
+            params = algorithm.params(meta, algorithm.start(meta, noise))
+            missing = module.load_state_dict({**params, **running}, strict=False)
+            strangers = missing.unexpected_keys
+        except Exception as error:
+            strangers = [str(error)]
+        if strangers or not set(dict(module.named_parameters())) <= set(params):
+            raise BenchError(
+                f"{record.spec.algorithm.label} does not predict by the network of {record.spec.suite.label}, so that "
+                "there is no module to give."
+            )
         return module
 
 

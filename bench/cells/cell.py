@@ -51,6 +51,8 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
         with _logging_to(store, cell), threads(cell.spec.threads):
             log.info("engine %s: %s", cell.spec.engine, cell.reason)
+            if cell.why_by_task:
+                log.info("one task after the other: %s", cell.why_by_task)
             peak = PeakMemory()
             try:
                 outcome = _Life(cell, store, watch, deadline).record(peak)

@@ -229,7 +229,7 @@ def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], memory: int | None
             "store": str(store.root.absolute()),
             "mark": (store.root / MARK).read_text(),
             "spec": cell.spec.model_dump(mode="json"),
-            "about": {"label": cell.label, "reason": cell.reason, "goes_on_from": cell.goes_on_from},
+            "about": {name: getattr(cell, name) for name in ("label", "reason", "why_by_task", "goes_on_from")},
             "plugins": [str(path.absolute()) for path in plugins],
             "data_dir": os.environ.get("BENCH_DATA_DIR"),
         },

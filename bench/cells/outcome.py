@@ -77,6 +77,7 @@ def record_of(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
         tuning=cell.tuning,
+        why_by_task=cell.why_by_task,
         **timing,
         **more,
     )

@@ -1,11 +1,13 @@
 """What a finished cell had come to, from its record and checkpoint: to be looked at, drawn and filmed."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError, unknown
 from bench.core.records import Component, Record
-from bench.core.types import Learner, Meta, Suite
+from bench.core.task import SuiteTask
+from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
 from bench.protocols.episodic import Episodic
@@ -33,8 +35,22 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     return done[0]
 
 
-def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, Learner, Meta]:
-    """What a cell was trained and tested on, its learner, and all that was meta-learned, as selected.
+class Restored(NamedTuple):
+    """What a cell was tested on, the learner that was chosen for it, and all that it was tested with."""
+
+    suite: Suite
+    learner: Learner
+    meta: Meta
+    running: Params  # statistics that normalise where the query must not be seen
+
+    @property
+    def task(self) -> SuiteTask:
+        """What the suite's tasks are to the learner when it is tested."""
+        return SuiteTask(self.suite, self.running if self.suite.norm == "inductive" else {})
+
+
+def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, Learner, Meta, Params]:
+    """What a cell was trained and tested on, its learner, all that was meta-learned, as selected, and what was kept.
 
     Raises:
         BenchError: the suite or the algorithm is not at hand.
@@ -46,18 +62,18 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     protocol = Episodic(spec, suite, algorithm)
     path = store.folder(record.cell) / "checkpoint.safetensors"
     state = protocol.begin(path.read_bytes() if algorithm.trains else None)
-    meta, _ = state.chosen(spec.selection == "best")
-    return protocol.views, algorithm.at(state.iteration), meta
+    return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")
 
 
-def tested(store: Store, record: Record, catalogue: Catalogue) -> tuple[Suite, Learner, Meta]:
-    """What a cell was tested on, the learner that was chosen for it, and all that it was tested with.
+def tested(store: Store, record: Record, catalogue: Catalogue) -> Restored:
+    """What a cell was tested with.
 
     Raises:
         BenchError, OSError: as `trained`.
     """
-    views, algorithm, meta = trained(store, record, catalogue)
-    return views.tested.evaluations[0], replace(algorithm, **record.selected), views.fit(meta, record.spec.seed)
+    views, algorithm, meta, running = trained(store, record, catalogue)
+    learner = replace(algorithm, **record.selected)
+    return Restored(views.tested.evaluations[0], learner, views.fit(meta, record.spec.seed), running)
 
 
 def _named(component: Component) -> Named:

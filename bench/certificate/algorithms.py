@@ -20,6 +20,7 @@ from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs,
 from bench.certificate.checks import (
     DIFFERENCES,
     EXACT,
+    ORDER,
     TASKS,
     UNSUITED,
     Case,
@@ -65,7 +66,6 @@ from bench.planning.plan import algorithm_of, suite_of
 from suites.parts.control import Estimator
 
 LATE = 10**9  # a meta-iteration after which a learner changes no more
-ORDER = 1e-10  # relative, float64: other sums, and through inner steps
 RENAMED = torch.tensor([1, 2, 0])  # class c becomes class RENAMED[c]
 
 

@@ -10,12 +10,18 @@ from torch import Tensor
 from torch.func import vmap
 from torch.nn.functional import one_hot
 
-from bench.certificate.checks import Check, NotApplicable, checked, different
+from algorithms.maml import MAML
+from bench.certificate.checks import ORDER, Check, NotApplicable, checked, different, double, gap
 from bench.core import seeds
+from bench.core.discovery import build
+from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Data, Interactive, Role, Suite, Task
+from bench.learning.batches import episodes
+from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import manifest
+from bench.planning import networks
 
 JUDGED = 500  # tasks on which who knows nothing is scored
 MOST_OFF = 5.0  # standard errors
@@ -23,20 +29,39 @@ MOST_OFF = 5.0  # standard errors
 
 def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
     """Frozen tasks, splits and normalisation of a suite."""
+    trained = checked("its network, trained by MAML: vmap = one task after the other", ORDER, lambda: _network(suite))
+    yield trained
+    if trained.figure == BenchError.__name__:  # a layer that cannot be run at all
+        return
     yield checked("frozen tasks drawn twice: change", 0, lambda: _manifest(suite, name))
     yield checked("shapes: one loss per example, a score per metric", 0, lambda: _shapes(suite))
     yield checked("classes in two splits", 0, lambda: _overlap(suite))
     yield checked("floor = the score of who knows nothing, in standard errors", MOST_OFF, lambda: _floor(suite))
     yield checked("better: what is right scores better than the floor", 0, lambda: _better(suite), above=True)
     yield checked("oracle_view: tasks that differ in more than further inputs", 0, lambda: _oracle(suite))
-    for variant in {v.norm: v for v in suite.evaluations}.values():
-        seen = variant.norm == "transductive"
+    for norm, variant in {v.normalisation: v for v in suite.evaluations}.items():
+        seen = norm == "transductive"
         yield checked(
-            f"{variant.norm}: other predictions when one query changes",
+            f"{norm}: other predictions when one query changes",
             1e-6 if seen else 0,
             partial(_normalisation, variant),
             above=seen,
         )
+
+
+def _network(suite: Suite) -> float:
+    """How far the meta-gradients of two tasks are apart, float64."""
+    protocol = {key: setting.value for key, setting in suite.protocol.items()}
+    algorithm: MAML = build(MAML, "maml", {"steps": 1, "meta_batch": 2}, protocol)
+    if suite.kind == "control":
+        networks.refuse(suite)
+        raise NotApplicable("what is collected decides what is computed")
+    if why := networks.why_by_task(suite, algorithm):
+        raise NotApplicable(f"one task goes after the other, since {why}")
+    meta = double(algorithm.init(SuiteTask(suite), seeds.generator("certify", "init")))
+    batch = double(next(episodes(suite, algorithm, lambda: meta, 0, 0)))
+    one, other = (meta_gradient(suite, algorithm, by_task=by_task)(meta, batch) for by_task in (False, True))
+    return gap(tree_leaves(one), tree_leaves(other))
 
 
 def _manifest(suite: Suite, name: str) -> float:

@@ -85,8 +85,12 @@ def recording() -> Iterator[dict[str, Statistics]]:
         _seen.reset(token)
 
 
-def prepared(module: nn.Module) -> nn.Module:
+def prepared(module: nn.Module, *, tracks: bool = True) -> nn.Module:
     """The module itself, whose layers are changed where they must be.
+
+    Args:
+        module: newly built.
+        tracks: whether running statistics are kept of it: of a suite's network, not of a learner's own.
 
     Raises:
         BenchError: a layer keeps a state that no learner can hold.
@@ -99,12 +103,14 @@ def prepared(module: nn.Module) -> nn.Module:
             )
         if getattr(layer, "inplace", None) is True:
             layer.inplace = False  # what it is given may be the learner's data
-        written = next((own for kind, own in _WRITTEN.items() if type(layer) is kind), None)
-        if written:
-            layer.__class__ = written
-            layer.place = name
+        for kind, written in _WRITTEN.items():
+            if isinstance(layer, kind):
+                # Somebody's subclass keeps its own methods, whose super() finds what is written out.
+                own = type(layer)
+                layer.__class__ = written if own is kind else type(own.__name__, (own, written), {})
+                layer.place = name
         if isinstance(layer, NORMS):
-            layer.tracks = layer.track_running_stats  # type: ignore[assignment]
+            layer.tracks = tracks and layer.track_running_stats  # type: ignore[assignment]
             for statistic in STATISTICS:
                 if statistic in layer._buffers:
                     layer._buffers.pop(statistic)
@@ -130,6 +136,20 @@ def batch_norms(module: nn.Module) -> dict[str, bool]:
     return {layer.place: layer.tracks for layer in module.modules() if isinstance(layer, NORMS)}  # type: ignore[misc]
 
 
+def statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The running statistics of a prepared module before its first batch, as torch begins: mean 0, variance 1."""
+    found = {}
+    for layer in module.modules():
+        if isinstance(layer, NORMS) and layer.tracks:
+            found[_statistic(layer.place, "mean")] = torch.zeros(layer.num_features)
+            found[_statistic(layer.place, "var")] = torch.ones(layer.num_features)
+    return found
+
+
+def _statistic(place: Any, which: str) -> str:
+    return f"{place}.running_{which}".lstrip(".")
+
+
 def plain(module: nn.Module) -> bool:
     """Whether a module is made of layers alone that call none of the functions which have to be written out."""
     return all(type(m).__module__ in _PLAIN or type(m).__module__.startswith("suites.parts.") for m in module.modules())
@@ -138,12 +158,12 @@ def plain(module: nn.Module) -> bool:
 def move(kept: dict[str, Tensor], seen: dict[str, Statistics], module: nn.Module, iteration: int) -> dict[str, Tensor]:
     """Running statistics after one more batch, by each layer's momentum (None: the mean of all batches)."""
     moved = dict(kept)
-    for name, statistics in seen.items():
+    for name, batch in seen.items():
         momentum = module.get_submodule(name).momentum
         share = 1 / (iteration + 1) if momentum is None else float(momentum)  # type: ignore[arg-type]
-        for key, new in zip(("running_mean", "running_var"), statistics, strict=True):
-            before = kept.get(f"{name}.{key}", torch.zeros_like(new) if key == "running_mean" else torch.ones_like(new))
-            moved[f"{name}.{key}".lstrip(".")] = (1 - share) * before + share * new
+        for which, new in zip(("mean", "var"), batch, strict=True):
+            key = _statistic(name, which)
+            moved[key] = (1 - share) * kept[key] + share * new
     return moved
 
 
@@ -152,12 +172,13 @@ def _level() -> int | None:
     return level
 
 
-def _normalised(x: Tensor, place: str | None, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+def _normalised(x: Tensor, layer: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """[N, C, ...] by the batch's statistics per channel, or by running ones where the call brings them."""
     axes, shape = [0, *range(2, x.dim())], (1, -1, *(1,) * (x.dim() - 2))
     running = (_call.get() or _NO_CALL).running
-    if place is not None and f"{place}.running_mean".lstrip(".") in running:
-        mean, variance = (running[f"{place}.running_{name}".lstrip(".")].view(shape) for name in ("mean", "var"))
+    tracked = layer is not None and layer.tracks
+    if tracked and _statistic(layer.place, "mean") in running:
+        mean, variance = (running[_statistic(layer.place, which)].to(x).view(shape) for which in ("mean", "var"))
         normal = (x - mean) * torch.rsqrt(variance + eps)
     else:
         mean = x.mean(axes, keepdim=True)
@@ -165,10 +186,10 @@ def _normalised(x: Tensor, place: str | None, weight: Tensor | None, bias: Tenso
         variance = centred.square().mean(axes, keepdim=True)
         normal = centred * torch.rsqrt(variance + eps)
         recorder = _seen.get()
-        if place is not None and recorder is not None and recorder[1] == _level():
+        if tracked and recorder is not None and recorder[1] == _level():
             count = x.numel() // x.shape[1]
             unbiased = variance.flatten() * (count / max(1, count - 1))
-            recorder[0][place] = Statistics(mean.flatten().detach(), unbiased.detach())
+            recorder[0][layer.place] = Statistics(mean.flatten().detach(), unbiased.detach())
     if weight is not None:
         normal = normal * weight.view(shape)
     return normal if bias is None else normal + bias.view(shape)
@@ -177,7 +198,7 @@ def _normalised(x: Tensor, place: str | None, weight: Tensor | None, bias: Tenso
 class _BatchNorm:
     def forward(self: Any, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        return _normalised(x, self.place, self.weight, self.bias, self.eps)
+        return _normalised(x, self, self.weight, self.bias, self.eps)
 
 
 class _BatchNorm1d(_BatchNorm, nn.BatchNorm1d):

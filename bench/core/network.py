@@ -37,4 +37,4 @@ def run(build: Build, params: Params, *inputs: Any) -> Tensor:
 def _skeleton(build: Build) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         make: Callable[..., nn.Module] = build[0]
-        return modules.prepared(make(*build[1:]))
+        return modules.prepared(make(*build[1:]), tracks=False)

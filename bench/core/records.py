@@ -52,6 +52,7 @@ class Spec(BaseModel):
     test_tasks: int  # 0: a trial of a sweep, which is scored on the validation tasks and never sees the others
     validation_tasks: int
     engine: EngineName
+    by_task: bool  # one task after the other, where vmap cannot take the network
     dtype: str
     device: str
     threads: int
@@ -83,7 +84,7 @@ class Spec(BaseModel):
     @property
     def work(self) -> str:
         """Likewise of what one meta-iteration computes, whichever engine does it: equal work takes equal time."""
-        kept = {"suite", "suite_version", "algorithm", "dtype", "device", "threads"}
+        kept = {"suite", "suite_version", "algorithm", "by_task", "dtype", "device", "threads"}
         return self._hash(set(type(self).model_fields) - kept)
 
     def _hash(self, exclude: set[str]) -> str:
@@ -186,6 +187,7 @@ class Record(BaseModel):
     evaluate_seconds: float = 0.0
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
+    why_by_task: str = ""  # why one task after the other was computed, if so
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
     environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment

@@ -163,7 +163,12 @@ class Suite(ABC):
     clip: ClassVar[float | None] = None  # each entry of the meta-gradient is cut to ± this, where a protocol says so
     manifests: ClassVar[dict[str, str]] = {}  # "<setting>/<split>" -> SHA-256 of the frozen tasks
 
-    norm: str = "none"  # transductive | inductive | none: whether normalisation sees the query batch
+    norm: str = "none"  # transductive | inductive (by running statistics) | none: whether the query batch is seen
+
+    @cached_property
+    def normalisation(self) -> str:
+        """What `norm` comes to: batch normalisation sees the query where the suite does not say otherwise."""
+        return "transductive" if self.norm == "none" and modules.batch_norms(self.skeleton) else self.norm
 
     @property
     def caveat(self) -> str:
@@ -338,10 +343,11 @@ class Suite(ABC):
     @cached_property
     def draws(self) -> bool:
         """Whether the module drops anything at random."""
-        return not self._plain and self._tried[1] > 0
+        return not self.plain and self._tried[1] > 0
 
     @cached_property
-    def _plain(self) -> bool:
+    def plain(self) -> bool:
+        """Whether the module is made of layers alone that need not be written out."""
         return modules.plain(self.skeleton)
 
     @cached_property
@@ -357,7 +363,7 @@ class Suite(ABC):
         """The module's output with these parameters instead of its own; nothing is learned through what is `fixed`."""
         if self.fixed:
             params = {name: p.detach() if name in self.fixed else p for name, p in params.items()}
-        with contextlib.nullcontext() if self._plain else modules.Written():
+        with contextlib.nullcontext() if self.plain else modules.Written():
             output: Tensor = torch.func.functional_call(self.skeleton, params, inputs)
         return output
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_leaves
 from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, Tasks
+from bench.learning.engines.vectorised import over_tasks
 from bench.learning.rollouts import adapted
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
@@ -59,9 +59,11 @@ def trace(
     steps: int,
     device: str = "cpu",
     kept: Params | None = None,
+    *,
+    by_task: bool = False,
 ) -> dict[str, Tensor]:
     """Metric -> [T, K + 1]: the scores before and after each of `steps` inner steps."""
-    return traces((suite,), algorithm, meta, tasks, steps, device, kept)[0]
+    return traces((suite,), algorithm, meta, tasks, steps, device, kept, by_task=by_task)[0]
 
 
 def traces(
@@ -72,10 +74,13 @@ def traces(
     steps: int,
     device: str = "cpu",
     kept: Params | None = None,
+    *,
+    by_task: bool = False,
 ) -> list[dict[str, Tensor]]:
     """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them.
 
-    Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are any.
+    Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are any; what vmap
+    cannot take goes `by_task`.
     """
     acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
     if acted_in:
@@ -102,7 +107,7 @@ def traces(
             some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
             support = to(variants[0].collect(some, meta, "support", 0, generator), device)
             queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
-            parts.append(vmap(one)(support, queries, its_noise))
+            parts.append(over_tasks(one, by_task=by_task)(support, queries, its_noise))
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]
@@ -127,7 +132,7 @@ def _rolled_out(
         some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
         stages = adapted(suite, algorithm, meta, some, its_noise, steps, generator, device)
         with torch.no_grad():
-            scores = [vmap(_acted(suite))(stage.params, stage.data) for stage in stages]
+            scores = [over_tasks(_acted(suite))(stage.params, stage.data) for stage in stages]
         parts.append({name: torch.stack([s[name] for s in scores], 1) for name in scores[0]})
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 

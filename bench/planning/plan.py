@@ -12,6 +12,7 @@ import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
 from bench.core.errors import BenchError, unknown
+from bench.core.modules import batch_norms
 from bench.core.records import Component, EngineName, Selection, Spec, Tuning
 from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
@@ -19,6 +20,7 @@ from bench.learning.evaluate import manifest
 from bench.learning.outer.trpo import outer_of
 from bench.places.execution import cores
 from bench.planning import engines as choose
+from bench.planning import networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Cell:
     algorithm: Learner
     label: str = field(default="")  # for people: sinusoid · maml · seed 0
     reason: str = field(default="", compare=False)  # why this engine
+    why_by_task: str = field(default="", compare=False)  # why one task after the other, if so
     tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
     goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # shorter cells of its trajectory, longest first
 
@@ -212,6 +215,7 @@ def check_device(device: str) -> None:
 class _Planner:
     def __init__(self, request: Request, catalogue: Catalogue) -> None:
         self.request, self.catalogue = request, catalogue
+        self.tried: dict[tuple[str, str], str] = {}  # why tasks go one after the other, for all seeds
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
     def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
@@ -237,6 +241,7 @@ class _Planner:
         trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
+        why = self._why_by_task(named_suite, trained, named, algorithm)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
             suite=Component(
@@ -246,7 +251,7 @@ class _Planner:
                 source=source_hash(type(suite), type(suite.skeleton)),
             ),
             suite_version=suite.version,
-            norm=suite.norm,
+            norm=suite.normalisation,
             manifests=self._manifests(named_suite, algorithm.test_view, tested),
             algorithm=Component(
                 name=named.name,
@@ -262,12 +267,13 @@ class _Planner:
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
             engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
+            by_task=bool(why),
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
             chunk_tasks=request.chunk_tasks if algorithm.trains else None,
         )
-        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for")
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for", why)
 
     def with_engines(self, cells: list[Cell], known: Begun, choice: Choice) -> list[Cell]:
         begun = [_open_engine(cell, known) for cell in cells]
@@ -282,6 +288,12 @@ class _Planner:
     def _case(self, cell: Cell) -> choose.OpenEngine:
         suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
         return choose.OpenEngine(cell.spec, suite, cell.algorithm)
+
+    def _why_by_task(self, named_suite: Named, suite: Suite, named: Named, algorithm: Learner) -> str:
+        key = (str(named_suite), str(named))
+        if key not in self.tried:
+            self.tried[key] = networks.why_by_task(suite, algorithm)
+        return self.tried[key]
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
         key = (str(named), test_view)
@@ -316,6 +328,11 @@ def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> 
         return engine
     if not algorithm.trains:
         return "eager"
+    if suite.fixed or suite.draws or batch_norms(suite.skeleton):
+        raise BenchError(
+            "learn2learn keeps buffers, frozen parameters, dropout and running statistics elsewhere than in what is "
+            f"meta-learned, so that its {name} would not be ours. Use --engine auto."
+        )
     if not _is_wrapped(algorithm):
         raise BenchError(
             f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."

@@ -59,7 +59,8 @@ class Episodic:
         """
         fresh = self.algorithm.init(SuiteTask(self.views.training), seeds.generator(self.spec.seed, "init"))
         if checkpoint is None:
-            return Training(to(fresh, self.spec.device))
+            kept = modules.statistics(self.views.training.skeleton)
+            return Training(meta=to(fresh, self.spec.device), kept=to(kept, self.spec.device))
         return Training.load(checkpoint, fresh, self.spec.device)
 
     def advance(self, state: Training) -> Iterator[Training]:
@@ -86,6 +87,7 @@ class Episodic:
             algorithm,
             compiled=self.spec.engine == "compiled",
             chunk=self.chunk,
+            by_task=self.spec.by_task,
             halved=self._halved,
             seen=lambda statistics: self._seen(state, statistics),
         )
@@ -128,7 +130,8 @@ class Episodic:
         suite = self.views.tested.evaluations[0]
         tasks = self._tasks(suite, "validation", self.spec.validation_tasks)
         steps = suite.report_steps[-1]
-        scores = trace(suite, algorithm, learned.meta, tasks, steps, self.spec.device, learned.kept)
+        rest = (tasks, steps, self.spec.device, learned.kept)
+        scores = trace(suite, algorithm, learned.meta, *rest, by_task=self.spec.by_task)
         headline = scores[suite.metrics[0].name][:, -1]
         mean = headline.double().mean().item()
         return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
@@ -160,7 +163,7 @@ class Episodic:
                     pd.DataFrame(
                         {
                             "setting": suite.setting,
-                            "norm": suite.norm,
+                            "norm": suite.normalisation,
                             "metric": name,
                             "task": np.repeat(np.arange(count), steps),
                             "step": np.tile(np.arange(steps), count),
@@ -182,4 +185,5 @@ class Episodic:
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
-                yield from zip(alike, traces(alike, *rest, learned.kept), strict=True)
+                found = traces(alike, *rest, learned.kept, by_task=self.spec.by_task)
+                yield from zip(alike, found, strict=True)

@@ -34,7 +34,7 @@ def _film(root: Path, algo: str | None, suite: str | None, task: int, path: Path
     store = Store.open(root)
     record = finished(store, suite, algo)
     catalogue = Catalogue(plugins)
-    seen, chosen, meta = tested(store, record, catalogue)
+    seen, chosen, meta, _ = tested(store, record, catalogue)
     if not isinstance(seen, Interactive) or not hasattr(seen, "film"):
         able = ", ".join(catalogue.having("film")) or "none"
         raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: {able}.")

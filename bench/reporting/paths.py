@@ -25,7 +25,7 @@ def walks(
     store = Store.open(root)
     record = finished(store, suite, algorithm)
     catalogue = Catalogue(plugins)
-    plane, learner, meta = tested(store, record, catalogue)
+    plane, learner, meta, _ = tested(store, record, catalogue)
     if not isinstance(plane, Interactive) or not hasattr(plane, "paths"):
         able = ", ".join(catalogue.having("paths")) or "none"
         raise BenchError(f"{record.spec.suite.label} has no paths to draw. Suites that have: {able}.")

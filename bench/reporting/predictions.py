@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import torch
-from torch.func import vmap
 
 from bench.cells.restore import tested
 from bench.core import seeds
@@ -16,6 +15,7 @@ from bench.core.records import Record
 from bench.core.task import SuiteTask
 from bench.core.trees import shapes_of, tree_map
 from bench.core.types import Data, Episode, Normal, Prediction
+from bench.learning.engines.vectorised import over_tasks
 from bench.learning.evaluate import manifest
 from bench.storage.store import Store
 
@@ -70,14 +70,15 @@ def confusions(store: Store, records: Sequence[Record], catalogue: Catalogue) ->
 def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tuple[str, str]]:
     if not hasattr(catalogue.load("suite", record.spec.suite.name), "kinds"):
         return Counter()
-    suite, algorithm, meta = tested(store, record, catalogue)
+    seen = tested(store, record, catalogue)
+    suite, algorithm, meta, _ = seen
     tasks, _ = manifest(suite, record.spec.suite.name, "test")
     tasks = tree_map(lambda leaf: leaf[: min(CONFUSED_TASKS, record.spec.test_tasks)], tasks)
-    task, generator, steps = SuiteTask(suite), seeds.generator("predictions"), suite.report_steps[-1]
+    adapts, task, generator, steps = SuiteTask(suite), seen.task, seeds.generator("predictions"), suite.report_steps[-1]
     noise = algorithm.noise(shapes_of(meta), len(tasks.classes), generator)
 
     def answers(support: Data, query: Data, own: Data) -> torch.Tensor:
-        state = algorithm.adapted(meta, task, Episode((support,) * steps, query, own))
+        state = algorithm.adapted(meta, adapts, Episode((support,) * steps, query, own))
         return _values(algorithm.predict(meta, state, task, query)).argmax(-1)
 
     kinds: Sequence[str] = suite.kinds  # type: ignore[attr-defined]
@@ -86,7 +87,7 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
         some, own = tree_map(lambda leaf, i=i: leaf[i : i + CHUNK], (tasks, noise))
         support, query = (suite.collect(some, meta, role, steps, generator) for role in ("support", "query"))
         with torch.no_grad():
-            answered = vmap(answers)(support, query, own)
+            answered = over_tasks(answers, by_task=record.spec.by_task)(support, query, own)
         for classes, labels, named in zip(some.classes.tolist(), query.labels.tolist(), answered.tolist(), strict=True):
             for right, answer in zip(labels, named, strict=True):
                 found[kinds[classes[right]], "" if answer == right else kinds[classes[answer]]] += 1
@@ -96,9 +97,10 @@ def _confused(store: Store, record: Record, catalogue: Catalogue) -> Counter[tup
 def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tuple[object, ...]]]:
     if not hasattr(catalogue.load("suite", record.spec.suite.name), "grid"):
         return []
-    suite, algorithm, meta = tested(store, record, catalogue)
+    seen = tested(store, record, catalogue)
+    suite, algorithm, meta, _ = seen
     tasks = tree_map(lambda leaf: leaf[:TASKS], manifest(suite, record.spec.suite.name, "test")[0])
-    view, generator = SuiteTask(suite), seeds.generator("predictions")
+    adapts, view, generator = SuiteTask(suite), seen.task, seeds.generator("predictions")
     support = suite.collect(tasks, meta, "support", 0, generator)
     noise = algorithm.noise(shapes_of(meta), TASKS, generator)
     query = suite.collect(suite.grid(tasks), meta, "query", 0, generator)  # type: ignore[attr-defined]
@@ -118,7 +120,7 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
                     predicted = _values(algorithm.predict(meta, state, view, grid))
                     parts.append(rows("prediction", step, grid.x, predicted))
                 if step < max(STEPS):
-                    state = algorithm.step(meta, state, view, shown, step)
+                    state = algorithm.step(meta, state, adapts, shown, step)
     return parts
 
 

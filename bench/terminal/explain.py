@@ -48,7 +48,9 @@ def explain(text: str, plugins: tuple[Path, ...], sheet: Path | None) -> None:
 
 
 def _suite_facts(suite: Suite) -> RichTable:
-    settings = ", ".join(f"{v.setting} ({v.norm})" if v.norm != "none" else v.setting for v in suite.evaluations)
+    settings = ", ".join(
+        f"{v.setting} ({v.normalisation})" if v.normalisation != "none" else v.setting for v in suite.evaluations
+    )
     presets = ", ".join(f"{key} {budget.iterations:,}" for key, budget in suite.presets.items())
     facts = {
         "version": str(suite.version),
@@ -56,7 +58,7 @@ def _suite_facts(suite: Suite) -> RichTable:
         "metrics": ", ".join(f"{m.name} ({m.better} is better)" for m in suite.metrics),
         "report steps": ", ".join(map(str, suite.report_steps)),
         "knowing nothing": f"{suite.floor:.4g}",
-        "normalisation": suite.norm,
+        "normalisation": suite.normalisation,
         "meta-iterations": presets,
         "views": ", ".join(view for view in ("oracle_view", "pretraining") if hasattr(suite, view)),
         **{key: f"{setting.value:g}: {setting.source}" for key, setting in suite.protocol.items()},

@@ -73,11 +73,8 @@ def meta_gradient(
                     return task_loss(tree_unflatten(live, specs[0]), episode), statistics
 
             # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
-            if by_task or (compiled and len(batch[0]) == 1):
-                each = [loss(tree_map(lambda x, t=t: x[t], episodes)) for t in range(len(batch[0]))]
-                losses, statistics = tree_map(lambda *x: torch.stack(x), *each)
-            else:
-                losses, statistics = vmap(loss)(episodes)
+            alone = by_task or (compiled and len(batch[0]) == 1)
+            losses, statistics = over_tasks(loss, by_task=alone)(episodes)
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()
@@ -125,6 +122,19 @@ def meta_gradient(
         return value, tree_unflatten(gradients, spec)
 
     return mean
+
+
+def over_tasks(function: Callable[..., Any], *, by_task: bool = False) -> Callable[..., Any]:
+    """A function of one task's data as one of many tasks', leaves [T, ...]: by vmap, or one after the other."""
+    if not by_task:
+        return vmap(function)
+
+    def one_by_one(*batches: Any) -> Any:
+        count = len(tree_leaves(batches)[0])
+        each = [function(*tree_map(lambda x, t=t: x[t], batches)) for t in range(count)]
+        return tree_map(lambda *x: torch.stack(x), *each)
+
+    return one_by_one
 
 
 def _at_once(meta: Leaves, tasks: int) -> int:
