@@ -64,7 +64,8 @@ class Bed(Supervised):
 
     def new_params(self, generator: Generator) -> Params:
         """In float64."""
-        return {name: value.double() for name, value in super().new_params(generator).items()}
+        made = super().new_params(generator)
+        return {name: value.double() if value.is_floating_point() else value for name, value in made.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

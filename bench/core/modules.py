@@ -174,25 +174,37 @@ def _level() -> int | None:
 
 def _normalised(x: Tensor, layer: Any, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     """[N, C, ...] by the batch's statistics per channel, or by running ones where the call brings them."""
-    axes, shape = [0, *range(2, x.dim())], (1, -1, *(1,) * (x.dim() - 2))
     running = (_call.get() or _NO_CALL).running
     tracked = layer is not None and layer.tracks
     if tracked and _statistic(layer.place, "mean") in running:
-        mean, variance = (running[_statistic(layer.place, which)].to(x).view(shape) for which in ("mean", "var"))
-        normal = (x - mean) * torch.rsqrt(variance + eps)
+        mean, variance = (running[_statistic(layer.place, which)].to(x) for which in ("mean", "var"))
+        normal = (x - _by_channel(mean, x)) * torch.rsqrt(_by_channel(variance, x) + eps)
     else:
-        mean = x.mean(axes, keepdim=True)
-        centred = x - mean
-        variance = centred.square().mean(axes, keepdim=True)
-        normal = centred * torch.rsqrt(variance + eps)
+        normal, mean, variance = _standardised(x, [0, *range(2, x.dim())], eps)
         recorder = _seen.get()
         if tracked and recorder is not None and recorder[1] == _level():
             count = x.numel() // x.shape[1]
             unbiased = variance.flatten() * (count / max(1, count - 1))
             recorder[0][layer.place] = Statistics(mean.flatten().detach(), unbiased.detach())
-    if weight is not None:
-        normal = normal * weight.view(shape)
-    return normal if bias is None else normal + bias.view(shape)
+    return _scaled(normal, weight, bias)
+
+
+def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """(x − mean) / √(variance + eps), mean and variance."""
+    mean = x.mean(axes, keepdim=True)
+    centred = x - mean
+    variance = centred.square().mean(axes, keepdim=True)
+    return centred * torch.rsqrt(variance + eps), mean, variance
+
+
+def _scaled(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """By channel, [N, C, ...]."""
+    x = x if weight is None else x * _by_channel(weight, x)
+    return x if bias is None else x + _by_channel(bias, x)
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (x.dim() - 2))
 
 
 class _BatchNorm:
@@ -391,6 +403,19 @@ class _Recurrent:
         ends = tuple(h.squeeze(1) for h in ends) if lonely else ends
         return x, ends if self.mode == "LSTM" else ends[0]
 
+
+class _Moment:
+    """One moment of it, as nn.RNNCell, nn.LSTMCell and nn.GRUCell do."""
+
+    def forward(self: Any, x: Tensor, hx: Any = None) -> Any:
+        pair = isinstance(self, nn.LSTMCell)
+        if hx is None:
+            hx = (x.new_zeros(*x.shape[:-1], self.hidden_size),) * (2 if pair else 1)
+        state = self._cell(x, list(hx) if isinstance(hx, tuple) else [hx], "")
+        return tuple(state) if pair else state[0]
+
+
+class _Gated:
     def _gates(self: Any, x: Tensor, h: Tensor, suffix: str) -> tuple[Tensor, Tensor]:
         biases = (getattr(self, f"bias_{part}{suffix}") if self.bias else None for part in ("ih", "hh"))
         weights = (getattr(self, f"weight_{part}{suffix}") for part in ("ih", "hh"))
@@ -398,36 +423,63 @@ class _Recurrent:
         return one, other
 
 
-class _RNN(_Recurrent, nn.RNN):
+class _Simple(_Gated):
     """h ← tanh or ReLU of the sum of both."""
 
-    def _cell(self, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
+    def _cell(self: Any, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
         total = sum(self._gates(x, state[0], suffix))
-        return [torch.tanh(total) if self.nonlinearity == "tanh" else torch.relu(total)]  # type: ignore[arg-type]
+        return [torch.tanh(total) if self.nonlinearity == "tanh" else torch.relu(total)]
 
 
-class _LSTM(_Recurrent, nn.LSTM):
+class _LongShort(_Gated):
     """Input, forget, cell and output gates."""
 
-    def _cell(self, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
+    def _cell(self: Any, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
         one, other = self._gates(x, state[0], suffix)
         i, f, g, o = (one + other).chunk(4, -1)
         c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
-        return [h @ getattr(self, f"weight_hr{suffix}").mT if self.proj_size else h, c]
+        return [h @ getattr(self, f"weight_hr{suffix}").mT if getattr(self, "proj_size", 0) else h, c]
 
 
-class _GRU(_Recurrent, nn.GRU):
+class _Reset(_Gated):
     """Reset and update gates, and what is new."""
 
-    def _cell(self, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
+    def _cell(self: Any, x: Tensor, state: list[Tensor], suffix: str) -> list[Tensor]:
         one, other = (part.chunk(3, -1) for part in self._gates(x, state[0], suffix))
         reset, update = torch.sigmoid(one[0] + other[0]), torch.sigmoid(one[1] + other[1])
         return [(1 - update) * torch.tanh(one[2] + reset * other[2]) + update * state[0]]
 
 
+class _RNN(_Simple, _Recurrent, nn.RNN):
+    """Written out."""
+
+
+class _LSTM(_LongShort, _Recurrent, nn.LSTM):
+    """Written out."""
+
+
+class _GRU(_Reset, _Recurrent, nn.GRU):
+    """Written out."""
+
+
+class _RNNCell(_Simple, _Moment, nn.RNNCell):
+    """Written out."""
+
+
+class _LSTMCell(_LongShort, _Moment, nn.LSTMCell):
+    """Written out."""
+
+
+class _GRUCell(_Reset, _Moment, nn.GRUCell):
+    """Written out."""
+
+
 class _Weight(_WeightNorm):
-    """g v / ‖v‖ (Salimans, Kingma 2016, arXiv:1602.07868, equation 2), written out."""
+    """g v / ‖v‖ (Salimans, Kingma 2016, arXiv:1602.07868, equation 2).
+
+    The second derivative of torch 2.13's own is wrong, without a word.
+    """
 
     def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
         axes = [i for i in range(weight_v.dim()) if self.dim in (-1, None) or i != self.dim % weight_v.dim()]
@@ -446,14 +498,14 @@ class Written(TorchFunctionMode):
             x, p = args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs.get("p", 0.5)
             training = args[2] if len(args) > 2 else kwargs.get("training", True)
             alpha = func in (functional.alpha_dropout, functional.feature_alpha_dropout)
-            return _dropped(x, p, DROPOUTS[func], alpha) if training else x
-        if func is functional.batch_norm:
-            return _functional_norm(func, *args, **kwargs)
+            legacy = func is functional.dropout2d and x.dim() == 3  # which torch takes for [N, C, L]
+            return _dropped(x, p, 1 if legacy else DROPOUTS[func], alpha) if training else x
+        if func in _NORMALISED:
+            return _NORMALISED[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _functional_norm(
-    func: Any,
+def _batch_norm(
     x: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
@@ -465,8 +517,38 @@ def _functional_norm(
 ) -> Tensor:
     if training and running_mean is None:
         return _normalised(x, None, weight, bias, eps)
-    result: Tensor = func(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    return result
+    return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+# torch 2.13's own layer and instance normalisation have a wrong second derivative under vmap, without a word.
+def _layer_norm(
+    x: Tensor, shape: list[int], weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    normal = _standardised(x, list(range(-len(shape), 0)), eps)[0]
+    normal = normal if weight is None else normal * weight
+    return normal if bias is None else normal + bias
+
+
+def _instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if running_mean is not None:
+        return functional.instance_norm(x, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return _scaled(_standardised(x, list(range(2, x.dim())), eps)[0], weight, bias)
+
+
+_NORMALISED: dict[Any, Any] = {
+    functional.batch_norm: _batch_norm,
+    functional.layer_norm: _layer_norm,
+    functional.instance_norm: _instance_norm,
+}
 
 
 _PLAIN = {f"torch.nn.modules.{kind}" for kind in ("linear", "conv", "activation", "container", "flatten", "pooling")}
@@ -478,5 +560,8 @@ _WRITTEN: dict[type[nn.Module], type[Any]] = {
     nn.RNN: _RNN,
     nn.LSTM: _LSTM,
     nn.GRU: _GRU,
+    nn.RNNCell: _RNNCell,
+    nn.LSTMCell: _LSTMCell,
+    nn.GRUCell: _GRUCell,
     _WeightNorm: _Weight,
 }

@@ -18,7 +18,7 @@ from bench.core import modules, seeds
 from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, tree_flatten, tree_leaves, tree_map, tree_unflatten
-from bench.core.types import Interactive, Learner, Meta, Suite
+from bench.core.types import Interactive, Learner, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import trace
@@ -42,21 +42,26 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         return ""
     if isinstance(suite, Interactive) and suite.plain:  # acting takes its time, and there is nothing to be found
         return ""
-    meta = algorithm.init(SuiteTask(suite), seeds.generator("trial"))
+    trial = _Trial(suite, algorithm)
     try:
-        _tried(suite, algorithm, meta, by_task=False)
+        trial.run(by_task=False)
+    except BenchError:
+        raise
     except Exception as error:
-        reason = _first_line(error)
         if isinstance(suite, Interactive):
-            raise _refusal(suite, meta, error) from error
-        try:
-            _tried(suite, algorithm, meta, by_task=True)
-        except BenchError:
-            raise
-        except Exception as its:
-            raise _refusal(suite, meta, its) from its
-        return f"vmap cannot take {_culprit(suite, _vectorised) or 'what is computed'}: {reason}"
-    return ""
+            raise _refusal(suite, error) from error
+        reason = f"vmap cannot take {_culprit(suite, _vectorised) or 'what is computed'}: {_first_line(error)}"
+    else:
+        if isinstance(suite, Interactive) or not trial.differs():
+            return ""
+        reason = f"vmap computes another meta-gradient than one task after the other, in {_culprit(suite, _vectorised)}"
+    try:
+        trial.run(by_task=True)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise _refusal(suite, error) from error
+    return reason
 
 
 def refuse(suite: Suite) -> None:
@@ -84,38 +89,67 @@ def refuse(suite: Suite) -> None:
         )
 
 
-def _tried(suite: Suite, algorithm: Learner, meta: Meta, *, by_task: bool) -> None:
-    """A meta-gradient and scores of two tasks.
+class _Trial:
+    """A meta-gradient and scores of two tasks."""
 
-    Raises:
-        BenchError: the network has drawn random numbers, or changed its own values.
-        Exception: whatever cannot be computed.
-    """
-    before, drawn = tree_map(torch.clone, meta), torch.get_rng_state()
-    small = replace(algorithm, meta_batch=2)
-    batch = next(episodes(suite, small, lambda: meta, 0, 0))
-    with torch.random.fork_rng(devices=[]):
-        meta_gradient(suite, small, by_task=by_task)(meta, batch)
-        if not isinstance(suite, Interactive):
-            tasks = suite.sample(2, "validation", seeds.generator("trial"))
-            trace(suite, small, meta, tasks, 1, kept=modules.statistics(suite.skeleton), by_task=by_task)
-        moved = not torch.equal(drawn, torch.get_rng_state())
-    if moved:
-        raise BenchError(
-            f"{_culprit(suite, _without_drawing) or 'the learner'} draws from torch's global generator, so that no run "
-            "could be repeated or resumed. Use "
-            "nn.Dropout, whose draws are the cell's, or a learner's noise."
-        )
-    pairs = zip(named_leaves(before), tree_leaves(meta), strict=True)
-    changed = [name for (name, old), new in pairs if not torch.equal(old, new)]
-    if changed:
-        raise BenchError(
-            f"the network changes {changed[0].strip('/')!r} whenever it is run: a state of its own, which no "
-            "learner can hold. Take it out, or compute it from the input."
-        )
+    def __init__(self, suite: Suite, algorithm: Learner) -> None:
+        self.suite, self.algorithm = suite, replace(algorithm, meta_batch=2)
+        self.meta = algorithm.init(SuiteTask(suite), seeds.generator("trial"))
+
+    def run(self, *, by_task: bool) -> None:
+        """Computes them.
+
+        Raises:
+            BenchError: the network has drawn random numbers, or changed its own values.
+            Exception: whatever cannot be computed.
+        """
+        before, drawn = tree_map(torch.clone, self.meta), torch.get_rng_state()
+        with torch.random.fork_rng(devices=[]):
+            self._gradient(lambda x: x, by_task=by_task)
+            if not isinstance(self.suite, Interactive):
+                tasks = self.suite.sample(2, "validation", seeds.generator("trial"))
+                kept = modules.statistics(self.suite.skeleton)
+                trace(self.suite, self.algorithm, self.meta, tasks, 1, kept=kept, by_task=by_task)
+            moved = not torch.equal(drawn, torch.get_rng_state())
+        if moved:
+            raise BenchError(
+                f"{_culprit(self.suite, _without_drawing) or 'the learner'} draws from torch's global generator, so "
+                "that no run could be repeated or resumed. Use nn.Dropout, whose draws are the cell's, or noise of a "
+                "learner."
+            )
+        pairs = zip(named_leaves(before), tree_leaves(self.meta), strict=True)
+        changed = [name for (name, old), new in pairs if not torch.equal(old, new)]
+        if changed:
+            raise BenchError(
+                f"the network changes {changed[0].strip('/')!r} whenever it is run: a state of its own, which no "
+                "learner can hold. Take it out, or compute it from the input."
+            )
+
+    def differs(self) -> bool:
+        """Whether vmap gives another meta-gradient than one task after the other, in float64 where that can be."""
+        for cast in (_double, lambda x: x):
+            with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
+                one, other = (self._gradient(cast, by_task=by_task) for by_task in (False, True))
+                return not _alike(one, other)
+        return False
+
+    def _gradient(self, cast: Callable[[Any], Any], *, by_task: bool) -> list[Tensor]:
+        meta = tree_map(cast, self.meta)
+        batch = tree_map(cast, next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0)))
+        return tree_leaves(meta_gradient(self.suite, self.algorithm, by_task=by_task)(meta, batch))
 
 
-def _refusal(suite: Suite, meta: Meta, error: Exception) -> Exception:
+def _double(x: Tensor) -> Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
+def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
+    distance = sum((a - b).square().sum().item() for a, b in zip(one, other, strict=True)) ** 0.5
+    size = sum(b.square().sum().item() for b in other) ** 0.5
+    return not distance > size * (1e-8 if one[0].dtype == torch.float64 else 1e-3)  # what is not a number is no news
+
+
+def _refusal(suite: Suite, error: Exception) -> Exception:
     """What to tell of a network that can't be trained; the error itself where it is not the network's."""
     layer = _culprit(suite, _differentiated)
     if not layer:
@@ -165,14 +199,21 @@ def _run(layer: nn.Module, values: dict[str, Tensor], inputs: tuple[Any, ...]) -
     return torch.stack([x.sum() for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]).sum()
 
 
-def _split(layer: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a layer's gradient is taken of, and its buffers."""
-    params = {name: p.detach().clone() for name, p in layer.named_parameters()}
-    return params, {name: b.clone() for name, b in layer.named_buffers()}
+def _split(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What a layer's gradient is taken of, and its buffers, in the precision of its inputs."""
+    dtype = next((x.dtype for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.is_floating_point()), None)
+
+    def copy(x: Tensor) -> Tensor:
+        return x.detach().to(dtype=dtype if x.is_floating_point() else None, copy=True)
+
+    return (
+        {name: copy(p) for name, p in layer.named_parameters()},
+        {name: copy(b) for name, b in layer.named_buffers()},
+    )
 
 
 def _differentiated(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    params, buffers = _split(layer)
+    params, buffers = _split(layer, inputs)
     leaves, spec = tree_flatten(inputs)
     moving = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
 
@@ -189,12 +230,29 @@ def _differentiated(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _vectorised(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    params, buffers = _split(layer)
-    stacks = tree_map(lambda x: torch.stack([x, x]) if isinstance(x, Tensor) else x, (params, inputs))
-    axes = tree_map(lambda x: 0 if isinstance(x, Tensor) else None, stacks)
-    vmap(lambda p, x: grad(lambda q: _run(layer, {**q, **buffers}, x))(p) if p else _run(layer, buffers, x), axes)(
-        *stacks
-    )
+    params, buffers = _split(layer, inputs)
+    live = {name: p.requires_grad_() for name, p in params.items()}
+    leaves, spec = tree_flatten(inputs)
+    moving = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
+    scale = torch.ones((), dtype=leaves[moving[0]].dtype if moving else None, requires_grad=True)
+    stacks = [torch.stack([leaves[i], leaves[i].flip(0)]) for i in moving]
+
+    def steepness(given: list[Tensor]) -> Tensor:
+        whole = list(leaves)
+        for i, x in zip(moving, given, strict=True):
+            whole[i] = x
+
+        def value(own: dict[str, Tensor], factor: Tensor) -> Tensor:
+            scaled = [factor * x if i in moving else x for i, x in enumerate(whole)]
+            return _run(layer, {**own, **buffers}, tree_unflatten(scaled, spec)).sin()
+
+        return torch.stack([slope.square().sum() for slope in tree_leaves(grad(value, (0, 1))(live, scale))]).sum()
+
+    # As the engine does it: plain autograd of what vmap and grad have made.
+    ways = (vmap(steepness)(stacks).sum(), steepness([x[0] for x in stacks]) + steepness([x[1] for x in stacks]))
+    found = [torch.autograd.grad(way, [*live.values(), scale], materialize_grads=True) for way in ways]
+    if not _alike(*map(list, found)):
+        raise RuntimeError("another derivative under vmap")
 
 
 def _without_drawing(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
