@@ -10,15 +10,21 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from bench.core import modules
+from bench.core.errors import BenchError
 from bench.core.types import Params
 
 Build = tuple[Any, ...]  # a function or class that makes a module, then its arguments, which can be hashed
 
 
 def new_params(build: Build, generator: Generator) -> Params:
-    """Freshly initialised parameters and buffers of the module, by name; the global generator is put back."""
+    """Freshly initialised parameters and buffers of the module, by name; the global generator is put back.
+
+    Raises:
+        BenchError: a layer drops at random, or keeps a state that no learner can hold.
+    """
     _skeleton(build)  # now, since its own initial values are random, which vmap forbids
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
@@ -37,4 +43,12 @@ def run(build: Build, params: Params, *inputs: Any) -> Tensor:
 def _skeleton(build: Build) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         make: Callable[..., nn.Module] = build[0]
-        return modules.prepared(make(*build[1:]), tracks=False)
+        made = modules.prepared(make(*build[1:]), tracks=False)
+    for name, layer in made.named_modules():
+        drops = getattr(layer, "p", 0) if isinstance(layer, _DropoutNd) else getattr(layer, "dropout", 0)
+        if isinstance(drops, float) and drops > 0:
+            raise BenchError(
+                f"the layer {name!r} of a learner's own network drops at random, which nothing here would repeat. Draw "
+                "a mask in the learner's `noise` instead."
+            )
+    return made
