@@ -91,7 +91,7 @@ def crashed(cell: Cell, message: str) -> Record:
 def digest(state: Training, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
     """SHA-256 of the final Meta, what is kept beside it, the scores and the curve: equal means the same bits."""
     sha = hashlib.sha256()
-    kept = [(f"kept/{name}", value) for name, value in state.kept.items()]
+    kept = [(f"kept/{name}", value) for name, value in sorted(state.kept.items())]  # a file has no order
     for name, leaf in (*named_leaves(state.meta), *kept):
         sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
     for table in (scores, curve):
