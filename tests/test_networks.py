@@ -116,6 +116,8 @@ def test_what_vmap_cannot_take_goes_task_by_task_and_the_record_says_so(tmp_path
     assert "the layer '1' (Depends)" in record.why_by_task
     log = (tmp_path / "runs" / "cells" / record.cell / "log.txt").read_text()
     assert "one task after the other: vmap cannot take the layer '1' (Depends)" in log
+    with pytest.raises(BenchError, match="not compiled: vmap cannot take the layer '1'"):
+        bench.run("polynomial", "maml", out=tmp_path / "other", preset="smoke", engine="compiled", plugins=[file])
 
 
 def command(*arguments: object) -> Result:

@@ -137,7 +137,7 @@ def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
     """Compiles a case's meta-gradient, in its job's process."""
     case: OpenEngine = pickle.loads(base64.b64decode(arguments["case"]))
     with threads(case.spec.threads):
-        meta_gradient(case.suite, case.algorithm, compiled=True, by_task=case.spec.by_task)(*next(inputs(case)))
+        meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
     return True
 
 
@@ -162,15 +162,14 @@ def _pace(case: OpenEngine, paces: Paces) -> float:
     """Seconds of one meta-iteration, eagerly; timed once."""
     if (key := _key(case.spec)) not in paces:
         with threads(case.spec.threads):
-            gradient = meta_gradient(case.suite, case.algorithm, by_task=case.spec.by_task)
+            gradient = meta_gradient(case.suite, case.algorithm)
             paces[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
     return paces[key]
 
 
 def _compare(case: OpenEngine) -> Timing:
     with threads(case.spec.threads):
-        make = partial(meta_gradient, case.suite, case.algorithm, by_task=case.spec.by_task)
-        engines = [make(compiled=compiled) for compiled in (False, True)]
+        engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
         batches = islice(inputs(case), 1 + TIMINGS)
         # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
         rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]

@@ -266,7 +266,7 @@ class _Planner:
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
-            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name),
+            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why),
             by_task=bool(why),
             dtype="float32",
             device=request.device,
@@ -313,17 +313,21 @@ def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
     if isinstance(cell.suite, Interactive):
         return "eager", "what is collected decides what is computed"
     spec = cell.spec
+    if spec.by_task:
+        return "eager", "one task goes after the other"
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
     for found in (*(s for s in either if s.id in known.ids), *(s for s in either if known.shorter(s))):
         return found.engine, "as the run in the store, which goes on"
     return ("eager", "nothing is trained") if not spec.iterations else None
 
 
-def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str) -> EngineName:
+def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str, why_by_task: str) -> EngineName:
     if isinstance(suite, Interactive) and engine != "eager":
         raise BenchError(
             f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
         )
+    if engine == "compiled" and why_by_task:
+        raise BenchError(f"what goes one task after the other is not compiled: {why_by_task}. Use --engine auto.")
     if engine != "learn2learn":
         return engine
     if not algorithm.trains:
