@@ -128,6 +128,7 @@ def command(*arguments: object) -> Result:
     ("layer", "message"),
     [
         ("nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))", "layer '1' has spectral_norm"),
+        ("nn.LazyLinear(8)", "'1.weight' has no shape yet"),
         ("Noisy()", "layer '1' (Noisy) draws from torch's global generator"),
         (
             "nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()",

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.rnn import PackedSequence
 from torch.overrides import TorchFunctionMode
@@ -119,7 +120,17 @@ def prepared(module: nn.Module, *, tracks: bool = True) -> nn.Module:
 
 
 def values(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a module as it was built, by name; without what batch normalisation keeps."""
+    """Parameters and buffers of a module as it was built, by name; without what batch normalisation keeps.
+
+    Raises:
+        BenchError: a lazy layer's sizes are not known.
+    """
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if is_lazy(tensor):
+            raise BenchError(
+                f"{name!r} has no shape yet: a lazy layer learns it when it is first run. Give the layer its sizes, or "
+                "run the module once in module()."
+            )
     kept = {f"{name}.{s}".lstrip(".") for name, m in module.named_modules() if isinstance(m, NORMS) for s in STATISTICS}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: tensor.detach().clone() for name, tensor in tensors.items() if name not in kept}
@@ -482,8 +493,12 @@ class _Weight(_WeightNorm):
     """
 
     def forward(self, weight_g: Tensor, weight_v: Tensor) -> Tensor:
-        axes = [i for i in range(weight_v.dim()) if self.dim in (-1, None) or i != self.dim % weight_v.dim()]
-        return weight_v * (weight_g * torch.rsqrt(weight_v.square().sum(axes, keepdim=True)))
+        return _weight_norm(weight_v, weight_g, self.dim)
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int | None = 0) -> Tensor:
+    axes = [i for i in range(v.dim()) if dim in (-1, None) or i != dim % v.dim()]
+    return v * (g * torch.rsqrt(v.square().sum(axes, keepdim=True)))
 
 
 class Written(TorchFunctionMode):
@@ -500,8 +515,8 @@ class Written(TorchFunctionMode):
             alpha = func in (functional.alpha_dropout, functional.feature_alpha_dropout)
             legacy = func is functional.dropout2d and x.dim() == 3  # which torch takes for [N, C, L]
             return _dropped(x, p, 1 if legacy else DROPOUTS[func], alpha) if training else x
-        if func in _NORMALISED:
-            return _NORMALISED[func](*args, **kwargs)
+        if func in _FUNCTIONS:
+            return _FUNCTIONS[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 
@@ -544,10 +559,11 @@ def _instance_norm(
     return _scaled(_standardised(x, list(range(2, x.dim())), eps)[0], weight, bias)
 
 
-_NORMALISED: dict[Any, Any] = {
+_FUNCTIONS: dict[Any, Any] = {
     functional.batch_norm: _batch_norm,
     functional.layer_norm: _layer_norm,
     functional.instance_norm: _instance_norm,
+    torch._weight_norm: _weight_norm,  # which the older torch.nn.utils.weight_norm calls
 }
 
 

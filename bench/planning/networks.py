@@ -258,7 +258,8 @@ def _vectorised(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
 def _without_drawing(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
     before = torch.get_rng_state()
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        _run(layer, {}, inputs)
+        params, buffers = _split(layer, inputs)
+        _run(layer, {**params, **buffers}, inputs)
         if not torch.equal(before, torch.get_rng_state()):
             raise RuntimeError("it draws")
 

@@ -1,5 +1,6 @@
 """Networks of torch's layers, one for each row of docs/modules.md, and a suite that wears them."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -106,6 +107,13 @@ def frozen() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8).requires_grad_(False), nn.Tanh(), nn.Linear(8, 1))
 
 
+def older(layer: nn.Module) -> nn.Module:
+    """torch.nn.utils.weight_norm, which is deprecated and much used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)  # type: ignore[no-any-return]
+
+
 class Own(nn.GRU):
     """Somebody's subclass."""
 
@@ -203,6 +211,7 @@ NETWORKS: dict[str, Network] = {
     "tied weights": Network(tied),
     "frozen parameters": Network(frozen, note="`requires_grad_(False)`: part of Meta, never learned"),
     "weight_norm": Network(lambda: Over(parametrizations.weight_norm(nn.Linear(8, 8)))),
+    "weight_norm, the older": Network(lambda: Over(older(nn.Linear(8, 8)))),
     "orthogonal": Network(lambda: Over(parametrizations.orthogonal(nn.Linear(8, 8)))),
     "spectral_norm": Network(lambda: Over(parametrizations.spectral_norm(nn.Linear(8, 8))), "has spectral_norm"),
     "a number asked for: `.item()`": Network(lambda: Over(Depends()), BY_TASK, "not compiled"),

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,12 @@ def masks(key: Tensor) -> Iterator[None]:
         "feature_alpha_dropout": partial(alpha_dropout, axes=1),
         "scaled_dot_product_attention": attention,
     }
-    with mock.patch.multiple(nn.functional, **replaced), mock.patch.object(torch, "_weight_norm", weight_norm):
+    older = sys.modules["torch.nn.utils.weight_norm"]
+    with (
+        mock.patch.multiple(nn.functional, **replaced),
+        mock.patch.object(torch, "_weight_norm", weight_norm),
+        mock.patch.object(older, "_weight_norm", weight_norm),
+    ):
         yield
 
 
@@ -141,7 +147,7 @@ def tell(request: pytest.FixtureRequest) -> Verdict:
 
 
 def _key(name: str, operator: str, engine: str) -> str:
-    return f"modules/{list(NETWORKS).index(name)}-{operator}-{engine.replace(' ', '-')}"
+    return "modules/" + re.sub(r"\W+", "-", f"{name} {operator} {engine}")
 
 
 @pytest.mark.parametrize("engine", ENGINES[:2])
