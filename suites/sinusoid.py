@@ -15,6 +15,7 @@ from bench.core import seeds
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 from suites import published
+from suites.parts.hidden import Hidden
 from suites.parts.nets import MLP
 
 FINN = "Finn et al. 2017, section 5.1"
@@ -40,12 +41,11 @@ class Points(NamedTuple):
 
 
 class Ranges(NamedTuple):
-    """Ranges of uniform draws, the label noise, and the network that meets them."""
+    """Ranges of uniform draws, and the label noise."""
 
     amplitude: tuple[float, float] = (0.1, 5.0)
     phase: tuple[float, float] = (0.0, math.pi)
     frequency: tuple[float, float] = (1.0, 1.0)
-    hidden: tuple[int, ...] = (40, 40)
     noise: float = 0.0  # standard deviation of the labels that a learner sees, in amplitudes
     pool: int | None = None  # how many training tasks exist; None: without end
 
@@ -60,6 +60,7 @@ class Sinusoid(Supervised):
     """y = A sin(x − phase), A ~ U[0.1, 5], phase ~ U[0, π], x ~ U[−5, 5]; mean squared error; an MLP 1-40-40-1."""
 
     shots: Annotated[int, Field(ge=1, description="support points in meta-training; tested with 5, 10 and 20")] = 10
+    hidden: Hidden = (40, 40)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the input is [x, A, phase]")] = "plain"
 
     kind: ClassVar[Kind] = "regression"
@@ -113,9 +114,9 @@ class Sinusoid(Supervised):
         return replace(self, view="oracle")
 
     def module(self) -> nn.Module:
-        """The paper's network."""
+        """The paper's network, unless other layers are asked for."""
         varying = sum(low < high for low, high in self.ranges[:3])
-        return MLP(1 + varying if self.view == "oracle" else 1, self.ranges.hidden, 1)
+        return MLP(1 + varying if self.view == "oracle" else 1, self.hidden, 1)
 
     def queries(self, split: Split) -> int:
         """As many query points as support points, in training and at test."""
