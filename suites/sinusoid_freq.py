@@ -43,6 +43,7 @@ class SinusoidFreq(Sinusoid):
 
     def __post_init__(self) -> None:
         """Fills in the family's layers."""
+        super().__post_init__()
         object.__setattr__(self, "hidden", self.hidden or HIDDEN[self.family])
 
     @property
@@ -74,7 +75,7 @@ class SinusoidFreq(Sinusoid):
     def queries(self, split: Split) -> int:
         """Meta-SGD trains on 10 query points and tests on 100; Bayesian MAML uses as many as support points."""
         if self.family == "bmaml":
-            return self.shots
+            return super().queries(split)
         return 10 if split == "train" else 100
 
     def sample(self, count: int, split: Split, generator: Generator) -> Waves:

@@ -279,6 +279,11 @@ class Suite(ABC):
         found = getattr(data, "mask", None)
         return found if isinstance(found, Tensor) else None
 
+    def mean(self, losses: Tensor, data: Data) -> Tensor:
+        """The mean of losses [N], or of scores, over the examples that are there; a scalar."""
+        mask = self.mask(data)
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+
     def features(self, params: Params, data: Data) -> Tensor:
         """What the network computes before its last layer, [N, F]."""
         seen: list[Tensor] = []
