@@ -28,7 +28,7 @@ class Waves(NamedTuple):
     amplitude: Tensor  # [T, 1, 1]
     phase: Tensor  # [T, 1, 1], rad
     frequency: Tensor  # [T, 1, 1], rad per unit of x
-    support: Tensor  # [T, K, 1]
+    support: Tensor  # [T, K, 1], of which not all count where there is a mask
     query: Tensor  # [T, Q, 1]
     support_noise: Tensor  # [T, K, 1], in amplitudes
     query_noise: Tensor  # [T, Q, 1], in amplitudes
@@ -86,9 +86,7 @@ class Sinusoid(Supervised):
         """Refuses a range of numbers of support points that is none."""
         fewest, most = self.sizes
         if isinstance(self.shots, str) and fewest >= most:
-            raise BenchError(
-                f"shots={self.shots} is no range. Give the fewest first, such as shots=1-20, or one number."
-            )
+            raise BenchError(f"shots={self.shots} is no range. Give the fewest first, such as 1-20, or one number.")
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -159,7 +157,7 @@ class Sinusoid(Supervised):
         if fewest == most:
             return tasks
         mask = torch.arange(most) < torch.randint(fewest, most + 1, (count, 1), generator=generator)
-        return tasks._replace(support=support * mask.unsqueeze(-1), mask=mask)
+        return tasks._replace(mask=mask)
 
     def grid(self, tasks: Waves) -> Waves:
         """The tasks with a query of 200 points over the inputs' whole range, to draw what is predicted."""
