@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.core.labels import shown
+
 
 def values() -> pd.DataFrame:
     """All published values that bench has something to hold against, one per row."""
@@ -61,7 +63,7 @@ def _differences(arm: "pd.Series[Any]", reference: dict[str, Any]) -> list[str]:
         said.append(f"trained for {arm['iterations']:,} meta-iterations, published {reference['iterations']:,}")
     changed = {k: v for k, v in json.loads(arm["suite_given"]).items() if k not in ("ways", "shots", "norm")}
     parameters = str(arm["algorithm"]).removeprefix(str(arm["algorithm_name"]))
-    said += [f"suite with {k}={v}" for k, v in changed.items()]
+    said += [f"suite with {k}={shown(v)}" for k, v in changed.items()]
     said += [f"algorithm with {parameters.strip('[]')}"] if parameters.startswith("[") else []
     if pd.isna(reference["step"]):
         said.append("inner steps at test not stated by the source")

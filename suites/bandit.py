@@ -12,6 +12,7 @@ from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
 from suites import published
 from suites.parts.control import Environment, Reinforcement
+from suites.parts.hidden import Hidden
 from suites.parts.policies import Categorical
 
 GOOD, BAD = 0.9, 0.1  # how often an arm pays
@@ -46,6 +47,7 @@ class Bandit(Reinforcement):
 
     arms: Annotated[int, Field(ge=2)] = 5
     pulls: Annotated[int, Field(ge=1, description="of one episode")] = 10
+    hidden: Hidden = (16,)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: told what every arm pays")] = "plain"
 
     presets: ClassVar[dict[str, Budget]] = {
@@ -87,8 +89,8 @@ class Bandit(Reinforcement):
         return replace(self.pretraining(), view="oracle")
 
     def module(self) -> Categorical:
-        """O-16-arms with tanh."""
-        return Categorical(self.arms if self.view == "oracle" else 1, (16,), self.arms, "tanh")
+        """O-16-arms with tanh, unless other layers are asked for."""
+        return Categorical(self.arms if self.view == "oracle" else 1, self.hidden, self.arms, "tanh")
 
     def environment(self) -> Environment:
         """The arms."""

@@ -17,6 +17,7 @@ from bench.core.sheet import Sheet
 from bench.core.types import Budget, Setting, Split
 from suites import published
 from suites.parts.control import Environment, Reinforcement, Trajectories
+from suites.parts.hidden import Hidden
 from suites.parts.policies import Gaussian
 
 HORIZON = 100
@@ -75,6 +76,7 @@ class Navigation2D(Reinforcement):
             "against those; fixed_start, varying_start: of Li et al."
         ),
     ] = "checkpoint"
+    hidden: Hidden = (100, 100)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the goal is in the observation")] = "plain"
 
     presets: ClassVar[dict[str, Budget]] = {
@@ -138,8 +140,8 @@ class Navigation2D(Reinforcement):
         return replace(self.pretraining(), view="oracle")
 
     def module(self) -> Gaussian:
-        """The paper's network."""
-        return Gaussian(4 if self.view == "oracle" else 2, (100, 100), 2)
+        """The paper's network, unless other layers are asked for."""
+        return Gaussian(4 if self.view == "oracle" else 2, self.hidden, 2)
 
     def environment(self) -> Environment:
         """The plane."""

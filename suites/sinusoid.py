@@ -12,9 +12,11 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from bench.core import seeds
+from bench.core.errors import BenchError
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 from suites import published
+from suites.parts.hidden import Hidden
 from suites.parts.nets import MLP
 
 FINN = "Finn et al. 2017, section 5.1"
@@ -26,10 +28,11 @@ class Waves(NamedTuple):
     amplitude: Tensor  # [T, 1, 1]
     phase: Tensor  # [T, 1, 1], rad
     frequency: Tensor  # [T, 1, 1], rad per unit of x
-    support: Tensor  # [T, K, 1]
+    support: Tensor  # [T, K, 1], of which not all count where there is a mask
     query: Tensor  # [T, Q, 1]
     support_noise: Tensor  # [T, K, 1], in amplitudes
     query_noise: Tensor  # [T, Q, 1], in amplitudes
+    mask: Tensor | tuple[()] = ()  # [T, K], bool: which support points there are, where tasks differ in that
 
 
 class Points(NamedTuple):
@@ -37,15 +40,15 @@ class Points(NamedTuple):
 
     x: Tensor  # [N, inputs]
     y: Tensor  # [N, 1]
+    mask: Tensor | tuple[()] = ()  # [N], bool: the point is there; elsewhere x and y are 0
 
 
 class Ranges(NamedTuple):
-    """Ranges of uniform draws, the label noise, and the network that meets them."""
+    """Ranges of uniform draws, and the label noise."""
 
     amplitude: tuple[float, float] = (0.1, 5.0)
     phase: tuple[float, float] = (0.0, math.pi)
     frequency: tuple[float, float] = (1.0, 1.0)
-    hidden: tuple[int, ...] = (40, 40)
     noise: float = 0.0  # standard deviation of the labels that a learner sees, in amplitudes
     pool: int | None = None  # how many training tasks exist; None: without end
 
@@ -59,7 +62,14 @@ def uniform(low: float, high: float, *shape: int, generator: Generator) -> Tenso
 class Sinusoid(Supervised):
     """y = A sin(x − phase), A ~ U[0.1, 5], phase ~ U[0, π], x ~ U[−5, 5]; mean squared error; an MLP 1-40-40-1."""
 
-    shots: Annotated[int, Field(ge=1, description="support points in meta-training; tested with 5, 10 and 20")] = 10
+    shots: Annotated[
+        Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d*-[1-9]\d*$", examples=["1-20"])],
+        Field(
+            description="support points in meta-training; a task's own number, uniform in a range such as 1-20; tested "
+            "with 5, 10 and 20, and with the range if there is one"
+        ),
+    ] = 10
+    hidden: Hidden = (40, 40)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the input is [x, A, phase]")] = "plain"
 
     kind: ClassVar[Kind] = "regression"
@@ -72,6 +82,18 @@ class Sinusoid(Supervised):
     validate_every: ClassVar[int] = 5_000
     manifests: ClassVar[dict[str, str]] = published()["sinusoid"]
 
+    def __post_init__(self) -> None:
+        """Refuses a range of numbers of support points that is none."""
+        fewest, most = self.sizes
+        if isinstance(self.shots, str) and fewest >= most:
+            raise BenchError(f"shots={self.shots} is no range. Give the fewest first, such as 1-20, or one number.")
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The fewest and the most support points of a task."""
+        fewest, _, most = str(self.shots).partition("-")
+        return int(fewest), int(most or fewest)
+
     @property
     def ranges(self) -> Ranges:
         """The ranges of section 5.1."""
@@ -79,7 +101,7 @@ class Sinusoid(Supervised):
 
     @property
     def setting(self) -> str:
-        """The size of the support set."""
+        """The size of the support set, or its range."""
         return f"K={self.shots}"
 
     @property
@@ -105,21 +127,22 @@ class Sinusoid(Supervised):
 
     @property
     def evaluations(self) -> tuple[Self, ...]:
-        """K = 5, 10 and 20, whatever the meta-training's."""
-        return tuple(replace(self, shots=shots) for shots in (5, 10, 20))
+        """K = 5, 10 and 20, whatever the meta-training's; before them its range, if it has one."""
+        fixed = tuple(replace(self, shots=shots) for shots in (5, 10, 20))
+        return (self, *fixed) if isinstance(self.shots, str) else fixed
 
     def oracle_view(self) -> Self:
         """The same tasks with the task's parameters in the input."""
         return replace(self, view="oracle")
 
     def module(self) -> nn.Module:
-        """The paper's network."""
+        """The paper's network, unless other layers are asked for."""
         varying = sum(low < high for low, high in self.ranges[:3])
-        return MLP(1 + varying if self.view == "oracle" else 1, self.ranges.hidden, 1)
+        return MLP(1 + varying if self.view == "oracle" else 1, self.hidden, 1)
 
     def queries(self, split: Split) -> int:
-        """As many query points as support points, in training and at test."""
-        return self.shots
+        """As many query points as support points at most, in training and at test."""
+        return self.sizes[1]
 
     def sample(self, count: int, split: Split, generator: Generator) -> Waves:
         """`count` tasks; a family with a pool draws its training tasks from it."""
@@ -128,8 +151,13 @@ class Sinusoid(Supervised):
             return uniform(low, high, count, *shape, generator=generator)
 
         amplitude, phase, frequency = (draw(*bounds, 1, 1) for bounds in self.ranges[:3])
-        support, query = draw(-5.0, 5.0, self.shots, 1), draw(-5.0, 5.0, self.queries(split), 1)
-        return Waves(amplitude, phase, frequency, support, query, torch.zeros_like(support), torch.zeros_like(query))
+        fewest, most = self.sizes
+        support, query = draw(-5.0, 5.0, most, 1), draw(-5.0, 5.0, self.queries(split), 1)
+        tasks = Waves(amplitude, phase, frequency, support, query, torch.zeros_like(support), torch.zeros_like(query))
+        if fewest == most:
+            return tasks
+        mask = torch.arange(most) < torch.randint(fewest, most + 1, (count, 1), generator=generator)
+        return tasks._replace(mask=mask)
 
     def grid(self, tasks: Waves) -> Waves:
         """The tasks with a query of 200 points over the inputs' whole range, to draw what is predicted."""
@@ -145,7 +173,10 @@ class Sinusoid(Supervised):
             bounds = self.ranges[:3]
             varying = [v for v, (low, high) in zip(tasks[:3], bounds, strict=True) if low < high]
             x = torch.cat([x, *(v.expand_as(x) for v in varying)], -1)
-        return Points(x, y)
+        if role == "query" or isinstance(tasks.mask, tuple):
+            return Points(x, y)
+        there = tasks.mask.unsqueeze(-1)
+        return Points(x * there, y * there, tasks.mask)
 
     def sheet(self) -> Sheet:
         """Twelve test curves."""
@@ -164,4 +195,4 @@ class Sinusoid(Supervised):
 
     def score(self, prediction: Tensor, data: Points) -> dict[str, Any]:
         """The mean squared error."""
-        return {"mse": self.losses(prediction, data).mean()}
+        return {"mse": self.mean(self.losses(prediction, data), data)}

@@ -14,12 +14,14 @@ from torch import Generator
 from bench.core import seeds
 from bench.core.types import Budget, Setting, Split
 from suites import published
+from suites.parts.hidden import Hidden
 from suites.sinusoid import Ranges, Sinusoid, Waves
 
 FAMILIES = {
     "metasgd": Ranges(frequency=(0.8, 1.2)),
-    "bmaml": Ranges(phase=(0.0, 2 * math.pi), frequency=(0.5, 2.0), hidden=(40, 40, 40), noise=0.01, pool=1000),
+    "bmaml": Ranges(phase=(0.0, 2 * math.pi), frequency=(0.5, 2.0), noise=0.01, pool=1000),
 }
+HIDDEN = {"metasgd": (40, 40), "bmaml": (40, 40, 40)}
 UNVERIFIED = "the ranges of family=metasgd are unverified: no primary source states them"
 
 
@@ -30,6 +32,7 @@ class SinusoidFreq(Sinusoid):
     family: Annotated[Literal["metasgd", "bmaml"], Field(description=f"whose ranges and network; {UNVERIFIED}")] = (
         "metasgd"
     )
+    hidden: Annotated[Hidden, Field(description="widths of the hidden layers; the family's unless given")] = ()
 
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
@@ -37,6 +40,11 @@ class SinusoidFreq(Sinusoid):
         "paper": Budget(60_000),
     }
     manifests: ClassVar[dict[str, str]] = published()["sinusoid_freq"]
+
+    def __post_init__(self) -> None:
+        """Fills in the family's layers."""
+        super().__post_init__()
+        object.__setattr__(self, "hidden", self.hidden or HIDDEN[self.family])
 
     @property
     def caveat(self) -> str:
@@ -67,7 +75,7 @@ class SinusoidFreq(Sinusoid):
     def queries(self, split: Split) -> int:
         """Meta-SGD trains on 10 query points and tests on 100; Bayesian MAML uses as many as support points."""
         if self.family == "bmaml":
-            return self.shots
+            return super().queries(split)
         return 10 if split == "train" else 100
 
     def sample(self, count: int, split: Split, generator: Generator) -> Waves:

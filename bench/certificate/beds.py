@@ -60,7 +60,7 @@ class Bed(Supervised):
 
     def score(self, prediction: Tensor, data: Pairs) -> dict[str, Tensor]:
         """The mean loss."""
-        return {"loss": self.losses(prediction, data).mean()}
+        return {"loss": self.mean(self.losses(prediction, data), data)}
 
     def new_params(self, generator: Generator) -> Params:
         """In float64."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from bench.core.discovery import build
 from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
-from bench.core.types import Data, Interactive, Role, Suite, Task
+from bench.core.types import Data, Interactive, Params, Role, Suite, Task
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import manifest
@@ -35,6 +35,7 @@ def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
         return
     yield checked("frozen tasks drawn twice: change", 0, lambda: _manifest(suite, name))
     yield checked("shapes: one loss per example, a score per metric", 0, lambda: _shapes(suite))
+    yield checked("padding filled with noise: change of losses, gradients and scores", 0, lambda: _padding(suite))
     yield checked("classes in two splits", 0, lambda: _overlap(suite))
     yield checked("floor = the score of who knows nothing, in standard errors", MOST_OFF, lambda: _floor(suite))
     yield checked("better: what is right scores better than the floor", 0, lambda: _better(suite), above=True)
@@ -85,6 +86,44 @@ def _shapes(suite: Suite) -> float:
         wrong += set(scores) != {metric.name for metric in suite.metrics}
         wrong += sum(score.dim() for score in scores.values())
     return float(wrong)
+
+
+def _padding(suite: Suite) -> float:
+    """How many losses, gradients and scores are other bits when what is masked is noise."""
+    if suite.kind == "control":
+        raise NotApplicable("its losses are of the steps taken")
+    task, wrong, masked = SuiteTask(suite), 0.0, False
+    tasks = suite.sample(5, "train", seeds.generator("certify"))
+    params = {name: p.requires_grad_() for name, p in suite.new_params(seeds.generator("certify", "init")).items()}
+    for role in get_args(Role):
+        data = suite.collect(tasks, {}, role, 0, seeds.generator("certify"))
+        for t in range(5):
+            one = tree_map(lambda x, t=t: x[t], data)
+            mask = suite.mask(one)
+            if mask is None:
+                continue
+            masked = True
+            filled = tree_map(partial(_filled, mask), one)
+            wrong += different(*(_judgement(task, params, some) for some in (one, filled)))
+    if not masked:
+        raise NotApplicable("its tasks do not differ in size")
+    return wrong
+
+
+def _filled(mask: Tensor, leaf: Tensor) -> Tensor:
+    """A part of the data with noise in place of padding."""
+    if not leaf.is_floating_point() or leaf.shape[:1] != mask.shape:
+        return leaf
+    noise = torch.randn(leaf.shape, generator=seeds.generator("certify", "noise"), dtype=leaf.dtype)
+    return torch.where(mask.view(-1, *(1,) * (leaf.dim() - 1)), leaf, noise)
+
+
+def _judgement(task: SuiteTask, params: Params, data: Data) -> tuple[Any, ...]:
+    loss = task.loss(params, data)
+    slopes = torch.autograd.grad(
+        loss, [p for name, p in params.items() if task.adaptable(name)], materialize_grads=True
+    )
+    return loss.detach(), slopes, task.score(task.predict(params, data), data)
 
 
 def _judged(suite: Suite, name: str, answer: Callable[[Task, Data], Tensor]) -> Tensor:

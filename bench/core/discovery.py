@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import ModuleType, UnionType
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from bench.core.beside import OURS, ROOT
 from bench.core.errors import BenchError, unknown
+from bench.core.labels import shown, written
 
 Kind = Literal["algorithm", "suite"]
 FOLDERS: dict[Kind, str] = {"algorithm": "algorithms", "suite": "suites"}
@@ -42,8 +43,7 @@ class Named:
 
     def __str__(self) -> str:
         """As it was typed."""
-        inside = ",".join(f"{key}={value}" for key, value in self.given.items())
-        return f"{self.name}[{inside}]" if inside else self.name
+        return written(self.name, self.given)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,11 @@ def _named(text: str) -> Named:
     if bracket and not rest.endswith("]"):
         raise BenchError(f"something follows the bracket in {text!r}. {FORM}")
     given: dict[str, str] = {}
+    key = ""
     for item in filter(None, (part.strip() for part in rest[:-1].split(","))):
+        if key and not (item[0].isalpha() or "=" in item):  # one more value of a parameter that takes several
+            given[key] += f",{item}"
+            continue
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or not key or not value:
             raise BenchError(f"{item!r} in {text!r} is not parameter=value. {FORM}")
@@ -160,11 +164,15 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
                 f"{name} needs {key}, for which this suite's protocol has no value. Give it: {name}[{key}=...]."
             )
         values[key] = protocol[key]
+    hints = get_type_hints(cls, include_extras=True)
+    for key, value in values.items():
+        if isinstance(value, str) and _each(hints[key]) is not None:
+            values[key] = [part.strip() for part in value.split(",")]
     try:
         instance = _adapter(cls).validate_python(values)  # type: ignore[arg-type]  # mypy doubts that a class hashes
     except ValidationError as error:
-        refused = [_refusal(cls, name, e["loc"], e["input"], e["msg"]) for e in error.errors()]
-        raise BenchError(f"{' '.join(refused)} {advice}") from None
+        refused = [_refusal(hints, name, e["loc"], values, e["msg"]) for e in error.errors()]
+        raise BenchError(f"{' '.join(dict.fromkeys(refused))} {advice}") from None
     for key, value in parameters(instance).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise BenchError(f"{name} does not take {key}={value}. Allowed: finite numbers. {advice}")
@@ -173,8 +181,12 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
 
 def allowed(hint: Any) -> str:
     """What a field's annotation takes, for people: "float > 0", "reverse | mixed"."""
+    if (each := _each(hint)) is not None:
+        return f"one or more {allowed(each)}, separated by commas"
     kind, *metadata = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-    kinds = [k for k in get_args(kind) if k is not type(None)] if type(None) in get_args(kind) else [kind]
+    if examples := [str(e) for info in metadata for e in getattr(info, "examples", None) or ()]:
+        return f"such as {' or '.join(examples)}"
+    kinds = [k for k in get_args(kind) if k is not type(None)] if get_origin(kind) in (Union, UnionType) else [kind]
     bounds = [
         f"{sign} {getattr(bound, name)}"
         for info in metadata
@@ -283,17 +295,28 @@ def _adapter(cls: type[Any]) -> Any:
     return TypeAdapter(cls)
 
 
-def _refusal(cls: type[Any], name: str, where: tuple[int | str, ...], value: Any, reason: str) -> str:
+def _refusal(
+    hints: dict[str, Any], name: str, where: tuple[int | str, ...], values: dict[str, Any], reason: str
+) -> str:
     if not where:  # of the fields together, by the class itself
         return f"{name}: {reason}."
-    hint = get_type_hints(cls, include_extras=True)[str(where[0])]
+    hint, value = hints[str(where[0])], shown(values[str(where[0])])
     options = get_args(get_args(hint)[0] if hasattr(hint, "__metadata__") else hint)
     if options and all(isinstance(option, str) for option in options):
-        return str(unknown(f"{where[0]} of {name}", str(value), options))
+        return str(unknown(f"{where[0]} of {name}", value, options))
     return f"{name} does not take {where[0]}={value}. Allowed: {allowed(hint)}."
 
 
+def _each(hint: Any) -> Any:
+    """What each of several values is, where an annotation is tuple[..., ...]; else None."""
+    kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    inside = get_args(kind)
+    return inside[0] if get_origin(kind) is tuple and inside[1:] == (...,) else None
+
+
 def _kind(kind: Any) -> str:
+    if hasattr(kind, "__metadata__"):
+        return allowed(kind)
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
     if kind is bool:
@@ -444,7 +467,7 @@ def _checked(cls: Any, kind: Kind, name: str) -> type[Any]:
     except Exception as error:  # annotations are a stranger's code as well
         raise BenchError(
             f"the {kind} {name!r} has a field whose annotation cannot be checked: {str(error).splitlines()[0]}. "
-            "Use int, float, bool, str, Literal[...] and Annotated[..., Field(...)]."
+            "Use int, float, bool, str, Literal[...], tuple[int, ...] and Annotated[..., Field(...)]."
         ) from error
     return cls
 

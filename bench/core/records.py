@@ -4,8 +4,9 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
+from bench.core.labels import written
 from bench.core.metric import Metric
 
 FORMAT = 2  # of the store; a newer one is refused, never guessed at
@@ -26,11 +27,16 @@ class Component(BaseModel):
     parameters: dict[str, Any]  # all of them
     source: str
 
+    @field_validator("given", "parameters")
+    @classmethod
+    def _as_built(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """With tuples, for which JSON has lists only."""
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
     @property
     def label(self) -> str:
         """name[parameter=value,...] with the parameters that were set."""
-        inside = ",".join(f"{key}={value}" for key, value in self.given.items())
-        return f"{self.name}[{inside}]" if inside else self.name
+        return written(self.name, self.given)
 
 
 class Spec(BaseModel):

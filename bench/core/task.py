@@ -77,8 +77,7 @@ class SuiteTask:
 
     def mean(self, losses: Tensor, data: Data) -> Tensor:
         """Over what is not masked."""
-        mask = self.mask(data)
-        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+        return self.suite.mean(losses, _plain(data)[0])
 
     def loss(self, params: Params, data: Data) -> Tensor:
         """mean(losses(predict(params, data)))."""

@@ -243,13 +243,13 @@ class Suite(ABC):
 
     @cached_property
     def head(self) -> frozenset[str]:
-        """The names of the parameters of the network's last layer."""
+        """The names of the parameters of the network's last layer; none of a network without parameters."""
         return frozenset(_names(self.skeleton, self._last_layer))
 
     @cached_property
     def _last_layer(self) -> nn.Module:
         layers = [layer for layer in self.skeleton.modules() if next(layer.parameters(recurse=False), None) is not None]
-        return layers[-1]
+        return layers[-1] if layers else self.skeleton
 
     def example(self, role: Role) -> Data:
         """Data of one training task, by freshly initialised parameters where data depend on them."""
@@ -279,8 +279,17 @@ class Suite(ABC):
         found = getattr(data, "mask", None)
         return found if isinstance(found, Tensor) else None
 
+    def mean(self, losses: Tensor, data: Data) -> Tensor:
+        """The mean of losses [N], or of scores, over the examples that are there; a scalar."""
+        mask = self.mask(data)
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+
     def features(self, params: Params, data: Data) -> Tensor:
-        """What the network computes before its last layer, [N, F]."""
+        """What the network computes before its last layer, [N, F].
+
+        Raises:
+            BenchError: that layer is not run by `predict`.
+        """
         seen: list[Tensor] = []
         # The hook is the skeleton's, which nobody else runs at this moment: a suite belongs to one thread.
         handle = self._last_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -288,6 +297,12 @@ class Suite(ABC):
             self.predict(params, data)
         finally:
             handle.remove()
+        if not seen:
+            raise BenchError(
+                f"predict of {type(self).__name__} does not run the last layer of its network "
+                f"({', '.join(sorted(self.head)) or 'it has no parameters'}), so that features(params, data) must be "
+                "defined."
+            )
         return seen[0]
 
     @abstractmethod
@@ -392,6 +407,17 @@ class Interactive(Suite):
     def mask(self, data: Data) -> Tensor | None:
         """None: losses are of all time-steps, 0 where none was taken, scaled such that their mean is right."""
         return None
+
+    def targets(self, data: Data) -> Tensor:
+        """None there are.
+
+        Raises:
+            BenchError: always.
+        """
+        raise BenchError(
+            f"tasks of {type(self).__name__} are acted in: rewards judge what is done, and nothing says what is right. "
+            "A learner that reads targets(data) declares suits without 'control'."
+        )
 
     @abstractmethod
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:

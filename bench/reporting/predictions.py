@@ -112,7 +112,9 @@ def _curves(store: Store, record: Record, catalogue: Catalogue) -> list[list[tup
             about = (record.spec.suite.label, record.spec.algorithm.label, record.spec.arm, i, kind, step)
             return [(*about, a, b) for a, b in zip(x[:, 0].tolist(), y[:, 0].tolist(), strict=True)]
 
-        parts += [rows("truth", 0, grid.x, grid.y), rows("support", 0, shown.x, shown.y)]
+        there = suite.mask(shown)
+        x, y = (shown.x, shown.y) if there is None else (shown.x[there], shown.y[there])
+        parts += [rows("truth", 0, grid.x, grid.y), rows("support", 0, x, y)]
         state = algorithm.start(meta, own)
         with torch.no_grad():
             for step in range(max(STEPS) + 1):

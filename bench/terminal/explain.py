@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
 from bench.core.errors import BenchError, MissingExtraError, unknown
+from bench.core.labels import shown
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
 from bench.planning.plan import algorithm_of, suite_of
@@ -76,9 +77,9 @@ def _parameters(cls: type[Any]) -> RichTable:
     hints = get_type_hints(cls, include_extras=True)
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
-        meaning = next((m.description for m in getattr(hint, "__metadata__", ()) if hasattr(m, "description")), None)
+        meaning = [d for m in getattr(hint, "__metadata__", ()) if (d := getattr(m, "description", None))]
         default = {dataclasses.MISSING: "the suite's", None: "–"}.get(field.default, field.default)
-        rows.add_row(field.name, str(default), allowed(hint), meaning or "")
+        rows.add_row(field.name, shown(default), allowed(hint), *meaning[-1:])
     return rows
 
 
@@ -106,4 +107,4 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else shown(value)

@@ -149,6 +149,10 @@ class Reinforcement(Interactive):
         """The distributions' parameters, [T, B, D], of policies with parameters [T, ...]."""
         return self.call(params, observation)
 
+    def inputs(self, data: Trajectories) -> Tensor:
+        """The observations, [B, H, O]."""
+        return data.observations
+
     def predict(self, params: Params, data: Trajectories) -> Tensor:
         """The distributions' parameters, [B, H, D]."""
         return self.call(params, data.observations)

@@ -19,7 +19,7 @@ from torch.nn import functional
 from bench.core.errors import BenchError
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
-from suites.parts.nets import Conv4, FullyConnected
+from suites.parts.nets import BatchNorm, Conv4, FullyConnected, Pool4, ResNet12
 
 FINN = "Finn et al. 2017, A.1"
 
@@ -52,7 +52,13 @@ class Images(Supervised):
         Literal["transductive", "inductive"],
         Field(description="whether the query batch is normalised by its own statistics or by the support's"),
     ] = "transductive"
-    net: Annotated[Literal["conv", "fc"], Field(description="4x64 strided convolutions, or 256-128-64-64")] = "conv"
+    net: Annotated[
+        Literal["conv", "fc", "conv4-64", "resnet12"],
+        Field(
+            description="the paper's 4x64 strided convolutions (conv) or 256-128-64-64 (fc); 4x64 with batch norm and "
+            "max-pooling (conv4-64); residual blocks of 64-160-320-640 (resnet12)"
+        ),
+    ] = "conv"
 
     kind: ClassVar[Kind] = "classification"
     metrics: ClassVar[tuple[Metric, ...]] = (
@@ -113,13 +119,21 @@ class Images(Supervised):
     def protocol(self) -> dict[str, Setting]:
         """The paper's for 5 ways below 20 ways, and for 20 ways from there; its rates are in its own loss's units."""
         published, steps, batch = (0.4, 1, 32) if self.ways < 20 else (0.1, 5, 16)
-        scaled = f"published {published}, which multiplies the gradient of N = {self.ways} times the mean loss ({FINN})"
         return {
-            "inner_lr": Setting(published * self.ways, scaled),
+            "inner_lr": self.rate(published),
             "steps": Setting(steps, FINN),
             "outer_lr": Setting(0.001, "Finn et al. 2017, code"),
             "meta_batch": Setting(batch, FINN),
         }
+
+    def rate(self, published: float) -> Setting:
+        """The inner rate of the paper's network, in units of the mean loss; of another network one that suits it."""
+        if self.net == "resnet12":
+            return Setting(0.01, "a choice of this suite: the paper's is of a smaller network, whose loss it lowers")
+        if self.net == "conv4-64":
+            published = 0.01  # of the paper's own network with max-pooling, which has half the filters
+        source = f"published {published}, which multiplies the gradient of N = {self.ways} times the mean loss ({FINN})"
+        return Setting(published * self.ways, source)
 
     @property
     def floor(self) -> float:
@@ -133,16 +147,22 @@ class Images(Supervised):
         return (self, replace(self, norm=other))
 
     def module(self) -> nn.Module:
-        """The paper's convolutional or fully connected network."""
+        """The network that `net` names."""
         return self.network(self.ways)
 
     def network(self, outputs: int) -> nn.Module:
         """Likewise, with another number of outputs."""
+        *colours, height, width = self.image_shape
+        channels = colours[0] if colours else 1
+        if self.net == "resnet12":
+            return ResNet12(outputs, channels)
+        if self.net == "conv4-64":
+            return Pool4(outputs, 64, (height // 16) * (width // 16), channels, BatchNorm)
         return Conv4(outputs) if self.net == "conv" else FullyConnected(outputs)
 
     def adaptable(self, name: str) -> bool:
-        """All but the shifts of normalisation, which the paper's code leaves out of the inner loop."""
-        return not name.startswith("norms.")
+        """All but the shifts (and scales) of normalisation, which the paper's code leaves out of the inner loop."""
+        return "norms" not in name.split(".")
 
     def sample(self, count: int, split: Split, generator: Generator) -> Classes:
         """`count` tasks; no class stands twice in a task, no drawing both in support and query."""

@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 from bench.core.types import Budget, Setting, Split
 from suites.parts import film
 from suites.parts.control import Reinforcement
+from suites.parts.hidden import Hidden
 from suites.parts.physics import Floats, Reading, Robot, Simulations, installed
 from suites.parts.policies import Gaussian, Policy
 
@@ -40,6 +41,7 @@ class Locomotive(Reinforcement):
     simulator: Annotated[str, Field(description="environment and packages; only what is installed")] = ""
     reward: Annotated[Literal["finn2017"], Field(description="version of rewards and observations")] = "finn2017"
     frame_skip: Annotated[int, Field(ge=1, description="physics steps of one action; 5 is gymnasium's")] = 5
+    hidden: Hidden = (100, 100)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the goal is observed too")] = "plain"
 
     presets: ClassVar[dict[str, Budget]] = {
@@ -126,8 +128,8 @@ class Locomotive(Reinforcement):
         return 1.0 if step == 0 else self.later
 
     def module(self) -> Policy:
-        """The paper's policy."""
-        return Gaussian(self.observations + (self.view == "oracle"), (100, 100), self.actions)
+        """The paper's policy, unless other layers are asked for."""
+        return Gaussian(self.observations + (self.view == "oracle"), self.hidden, self.actions)
 
     def sample(self, count: int, split: Split, generator: Generator) -> Goals:
         """`count` tasks; the first of the test's are the goals of the published evaluation."""

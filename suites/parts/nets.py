@@ -46,12 +46,20 @@ class CentredNorm(nn.Module):
 
     def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
         """[N, C, ...] -> [N, C, ...]."""
-        dims = [0, *range(2, x.dim())]
-        # Written out: torch.var_mean is several times slower on a CPU, and so is its derivative.
-        # So is slicing: the derivative of x[:None] fills a tensor with zeros and copies into it.
-        centred = x - _first(x, reference).mean(dims, keepdim=True)
-        variance = _first(centred, reference).square().mean(dims, keepdim=True)
-        return centred * torch.rsqrt(variance + 1e-3) + self.shift.view(-1, *(1,) * (x.dim() - 2))
+        return _standardised(x, reference, 1e-3) + _by_channel(self.shift, x)
+
+
+class BatchNorm(CentredNorm):
+    """CentredNorm with a scale, scale (x − mean) / sqrt(variance + 1e-5) + shift: torch's own in training mode."""
+
+    def __init__(self, channels: int) -> None:
+        """One scale per channel, 1 at first, and one shift, 0."""
+        super().__init__(channels)
+        self.scale = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, C, ...] -> [N, C, ...]."""
+        return _standardised(x, reference, 1e-5) * _by_channel(self.scale, x) + _by_channel(self.shift, x)
 
 
 class Conv4(nn.Module):
@@ -79,26 +87,77 @@ class Conv4(nn.Module):
 
 
 class Pool4(nn.Module):
-    """[N, 3, H, W] -> [N, ways]: four 3x3 convolutions, each normalised and max-pooled by two, one linear layer.
+    """[N, C, H, W] -> [N, ways]: four 3x3 convolutions, each normalised and max-pooled by two, one linear layer.
 
-    Finn et al. 2017, code, for miniImagenet: convolution, bias, normalisation, ReLU, pooling; Xavier weights.
+    Finn et al. 2017, code, for miniImagenet: convolution, bias, normalisation, ReLU, pooling; Xavier weights. With 64
+    filters and BatchNorm it is the network of Snell et al. 2017 (arXiv:1703.05175), section 3.1, under a linear head.
     """
 
-    def __init__(self, ways: int, filters: int, places: int) -> None:
-        """A head for `ways` classes on `places` = H W / 256 places."""
+    def __init__(
+        self, ways: int, filters: int, places: int, channels: int = 3, norm: type[CentredNorm] = CentredNorm
+    ) -> None:
+        """A head for `ways` classes on `places` = floor(H / 16) floor(W / 16) places."""
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(filters if i else 3, filters, 3, padding=1) for i in range(4))
-        self.norms = nn.ModuleList(CentredNorm(filters) for _ in range(4))
+        self.convs = nn.ModuleList(nn.Conv2d(filters if i else channels, filters, 3, padding=1) for i in range(4))
+        self.norms = nn.ModuleList(norm(filters) for _ in range(4))
         self.head = nn.Linear(filters * places, ways)
         self.convs.apply(_xavier)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
-        """[N, 3, H, W] -> [N, ways]; see CentredNorm for `reference`."""
+        """[N, C, H, W] -> [N, ways]; see CentredNorm for `reference`."""
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = functional.max_pool2d(torch.relu(norm(conv(x), reference)), 2)
         output: Tensor = self.head(x.flatten(1))
+        return output
+
+
+class Residual(nn.Module):
+    """[N, C, H, W] -> [N, D, H / 2, W / 2]: three normalised 3x3 convolutions beside a 1x1 one, then pooled by two."""
+
+    def __init__(self, channels: int, filters: int) -> None:
+        """From C channels to D filters."""
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(filters if i else channels, filters, 3, padding=1, bias=False) for i in range(3)
+        )
+        self.shortcut = nn.Conv2d(channels, filters, 1, bias=False)
+        self.norms = nn.ModuleList(BatchNorm(filters) for _ in range(4))  # the last is the shortcut's
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, C, H, W] -> [N, D, H / 2, W / 2]; see CentredNorm for `reference`."""
+        *norms, last = self.norms
+        beside: Tensor = last(self.shortcut(x), reference)
+        for i, (conv, norm) in enumerate(zip(self.convs, norms, strict=True)):
+            x = norm(conv(x if i == 0 else functional.leaky_relu(x, 0.1)), reference)
+        return functional.max_pool2d(functional.leaky_relu(x + beside, 0.1), 2)
+
+
+class ResNet12(nn.Module):
+    """[N, C, H, W] -> [N, ways]: residual blocks of 64, 160, 320, 640 filters, their mean over H and W, a linear layer.
+
+    Lee, Maji, Ravichandran, Soatto 2019 (arXiv:1904.03758), code, without DropBlock: leaky ReLU of slope 0.1, He's
+    normal weights (fan-out). The mean over places instead of all of them is that of Tian et al. 2020
+    (arXiv:2003.11539). The head is as torch makes it.
+    """
+
+    filters = (64, 160, 320, 640)
+
+    def __init__(self, ways: int, channels: int) -> None:
+        """A head for `ways` classes."""
+        super().__init__()
+        self.blocks = nn.ModuleList(Residual(a, b) for a, b in pairwise((channels, *self.filters)))
+        self.head = nn.Linear(self.filters[-1], ways)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
+
+    def forward(self, x: Tensor, reference: int | None = None) -> Tensor:
+        """[N, C, H, W] -> [N, ways]; see CentredNorm for `reference`."""
+        for block in self.blocks:
+            x = block(x, reference)
+        output: Tensor = self.head(x.mean((2, 3)))
         return output
 
 
@@ -121,6 +180,19 @@ class FullyConnected(nn.Module):
             x = torch.relu(norm(layer(x), reference))
         output: Tensor = self.head(x)
         return output
+
+
+def _standardised(x: Tensor, reference: int | None, epsilon: float) -> Tensor:
+    dims = [0, *range(2, x.dim())]
+    # Written out: torch.var_mean is several times slower on a CPU, and so is its derivative.
+    # So is slicing: the derivative of x[:None] fills a tensor with zeros and copies into it.
+    centred = x - _first(x, reference).mean(dims, keepdim=True)
+    variance = _first(centred, reference).square().mean(dims, keepdim=True)
+    return centred * torch.rsqrt(variance + epsilon)
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (x.dim() - 2))
 
 
 def _first(x: Tensor, count: int | None) -> Tensor:

@@ -33,7 +33,13 @@ By = dict[str, list[NDArray[np.uint8]]]  # class -> images [H, W, 3]
 class ColourImages(Images):
     """N-way K-shot classification of colour photographs; subclasses say where they lie and how they are split."""
 
-    net: Annotated[Literal["conv"], Field(description="4x32 convolutions with max-pooling")] = "conv"
+    net: Annotated[
+        Literal["conv", "conv4-64", "resnet12"],
+        Field(
+            description="the paper's 4x32 convolutions with max-pooling (conv); 4x64 with batch norm (conv4-64); "
+            "residual blocks of 64-160-320-640 (resnet12)"
+        ),
+    ] = "conv"
 
     presets: ClassVar = {**Images.presets, "quick": Images.presets["quick"]._replace(iterations=300)}
     drawings_per_class: ClassVar[int] = 600
@@ -48,16 +54,17 @@ class ColourImages(Images):
     @property
     def protocol(self) -> dict[str, Setting]:
         """The paper's; its rate is in its own loss's units."""
-        scaled = f"published 0.01, which multiplies the gradient of N = {self.ways} times the mean loss ({FINN})"
         return {
-            "inner_lr": Setting(0.01 * self.ways, scaled),
+            "inner_lr": self.rate(0.01),
             "steps": Setting(5, FINN),
             "outer_lr": Setting(0.001, "Finn et al. 2017, code"),
             "meta_batch": Setting(4, f"{FINN} for one shot, and the code's command for five"),
         }
 
     def network(self, outputs: int) -> nn.Module:
-        """Four 3x3 convolutions of 32 filters, each normalised and max-pooled."""
+        """The paper's four 3x3 convolutions of 32 filters, normalised and max-pooled, or what `net` names instead."""
+        if self.net != "conv":
+            return super().network(outputs)
         side = self.image_shape[1] // 16
         return Pool4(outputs, 32, side * side)
 

@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 
 from bench.core.types import Budget, Metric, Setting, Split
 from suites.parts.control import Reinforcement, Trajectories
+from suites.parts.hidden import Hidden
 from suites.parts.physics import installed
 from suites.parts.policies import Gaussian, Policy
 
@@ -41,6 +42,7 @@ class ArmTasks(Reinforcement):
 
     simulator: Annotated[str, Field(description="packages; only what is installed")] = ""
     reward: Annotated[Literal["v2"], Field(description="version of the reward functions, the package's default")] = "v2"
+    hidden: Hidden = (100, 100)
     view: Annotated[Literal["plain", "oracle"], Field(description="oracle: the goal is observed too")] = "plain"
     trajectories: Annotated[int, Field(ge=1, description="of one task before and after each inner step")] = 10
 
@@ -103,7 +105,7 @@ class ArmTasks(Reinforcement):
 
     def module(self) -> Policy:
         """From 39 readings, of which the last three are the goal or 0, to 4 actions."""
-        return Gaussian(OBSERVATIONS, (100, 100), ACTIONS, "tanh")
+        return Gaussian(OBSERVATIONS, self.hidden, ACTIONS, "tanh")
 
     def sample(self, count: int, split: Split, generator: Generator) -> Scenes:
         """`count` tasks: training goals at random; frozen ones in turn, environment by environment."""

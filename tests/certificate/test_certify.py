@@ -300,6 +300,36 @@ def test_what_a_suite_says_of_its_scores_is_held_to_the_scores(suite: type[Sinus
     assert [name.startswith(fault) for name in found] == [True] * bool(fault)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Careless(Sinusoid):
+    """Pads its tasks and counts the padding."""
+
+    def mean(self, losses: Tensor, data: Data) -> Tensor:
+        return losses.mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmasked(Sinusoid):
+    """Leaves padding out of its losses and not of its scores."""
+
+    def score(self, prediction: Tensor, data: Points) -> dict[str, Tensor]:
+        return {"mse": self.losses(prediction, data).mean()}
+
+
+PADDING = "padding filled with noise: change of losses, gradients and scores"
+
+
+@pytest.mark.parametrize(("suite", "verdict"), [(Sinusoid, "pass"), (Careless, "FAULT"), (Unmasked, "FAULT")])
+def test_padding_that_matters_is_found(suite: type[Sinusoid], verdict: str) -> None:
+    found = verdicts(list(suite_checks(suite(shots="2-6"), "ragged")))
+    assert found.pop(PADDING) == verdict
+    assert "FAULT" not in found.values()
+
+
+def test_suites_whose_tasks_are_all_of_one_size_have_no_padding_to_check() -> None:
+    assert verdicts(list(suite_checks(Sinusoid(), "sinusoid")))[PADDING] == "n/a: its tasks do not differ in size"
+
+
 def test_batch_statistics_from_the_wrong_set_are_found() -> None:
     found = {check.name for check in suite_checks(WrongBatch(norm="inductive"), "wrong") if check.verdict == "FAULT"}
     assert "inductive: other predictions when one query changes" in found

@@ -16,6 +16,7 @@ from bench.core.beside import ROOT
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, build, parse, source_hash
 from bench.core.errors import BenchError
 from bench.core.types import Learner, Suite, Supervised
+from suites.sinusoid import Sinusoid
 
 ALGORITHM = '''"""Mine: a test."""
 from dataclasses import dataclass
@@ -52,6 +53,27 @@ def test_names_are_parsed_with_their_parameters() -> None:
     ]
 
 
+def test_a_parameter_may_have_several_values() -> None:
+    assert parse("a[x=1,2, 3,y=4],b") == [Named("a", {"x": "1,2,3", "y": "4"}), Named("b", {})]
+    assert parse(str(Named("a", {"x": (1, 2), "y": 4}))) == parse("a[x=1,2,y=4]")  # type: ignore[dict-item]
+    assert "'y' in 'a[x=1,y]' is not parameter=value" in message(parse, "a[x=1,y]")
+    assert "'1' in 'a[1,x=2]' is not parameter=value" in message(parse, "a[1,x=2]")
+    assert "shots=1,5. Allowed: int >= 1" in message(build, Sinusoid, "sinusoid", {"shots": "1,5"})
+
+
+@pytest.mark.parametrize("typed", ["100,50", " 100 , 50 ", (100, 50), [100, 50]])
+def test_several_values_are_built_from_what_was_typed_and_from_what_was_stored(typed: Any) -> None:
+    assert build(Sinusoid, "sinusoid", {"hidden": typed}).hidden == (100, 50)
+
+
+@pytest.mark.parametrize("typed", ["100,0", "-1", "100,1.5", "wide", "100,", (), ("100", 0)])
+def test_several_values_are_refused_together_with_what_is_allowed(typed: Any) -> None:
+    said = message(build, Sinusoid, "sinusoid", {"hidden": typed})
+    assert ". Allowed: one or more int >= 1, separated by commas. `bench show" in said
+    assert said.startswith("sinusoid does not take hidden=")
+    assert said.count("hidden=") == 1
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -82,7 +104,12 @@ def test_what_does_not_parse_is_said(text: str, reason: str) -> None:
         (Annotated[Literal["a", "b"], Field()], "a | b"),
         (bool, "true | false"),
         (str, "str"),
-        (tuple[int, ...], "tuple[int, ...]"),
+        (tuple[int, ...], "one or more int, separated by commas"),
+        (Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field()], "one or more int >= 1, separated by commas"),
+        (
+            Annotated[Annotated[int, Field(ge=1)] | Annotated[str, Field(examples=["1-20"])], Field()],
+            "int >= 1 | such as 1-20",
+        ),
         (int | str, "int | str"),
     ],
 )

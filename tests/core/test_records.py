@@ -24,3 +24,11 @@ def test_a_label_is_what_was_typed() -> None:
     given = {"inner_lr": 0.1, "steps": 2}
     assert Component(name="maml", given=given, parameters={}, source="").label == "maml[inner_lr=0.1,steps=2]"
     assert Component(name="maml", given={}, parameters=given, source="").label == "maml"
+
+
+def test_several_values_of_a_parameter_come_back_as_they_were_and_are_labelled_as_they_are_typed() -> None:
+    component = Component(name="sinusoid", given={"hidden": (100, 50)}, parameters={"hidden": (100, 50)}, source="")
+    assert component.label == "sinusoid[hidden=100,50]"
+    again = Component.model_validate_json(component.model_dump_json())
+    assert again == component
+    assert again.parameters["hidden"] == (100, 50)

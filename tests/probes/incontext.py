@@ -12,7 +12,7 @@ from bench.core.types import Data, Kind, Learner, Meta, Params, Prediction, Stat
 
 
 class Reader(nn.Module):
-    """Tokens of the support [N, x + y] and of the query [Q, x] -> answers [Q, y]."""
+    """Tokens of the support [N, x + y], which of them count [N], and of the query [Q, x] -> answers [Q, y]."""
 
     def __init__(self, x: int, y: int, width: int, layers: int) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class Reader(nn.Module):
         self.think = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
                                    for _ in range(layers))  # fmt: skip
 
-    def forward(self, support: Tensor, query: Tensor) -> Tensor:
+    def forward(self, support: Tensor, there: Tensor, query: Tensor) -> Tensor:
         tokens, count = torch.cat([self.shown(support), self.asked(query)]), len(support)
         for look, think in zip(self.look, self.think, strict=True):
             q, k, v = look(tokens).chunk(3, -1)
-            attention = torch.softmax(q @ k[:count].mT / q.shape[-1] ** 0.5, -1)
-            tokens = tokens + attention @ v[:count]
+            scores = q @ k[:count].mT / q.shape[-1] ** 0.5
+            tokens = tokens + torch.softmax(scores.masked_fill(~there, -torch.inf), -1) @ v[:count]
             tokens = tokens + think(tokens)
         answers: Tensor = self.answer(tokens[count:])
         return answers
@@ -45,16 +45,16 @@ class InContext(Learner):
         return Reader, x, y, self.width, self.layers
 
     def init(self, task: Task, generator: Generator) -> Meta:
-        data = task.example("support")
-        return new_params(self.net(task.inputs(data).shape[-1], task.targets(data).shape[-1]), generator)
+        return new_params(self.net(task.inputs(task.example("support")).shape[-1], task.outputs), generator)
 
     def start(self, meta: Params, noise: Data) -> State:
         return ()
 
     def step(self, meta: Params, state: State, task: Task, data: Data, k: int) -> State:
-        return torch.cat([task.inputs(data), task.targets(data)], -1)
+        x, y, mask = task.inputs(data), task.targets(data), task.mask(data)
+        return torch.cat([x, y], -1), torch.ones_like(y[:, 0], dtype=torch.bool) if mask is None else mask
 
     def predict(self, meta: Params, state: State, task: Task, data: Data) -> Prediction:
         x = task.inputs(data)
-        seen = state if isinstance(state, Tensor) else x.new_zeros(1, x.shape[-1] + task.outputs)
-        return run(self.net(x.shape[-1], task.outputs), meta, seen, x)
+        nothing = x.new_zeros(1, x.shape[-1] + task.outputs), x.new_ones(1, dtype=torch.bool)
+        return run(self.net(x.shape[-1], task.outputs), meta, *(state or nothing), x)

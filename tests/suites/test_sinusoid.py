@@ -15,7 +15,7 @@ def test_labels_are_amplitude_times_sine_of_x_minus_phase() -> None:
     suite = Sinusoid(shots=5)
     tasks = suite.sample(7, "train", seeds.generator(0))
     for role in ("support", "query"):
-        x, y = suite.look_up(tasks, role)
+        x, y, _ = suite.look_up(tasks, role)
         for t in range(7):
             for point, label in zip(x[t, :, 0].tolist(), y[t, :, 0].tolist(), strict=True):
                 expected = tasks.amplitude[t].item() * math.sin(point - tasks.phase[t].item())
@@ -32,7 +32,7 @@ def test_draws_fill_the_published_ranges() -> None:
 def test_oracle_sees_amplitude_and_phase_of_the_same_tasks() -> None:
     plain, oracle = Sinusoid(), Sinusoid().oracle_view()
     tasks = plain.sample(3, "test", seeds.generator(0))
-    x, y = oracle.look_up(tasks, "query")
+    x, y, _ = oracle.look_up(tasks, "query")
     assert x.shape == (3, 10, 3)
     assert torch.equal(x[:, 0, 1:], torch.cat([tasks.amplitude, tasks.phase], 1).squeeze(-1))
     assert torch.equal(y, plain.look_up(tasks, "query").y)

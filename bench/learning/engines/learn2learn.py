@@ -173,7 +173,7 @@ def _wrap(library: Any, model: _Model, algorithm: Any, meta: Meta) -> tuple[Any,
 
 
 def _loss(suite: Suite, learner: Any, data: Data) -> Tensor:
-    return suite.losses(learner(data), data).mean()
+    return suite.mean(suite.losses(learner(data), data), data)
 
 
 def _each(batch: Data) -> Iterator[Data]:
