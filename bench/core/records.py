@@ -58,11 +58,11 @@ class Spec(BaseModel):
     test_tasks: int  # 0: a trial of a sweep, which is scored on the validation tasks and never sees the others
     validation_tasks: int
     engine: EngineName
-    by_task: bool  # one task after the other, where vmap cannot take the network
     dtype: str
     device: str
     threads: int
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
+    by_task: bool = False  # one task after the other, where vmap cannot take the network
 
     @property
     def split(self) -> Literal["test", "validation"]:

@@ -42,14 +42,19 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         return ""
     if isinstance(suite, Interactive) and suite.plain:  # acting takes its time, and there is nothing to be found
         return ""
-    trial = _Trial(suite, algorithm)
+    try:
+        trial = _Trial(suite, algorithm)
+    except BenchError:
+        raise
+    except Exception:  # of a stranger's code: the cell tells of it, and the others go on
+        return ""
     try:
         trial.run(by_task=False)
     except BenchError:
         raise
     except Exception as error:
         if isinstance(suite, Interactive):
-            raise _refusal(suite, error) from error
+            return _refused(suite, error)
         reason = f"vmap cannot take {_culprit(suite, _vectorised) or 'what is computed'}: {_first_line(error)}"
     else:
         if isinstance(suite, Interactive) or not trial.differs():
@@ -60,7 +65,7 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
     except BenchError:
         raise
     except Exception as error:
-        raise _refusal(suite, error) from error
+        return _refused(suite, error)
     return reason
 
 
@@ -149,15 +154,19 @@ def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
     return not distance > size * (1e-8 if one[0].dtype == torch.float64 else 1e-3)  # what is not a number is no news
 
 
-def _refusal(suite: Suite, error: Exception) -> Exception:
-    """What to tell of a network that can't be trained; the error itself where it is not the network's."""
+def _refused(suite: Suite, error: Exception) -> str:
+    """Refuses a network that can't be trained; "" where the fault is not the network's, of which the cell will tell.
+
+    Raises:
+        BenchError: a layer fails on its own.
+    """
     layer = _culprit(suite, _differentiated)
     if not layer:
-        return error
-    return BenchError(
-        f"{layer} cannot be trained: {_first_line(error)}. A meta-gradient takes it twice differentiated, and "
-        "its values from outside. Replace it with layers of torch.nn, or write it with operations that have both."
-    )
+        return ""
+    raise BenchError(
+        f"{layer} cannot be trained: {_first_line(error)}. A meta-gradient takes it twice differentiated, and its "
+        "values from outside. Replace it with layers of torch.nn, or write it with operations that have both."
+    ) from error
 
 
 def _culprit(suite: Suite, trial: Trial) -> str:
