@@ -101,7 +101,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
 
     store = Store.open(runs)
     record = next(r for r in store.records() if r.spec.algorithm.name == "maml")
-    first, algorithm, meta = tested(store, record, Catalogue(()))
+    first, algorithm, meta, _ = tested(store, record, Catalogue(()))
     tasks, _ = manifest(first, "sinusoid", "test")
     again = trace(first, algorithm, meta, tasks, 10)["mse"][:20].double().numpy().ravel()
     scores = store.read_table(record.cell, "scores.parquet")
