@@ -108,6 +108,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
     assert again == pytest.approx(scores.loc[scores["setting"] == first.setting, "value"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_confusions_count_every_test_image_as_the_stored_accuracy_does(tmp_path: Path) -> None:
     scores = bench.run("glyphs", ["maml", "scratch"], out=tmp_path, **OPTIONS | {"iterations": 2})
     contents = report.read(tmp_path, tmp_path / "report", Catalogue(()))
