@@ -4,7 +4,6 @@ Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input;
 130 interrupted.
 """
 
-import errno
 import logging
 import re
 import sys
@@ -17,6 +16,7 @@ import click
 
 from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
+from bench.terminal.outlet import outlets
 
 if TYPE_CHECKING:
     from bench.core.data import Dataset
@@ -30,6 +30,16 @@ MOST_COUNTED = 10_000  # inner steps or tasks
 class Command(click.Group):
     """The group, which prints what a user or the machine did wrong as one short message and never as a traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command line, help and refusals included, with all that is said kept sayable."""
+        try:
+            with outlets():
+                return super().main(*args, **kwargs)
+        except OSError as error:
+            with outlets():
+                click.echo(f"Error: not all could be said: {error}. What was done is kept.", err=True)
+            sys.exit(2)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
         try:
@@ -40,8 +50,6 @@ class Command(click.Group):
         except BenchError as error:
             message, code = str(error), error.exit_code
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read has gone: click ends quietly
-                raise
             message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
         except KeyboardInterrupt as interrupt:
             message, code = f"interrupted. {interrupt}".rstrip(), 130

@@ -16,6 +16,7 @@ from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
 from bench.storage.store import Store
+from bench.terminal.outlet import sayable
 from bench.terminal.progress import span
 from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
 
@@ -103,9 +104,21 @@ def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) 
     return drawn
 
 
+class _Grid(RichTable):
+    """A table whose cells are said in words that the terminal has before they are measured."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """As rich's."""
+        encoding = sys.stdout.encoding or "utf-8"
+        said = (
+            Text(sayable(c.plain, encoding), c.style) if isinstance(c, Text) else sayable(c, encoding) for c in cells
+        )
+        super().add_row(*said, **options)
+
+
 def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> RichTable:
     """An empty table; the columns in `right` hold numbers."""
-    drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    drawn = _Grid(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
         number = name in right
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
