@@ -1,7 +1,7 @@
 """The `bench` command: parse, call, print. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost;
-130 interrupted.
+Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost,
+or would; 130 interrupted.
 """
 
 import logging
@@ -229,7 +229,8 @@ def run(
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
     if dry_run:
-        tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
+        if not tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins):
+            sys.exit(3)
         return
     keep_memory()
     with logging_to(logging.StreamHandler()):
@@ -386,6 +387,10 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
         json_.parent.mkdir(parents=True, exist_ok=True)
         frame.to_json(json_, orient="records", indent=1)
     tables.costs(frame, out or Path("cost") / default.name, stored)
+    for message in frame.attrs["broken"]:
+        click.echo(message)
+    if frame.attrs["broken"]:
+        sys.exit(3)
 
 
 @main.command("list")

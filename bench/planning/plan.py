@@ -2,7 +2,6 @@
 
 import contextlib
 import platform
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, foreign, unknown
 from bench.core.modules import batch_norms
-from bench.core.records import Component, EngineName, Selection, Spec, Tuning
+from bench.core.records import Component, EngineName, Judgement, Selection, Spec, Tuning
 from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
@@ -185,6 +184,11 @@ def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
     return None
 
 
+def judgement_of(suite: Suite) -> Judgement:
+    """How a suite's scores are to be read."""
+    return Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+
+
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
     """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
     if not method:
@@ -219,16 +223,8 @@ class _Planner:
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
     def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
-        try:
+        with foreign(f"{named_suite} with {named} can't be planned"):
             return self._cell(named_suite, named, seed)
-        except (BenchError, MemoryError):
-            raise
-        except Exception as error:  # of a plug-in's own code
-            *_, last = traceback.extract_tb(error.__traceback__)
-            raise BenchError(
-                f"{named_suite} with {named} can't be planned: {type(error).__name__}: {error} ({last.filename}, line "
-                f"{last.lineno}, in {last.name}). bench.testing.check_suite and check_algorithm find what is missing."
-            ) from error
 
     def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
         request = self.request
@@ -241,6 +237,7 @@ class _Planner:
         trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
+        judgement_of(suite)
         why = self._why_by_task(named_suite, trained, named, algorithm)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
@@ -286,7 +283,8 @@ class _Planner:
         ]
 
     def _case(self, cell: Cell) -> choose.OpenEngine:
-        suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        with foreign(f"{cell.label} can't be planned"):
+            suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
         return choose.OpenEngine(cell.spec, suite, cell.algorithm)
 
     def _why_by_task(self, named_suite: Named, suite: Suite, named: Named, algorithm: Learner) -> str:

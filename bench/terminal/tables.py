@@ -12,6 +12,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.core.discovery import Catalogue
+from bench.core.errors import DataError, PluginError
 from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
@@ -154,20 +155,25 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
         out.print(f"drawn to {pictures / name}")
 
 
-def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> None:
-    """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
+def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> bool:
+    """Prints the cells with a predicted time, by the store's measurements or a few iterations; whether all can run."""
     from bench.planning.forecast import predict
 
     rows = grid("cell", "what", "engine", "iterations", "predicted", right=("iterations", "predicted"))
-    seconds = list(predict(cells, root, plugins))
-    for cell, time_ in zip(cells, seconds, strict=True):
-        predicted = "finished" if time_ == 0 else span(time_)
+    found = list(predict(cells, root, plugins))
+    for cell, its in zip(cells, found, strict=True):
+        predicted = "finished" if its.seconds == 0 else span(its.seconds)
         rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
     out = console()
     out.print(rows)
-    known = span(sum(filter(None, seconds)))
-    unknown_ = f" and {seconds.count(None)} unknown for want of data" if None in seconds else ""
-    out.print(f"cells: {len(cells)}, about {known}{unknown_}, in {root}; compiling, where it is, comes on top")
+    known = span(sum(its.seconds or 0 for its in found))
+    lacking, broken = (sum(isinstance(f.error, kind) for f in found) for kind in (DataError, PluginError))
+    more = f" and {lacking} unknown for want of data" if lacking else ""
+    more += f" and {broken} that break" if broken else ""
+    out.print(f"cells: {len(cells)}, about {known}{more}, in {root}; compiling, where it is, comes on top")
+    for message in dict.fromkeys(str(its.error) for its in found if isinstance(its.error, PluginError)):
+        out.print(Text(message), soft_wrap=True)
+    return not broken
 
 
 def sweeps(found: "list[Sweep]") -> None:

@@ -30,7 +30,7 @@ from bench.cells.execute import HERE, run_cells
 from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import BenchError, StoreError, unknown
+from bench.core.errors import BenchError, StoreError, foreign, unknown
 from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
 from bench.places.execution import Execution
@@ -284,10 +284,11 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
             raise unknown(kind, name, allowed)
     found, catalogue = [], Catalogue(request.plugins)
     for suite in parse(request.suites):
-        presets = suite_of(catalogue, suite).presets
-        if request.preset not in presets:
-            raise unknown("preset", request.preset, presets)
-        iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
+        with foreign(f"{suite} can't be planned"):
+            presets = suite_of(catalogue, suite).presets
+            if request.preset not in presets:
+                raise unknown("preset", request.preset, presets)
+            iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
