@@ -375,18 +375,20 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
     Images that are not at hand are replaced by random ones: their content does not change the time.
     """
     from bench.reporting.costing import cost as measure
-    from bench.storage.store import MARK, default_out
+    from bench.storage.store import MARK, check_claim, default_out
     from bench.terminal import tables
 
     default = default_out(suite)
     stored = runs or (default if (default / MARK).exists() else None)
     if runs and not (runs / MARK).exists():
         raise BenchError(f"{runs} is no run directory. Give one that `bench run` made, such as {default}.")
+    folder = out or Path("cost") / default.name
+    check_claim(folder, tables.COST_MARK, tables.COST_KIND)
     frame = measure(suite, algos, watch=lambda text: click.echo(text, err=True), **options)
     if json_:
         json_.parent.mkdir(parents=True, exist_ok=True)
         frame.to_json(json_, orient="records", indent=1)
-    tables.costs(frame, out or Path("cost") / default.name, stored)
+    tables.costs(frame, folder, stored)
     for message in frame.attrs["broken"]:
         click.echo(message)
     if frame.attrs["broken"]:

@@ -16,7 +16,7 @@ from bench.core.errors import DataError, PluginError
 from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
-from bench.storage.store import Store
+from bench.storage.store import Store, claim
 from bench.terminal.outlet import sayable
 from bench.terminal.progress import span
 from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
+COST_MARK, COST_KIND = "cost.json", "folder of `bench cost`'s"
 COST_NOTE = (
     "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
     "to the same algorithm in first order. MB: growth of resident memory at its highest; live MB: of tensors. GFLOP: "
@@ -140,7 +141,7 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
                 drawn.add_row(*row)
             out.print(drawn)
     out.print(Text(COST_NOTE, style="dim"))
-    pictures.mkdir(parents=True, exist_ok=True)
+    claim(pictures, COST_MARK, COST_KIND)
     figures = {"steps.png": cost.against_steps(frame)}
     if runs:
         store = Store.open(runs)
