@@ -19,7 +19,6 @@ from bench.core.errors import BenchError, unknown
 from bench.terminal.outlet import outlets
 
 if TYPE_CHECKING:
-    from bench.core.data import Dataset
     from bench.places.execution import Execution
 
 
@@ -549,25 +548,17 @@ def data() -> None:
     """Fetch and verify data sets."""
 
 
-def _dataset(name: str, plugins: tuple[Path, ...]) -> "Dataset | None":
-    """What a suite downloads, if anything."""
-    from bench.core.discovery import Catalogue
-
-    found: Dataset | None = getattr(Catalogue(plugins).load("suite", name), "data", None)
-    if found is None:
-        click.echo(f"{name} needs no data: there is nothing to fetch or to verify")
-    return found
-
-
 @data.command()
 @click.argument("name")
 @data_option
 @plugin_option
 def fetch(name: str, plugins: tuple[Path, ...]) -> None:
     """Download a suite's data once, or say where it lies."""
-    if dataset := _dataset(name, plugins):
-        for path in dataset.fetch():
-            click.echo(path)
+    from bench.certificate.data import fetched
+    from bench.core.discovery import Catalogue
+
+    places = fetched(name, Catalogue(plugins))
+    click.echo("\n".join(places) or f"{name} has nothing to fetch: what it reads is at hand")
 
 
 @data.command()
@@ -575,10 +566,15 @@ def fetch(name: str, plugins: tuple[Path, ...]) -> None:
 @data_option
 @plugin_option
 def verify(name: str, plugins: tuple[Path, ...]) -> None:
-    """Check a suite's data by content; exit 1 on a fault."""
-    dataset = _dataset(name, plugins)
-    rows = dataset.verify() if dataset else ()
+    """Check a suite's data by content, and its frozen tasks; exit 1 on a fault.
+
+    What a suite reads is read anew, of all its splits, and never from a cache.
+    """
+    from bench.certificate.data import verified
+    from bench.core.discovery import Catalogue
+
+    rows = list(verified(name, Catalogue(plugins)))
     for row in rows:
-        click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.name}: {row.files} files, SHA-256 {row.sha256}, {row.where}")
+        click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.what}: {row.found}")
     if not all(row.ok for row in rows):
         sys.exit(1)

@@ -90,7 +90,7 @@ def refused(result: Result, *words: str) -> None:
         ("iterations", "1e3", ["'1e3'", "in digits"]),
         ("threads", "10000", ["'10000'", "from 1 to 256"]),
         ("validate_every", "-1", ["'-1'"]),
-        ("device", "gpu", ["device 'gpu'", "cpu"]),
+        ("device", "gpu", ["device", "gpu", "cpu"]),
         ("data_dir", "nowhere", ["'nowhere' does not exist"]),
         ("plugin", "nowhere.py", ["nowhere.py is not a file"]),
     ],

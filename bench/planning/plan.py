@@ -1,7 +1,9 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import contextlib
+import os
 import platform
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,12 +210,28 @@ def threads_of(request: Request) -> int:
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that is not the CPU or a CUDA device that torch sees."""
-    seen = ["cpu"]
-    if torch.cuda.is_available():
-        seen += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if device not in seen:
+    """Refuses a device that is not the CPU or a CUDA device that torch sees, and says why it sees none."""
+    with warnings.catch_warnings(record=True) as said:  # what torch finds wrong with a driver
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    seen = ["cpu", *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if found else [])]
+    if device in seen:
+        return
+    if found or not device.casefold().startswith(("cuda", "gpu", "nvidia")):
         raise unknown("device", device, seen)
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise BenchError(
+            f"--device {device}: this torch ({torch.__version__}) is a CPU build and uses no GPU. Install one that is "
+            "built for CUDA, as https://pytorch.org/get-started/locally/ says for your driver, or take --device cpu."
+        )
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    reasons = [str(warning.message).splitlines()[0] for warning in said]
+    reasons += [f"CUDA_VISIBLE_DEVICES is {hidden!r}, which may hide it"] if hidden is not None else []
+    raise BenchError(
+        f"--device {device}: torch {torch.__version__} is built for CUDA {torch.version.cuda or torch.version.hip} and "
+        f"finds no GPU here ({'; '.join(reasons) or 'no driver, or none for this version'}). `nvidia-smi` shows what "
+        "the driver sees; install or update it, ask for a node that has a GPU, or take --device cpu."
+    )
 
 
 class _Planner:

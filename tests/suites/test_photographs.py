@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
 from algorithms.maml import MAML
+from bench.cli import main
 from bench.core import seeds
 from bench.core.errors import BenchError, DataError
 from bench.core.outer import Adam
@@ -179,3 +181,29 @@ def test_entries_of_the_meta_gradient_are_cut_as_the_protocol_says() -> None:
     rule = Descent(Adam(0.001), {"w": torch.zeros(2)}, [], clip=10.0)
     rule.update({"w": torch.tensor([-200.0, 3.0])}, Episode((), ()), 0)
     assert rule.memory[0]["exp_avg"].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth
+
+
+@pytest.mark.parametrize("layout", ["csv", "pickles"])
+def test_verification_reads_what_lies_there_and_not_what_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    monkeypatch.setattr(ColourImages, "drawings_per_class", 16)
+    monkeypatch.setitem(globals(), "EACH", 16)
+    mini(tmp_path / "data" / "mini_imagenet", layout)
+
+    def verify() -> Any:
+        mini_imagenet.pixels.cache_clear()
+        return CliRunner().invoke(main, ["data", "verify", "mini_imagenet"])
+
+    mini_imagenet.pixels()
+    other = verify()
+    assert other.exit_code == 1 and "WRONG test tasks" in other.output  # published for 600 photographs of each class
+    monkeypatch.setattr(MiniImagenet, "manifests", {})
+    sound = verify()
+    assert (sound.exit_code, sound.output.count("ok ")) == (0, 2)
+    victim = next(path for path in sorted((tmp_path / "data").rglob("*")) if path.suffix in (".png", ".pkl"))
+    content = bytearray(victim.read_bytes())  # of the same size, so that the cache does not notice
+    content[: len(content) // 2] = bytes(len(content) // 2)
+    victim.write_bytes(content)
+    damaged = verify()
+    assert damaged.exit_code == 2 and str(victim) in damaged.output
