@@ -276,6 +276,10 @@ def run(
 @click.option(
     "--batch", default="5", show_default=True, callback=_count(100_000), metavar="N", help="Trials in a round."
 )
+@click.option(
+    "--search", metavar="A[P=..]",
+    help='Where to look, instead of where algorithms declare: "maml[inner_lr=0.01..1 log, steps=1|3|5]".',
+)  # fmt: skip
 @click.option("--storage", metavar="URL", help="postgresql://...  [default: a journal file in the run directory]")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
@@ -296,6 +300,7 @@ def tune(
     seed: int,
     batch: int,
     storage: str | None,
+    search: str | None,
     time_limit: float | None,
     out: Path | None,
     execution: "Execution",
@@ -314,7 +319,9 @@ def tune(
     from bench.tuning.sweep import Settings, sweeps
     from bench.tuning.sweep import tune as sweep
 
-    settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
+    settings = Settings(
+        trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage, search=search
+    )
     root = out or default_out(suites)
     options["threads"] = options["threads"] or execution.threads
     found = sweeps(Request(suites=suites, **options), settings)
@@ -331,7 +338,8 @@ def tune(
         click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
-    if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
+    failed = any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials)
+    if failed or any(tuning.trials and tuning.best is None for tuning in tunings):
         sys.exit(3)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bench.tuning.sweep import Sweep
 
 SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
+UNUSABLE = "Each trial's log.txt says why; give more trials or meta-iterations, or other ranges (--search)."
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_MARK, COST_KIND = "cost.json", "folder of `bench cost`'s"
 COST_NOTE = (
@@ -179,6 +180,8 @@ def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> bool:
 
 def sweeps(found: "list[Sweep]") -> None:
     """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    from bench.tuning.space import described
+
     out = console()
     for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
         here = [sweep for sweep in found if str(sweep.named[0]) == suite]
@@ -190,11 +193,11 @@ def sweeps(found: "list[Sweep]") -> None:
             f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
         )
         for sweep in here:
-            ranges = (
-                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
-                for name, (low, high, log) in sweep.ranges.items()
-            )
+            ranges = (f"{name} {described(found)}" for name, found in sweep.space.items())
             out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+            outside = [f"{n}={v}" for n, v in sweep.protocol.items() if v != sweep.default[n]]
+            if outside:
+                out.print(f"    the protocol's {', '.join(outside)} lies outside; the first trial is the nearest to it")
 
 
 def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
@@ -220,7 +223,12 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     for path, figure in pictures:
         figure.savefig(path, dpi=150)
         out.print(f"drawn to {path}")
-    out.print(f"stored in {root / TUNING}; `bench run --tuned` takes the chosen values")
+    out.print(f"stored in {root / TUNING}")
+    unusable = [f"{t.algorithm.label} on {t.suite.label}" for t in tunings if t.best is None]
+    if len(unusable) < len(tunings):
+        out.print("`bench run --tuned` takes the chosen values")
+    if unusable:
+        out.print(f"no trial of {' and '.join(unusable)} has a finite score: there is nothing to take. {UNUSABLE}")
 
 
 def certificate(groups: Any) -> bool:
