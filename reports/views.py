@@ -377,6 +377,7 @@ def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequen
 
 
 def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
+    cells = cells.sort_values("seed")  # so that the same data have the same sums in whatever order they come
     first = cells.iloc[0]
     pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
     steps = cells["environment_steps"].sum(min_count=1)
