@@ -157,6 +157,12 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
         what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
         yield f"{what}; see cells/{row['cell']}/log.txt"
+    doubts: dict[str, list[str]] = {}
+    for row in mine.to_dict("records"):
+        for what, message in json.loads(row["cautions"]).items():
+            doubts.setdefault(f"{row['algorithm']}: {what}: {message}", []).append(str(row["seed"]))
+    for said, seeds in doubts.items():
+        yield f"caution: {said} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
     if about["caveat"]:
         yield str(about["caveat"])
 

@@ -204,6 +204,7 @@ class Record(BaseModel):
     why_by_task: str = ""  # why one task after the other was computed, if so
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
+    cautions: dict[str, str] = {}  # signs that training did not train: what -> in a sentence
     environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]
