@@ -16,6 +16,7 @@ import click
 
 from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
+from bench.terminal.document import gathered, json_option
 from bench.terminal.outlet import outlets
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @main.command()
+@json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
@@ -253,6 +255,7 @@ def run(
 
 
 @main.command()
+@json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
 @click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
@@ -355,6 +358,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 
 
 @main.command("cost")
+@json_option
 @click.option("--suite", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot,omniglot[ways=20]".')
 @click.option("--algos", required=True, metavar="A[,A]", help="Algorithms, each with every operator that it can take.")
 @click.option("--steps", default="1,5,10", show_default=True, callback=_counts, help="Inner steps.")
@@ -364,7 +368,6 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     help="Of eager, compiled (up to a minute more for each row) and learn2learn.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where the pictures go.  [default: cost/<suites>]")
-@click.option("--json", "json_", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
@@ -374,7 +377,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
 @plugin_option
-def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Path | None, **options: Any) -> None:
+def cost(suite: str, algos: str, out: Path | None, runs: Path | None, **options: Any) -> None:
     """Measure what a meta-iteration costs.
 
     Seconds, memory and FLOPs over inner steps and tasks, second order against first.
@@ -392,9 +395,6 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
     folder = out or Path("cost") / default.name
     check_claim(folder, tables.COST_MARK, tables.COST_KIND)
     frame = measure(suite, algos, watch=lambda text: click.echo(text, err=True), **options)
-    if json_:
-        json_.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_json(json_, orient="records", indent=1)
     tables.costs(frame, folder, stored)
     for message in frame.attrs["broken"]:
         click.echo(message)
@@ -403,6 +403,7 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
 
 
 @main.command("list")
+@json_option
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:
     """List the suites and the algorithms."""
@@ -411,6 +412,8 @@ def list_(plugins: tuple[Path, ...]) -> None:
     catalogue = Catalogue(plugins)
     for kind in FOLDERS:
         names = catalogue.names(kind)
+        if gathered(f"{kind}s", [{"name": name, "what": line} for name, line in names.items()]):
+            continue
         width = max(map(len, names), default=0)
         click.echo(f"{kind}s")
         for name, line in names.items():
@@ -418,6 +421,7 @@ def list_(plugins: tuple[Path, ...]) -> None:
 
 
 @main.command("show")
+@json_option
 @click.argument("name")
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw the suite's data to this PNG.")
 @data_option
@@ -433,6 +437,7 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 
 @main.command()
+@json_option
 @click.argument("algos", required=False)
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
@@ -494,6 +499,7 @@ def draw(
 
 
 @main.command()
+@json_option
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B",
@@ -520,6 +526,7 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
 
 
 @main.command()
+@json_option
 @click.argument("store", type=click.Path(path_type=Path))
 def audit(store: Path) -> None:
     """Find what makes a comparison invalid.
@@ -536,6 +543,7 @@ def audit(store: Path) -> None:
 
 
 @main.command()
+@json_option
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B...")
 @click.option("--into", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to.  [default: A]")
 def merge(stores: tuple[Path, ...], into: Path | None) -> None:
@@ -557,6 +565,7 @@ def data() -> None:
 
 
 @data.command()
+@json_option
 @click.argument("name")
 @data_option
 @plugin_option
@@ -570,6 +579,7 @@ def fetch(name: str, plugins: tuple[Path, ...]) -> None:
 
 
 @data.command()
+@json_option
 @click.argument("name")
 @data_option
 @plugin_option
@@ -582,7 +592,7 @@ def verify(name: str, plugins: tuple[Path, ...]) -> None:
     from bench.core.discovery import Catalogue
 
     rows = list(verified(name, Catalogue(plugins)))
-    for row in rows:
+    for row in rows if not gathered(name, [row._asdict() for row in rows]) else ():
         click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.what}: {row.found}")
     if not all(row.ok for row in rows):
         sys.exit(1)

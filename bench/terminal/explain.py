@@ -16,6 +16,7 @@ from bench.core.labels import shown
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
 from bench.planning.plan import algorithm_of, suite_of
+from bench.terminal.document import gathered
 from bench.terminal.draw import draw_sheet
 from bench.terminal.tables import console, grid
 
@@ -67,7 +68,7 @@ def _suite_facts(suite: Suite) -> RichTable:
         "caveat": suite.caveat,
     }
     rows = RichTable(box=None, show_header=False, pad_edge=False)
-    for key, value in facts.items():
+    for key, value in facts.items() if not gathered("facts", [facts]) else ():
         if value:
             rows.add_row(Text(key, style="bold"), value)
     return rows

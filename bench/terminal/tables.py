@@ -1,13 +1,14 @@
 """Printed tables: comparison, costs, forecast, sweeps, certificate, audit, merge."""
 
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -17,6 +18,7 @@ from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
 from bench.storage.store import Store, claim
+from bench.terminal.document import gathered, value
 from bench.terminal.outlet import sayable
 from bench.terminal.progress import span
 from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
@@ -50,6 +52,9 @@ def comparison(view: View) -> None:
     In pieces it has medians only where they decide what is marked: they would treble its length.
     """
     out = console()
+    if gathered(view.title, [{n: c.plain for n, c in zip(view.columns, row, strict=True)} for row in view.rows]):
+        out.print(*map(Text, view.notes), sep="\n")
+        return
     right = {name for name, number in columns_of(view) if number}
     rows = view.frame(best="* {}", level="≈ {}")
     shared = [name for name in SAID_ONCE if name in rows and rows[name].nunique() == 1]
@@ -110,8 +115,22 @@ def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) 
 class _Grid(RichTable):
     """A table whose cells are said in words that the terminal has before they are measured."""
 
-    def add_row(self, *cells: Any, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         """As rich's."""
+        super().__init__(**options)
+        self.records: list[dict[str, Any]] = []
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Drawn for people; for programs its rows are gathered."""
+        title = self.title.plain if isinstance(self.title, Text) else self.title
+        if not gathered(str(title or ""), self.records):
+            yield from super().__rich_console__(console, options)
+
+    def add_row(self, *cells: Any, values: Sequence[Any] | None = None, **options: Any) -> None:
+        """As rich's; `values` are what the cells say, for programs."""
+        plain = [cell.plain if isinstance(cell, Text) else cell for cell in cells]
+        names = [str(column.header) for column in self.columns]
+        self.records.append(dict(zip(names, values or map(value, plain), strict=True)))
         encoding = sys.stdout.encoding or "utf-8"
         said = (
             Text(sayable(c.plain, encoding), c.style) if isinstance(c, Text) else sayable(c, encoding) for c in cells
@@ -119,7 +138,7 @@ class _Grid(RichTable):
         super().add_row(*said, **options)
 
 
-def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> RichTable:
+def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> _Grid:
     """An empty table; the columns in `right` hold numbers."""
     drawn = _Grid(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
@@ -135,7 +154,10 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
 
     out = console()
     left = {*cost.KEYS}
-    for title, rows in (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame))):
+    whole = gathered("cost of a meta-iteration", frame.to_dict("records"))
+    for title, rows in (
+        () if whole else (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame)))
+    ):
         if len(rows):
             drawn = grid(*rows.columns, right=set(rows.columns) - left, title=title)
             for row in rows.astype(str).itertuples(index=False):
@@ -165,7 +187,8 @@ def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> bool:
     found = list(predict(cells, root, plugins))
     for cell, its in zip(cells, found, strict=True):
         predicted = "finished" if its.seconds == 0 else span(its.seconds)
-        rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
+        cells_of_row = (cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
+        rows.add_row(*cells_of_row, values=(*cells_of_row[:3], cell.spec.iterations, its.seconds))
     out = console()
     out.print(rows)
     known = span(sum(its.seconds or 0 for its in found))
@@ -249,6 +272,9 @@ def certificate(groups: Any) -> bool:
 def audit(found: Audit) -> bool:
     """Prints what an audit found, and which comparisons stand; whether all do."""
     out = console()
+    shown = (("findings", found.findings), ("comparisons", found.comparisons))
+    if all(gathered(title, [asdict(each) for each in several]) for title, several in shown):
+        return found.sound
     for finding in found.findings:
         style = "bold red" if finding.severity == "fault" else "yellow"
         out.print(Text(f"{finding.severity.upper()}  {finding.suite}: {finding.what}", style=style))
