@@ -43,8 +43,10 @@ class Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
         try:
+            from bench.core.system import check_system
             from bench.core.torch_version import check_torch
 
+            check_system()
             check_torch()
             return super().invoke(ctx)
         except BenchError as error:
