@@ -7,7 +7,7 @@ or would; 130 interrupted.
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.core.environment import variable
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, PluginError, unknown
 from bench.terminal.document import gathered, json_option
 from bench.terminal.outlet import outlets
 
@@ -70,6 +70,11 @@ class Command(click.Group):
 @click.version_option(package_name="meta-bench", prog_name="bench")
 def main() -> None:
     """Compare meta-learners on uniform suites, under one protocol, with intervals that can be trusted."""
+
+
+def _tell(errors: Iterable[PluginError]) -> None:
+    for message in dict.fromkeys(map(str, errors)):
+        click.echo(message)
 
 
 Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
@@ -231,13 +236,16 @@ def run(
     options["threads"] = options["threads"] or execution.threads
     asked = Request(suites=suites, plugins=plugins, **options)
     root = out or default_out(suites)
+    broken: list[PluginError] = []
     if dry_run:
-        if not tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins):
+        whole = tables.forecast(cells_of(asked, root, tuned, remembered, broken.append), root, plugins)
+        _tell(broken)
+        if broken or not whole:
             sys.exit(3)
         return
     keep_memory()
     with logging_to(logging.StreamHandler()):
-        cells = cells_of(asked, root, tuned, measured)
+        cells = cells_of(asked, root, tuned, measured, broken.append)
     store = Store.create(root)
     try:
         with Progress() as progress:
@@ -252,7 +260,8 @@ def run(
     if len(records) + len(progress.lost) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
-    if progress.lost or any(record.outcome != "finished" for record in records):
+    _tell(broken)
+    if broken or progress.lost or any(record.outcome != "finished" for record in records):
         sys.exit(3)
 
 

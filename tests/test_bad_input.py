@@ -297,3 +297,28 @@ def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
     made = run("--plugin", "mine.py", suite="mine[trajectories=2]", algos="maml[meta_batch=2]", out="store")
     assert made.exit_code == 0, made.output
     refused(bench("draw", "store", "--paths", "paths.png", "--plugin", "mine.py"), "can't be drawn: RuntimeError: boom")
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (PROPERTY.format(name="protocol"), "mine with maml can't be planned: RuntimeError: boom"),
+        (PROPERTY.format(name="evaluations"), "mine with maml can't be planned: RuntimeError: boom"),
+        (SUITE.format(method="sample"), "mine with maml can't be planned: RuntimeError: boom"),
+        (UNDIFFERENTIABLE.replace(".argmax(-1, keepdim=True).float()", ".detach().requires_grad_()"), ""),
+    ],
+)
+def test_what_cannot_be_planned_is_one_message_and_the_others_go_on(
+    tmp_path: Path, source: str, reason: str, dry: list[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    result = run("--plugin", "mine.py", *dry, suite="mine,sinusoid", out="store")
+    assert result.exit_code == 3, result.output
+    assert reason in result.output and "mine" in result.output and "Traceback" not in result.output
+    assert "sinusoid · maml · seed 0" in result.output
+
+
+def test_a_users_own_mistake_still_stops_all_before_anything_runs(tmp_path: Path) -> None:
+    refused(run(suite="sinusoid,glyphs", algos="maml,maml[steps=0]", out="store"), "maml does not take steps=0")
+    assert not (tmp_path / "store").exists()

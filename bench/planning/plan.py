@@ -1,6 +1,7 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import contextlib
+import itertools
 import os
 import platform
 import warnings
@@ -12,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
-from bench.core.errors import BenchError, foreign, unknown
+from bench.core.errors import BenchError, PluginError, foreign, unknown
 from bench.core.modules import batch_norms
 from bench.core.records import Component, EngineName, Judgement, Selection, Spec, Tuning
 from bench.core.types import Interactive, Kind, Learner, Split, Suite
@@ -91,20 +92,39 @@ class Begun:
 Choice = Callable[[list[choose.OpenEngine]], list[tuple[EngineName, str]]]
 
 
-def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
+def plan(
+    request: Request,
+    known: Iterable[Spec] = (),
+    choice: Choice = choose.measured,
+    broken: Callable[[PluginError], object] | None = None,
+) -> list[Cell]:
     """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs.
 
     Args:
         request: what was asked.
         known: the store's specifications; an engine left open is the one that a cell was started with.
         choice: of the engine of the others.
+        broken: told of what somebody's own code does not let be planned, so that the others go on.
+
+    Raises:
+        PluginError: nothing can be planned, or something where nobody is told of it.
+        BenchError: another mistake.
     """
     planner, begun = _Planner(request, Catalogue(request.plugins)), Begun(known)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
-    cells = [
-        planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
-    ]
+    cells: list[Cell] = []
+    lost: list[PluginError] = []
+    for suite, algorithm in itertools.product(suites, algorithms):
+        try:
+            cells += [planner.cell(suite, algorithm, seed) for seed in request.seeds]
+        except PluginError as error:
+            lost.append(error)
+    if lost and (broken is None or not cells):
+        raise lost[0]
+    if broken:
+        for each in lost:
+            broken(each)
     if request.engine == "auto":
         cells = planner.with_engines(cells, begun, choice)
     first: dict[str, Cell] = {}
@@ -308,7 +328,10 @@ class _Planner:
     def _why_by_task(self, named_suite: Named, suite: Suite, named: Named, algorithm: Learner) -> str:
         key = (str(named_suite), str(named))
         if key not in self.tried:
-            self.tried[key] = networks.why_by_task(suite, algorithm)
+            try:
+                self.tried[key] = networks.why_by_task(suite, algorithm)
+            except PluginError as error:
+                raise PluginError(f"{named} on {named_suite}: {error}") from error
         return self.tried[key]
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:
