@@ -13,7 +13,7 @@ from bench.cells.restore import trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, PluginError
 from bench.core.records import Record
 from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
@@ -119,11 +119,20 @@ def load(path: str | Path) -> Results:
     return results(store, list(store.records()))
 
 
-def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measured) -> list[Cell]:
-    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose."""
+def cells_of(
+    request: Request,
+    root: Path,
+    tuned: bool,
+    choice: Choice = measured,
+    broken: Callable[[PluginError], object] | None = None,
+) -> list[Cell]:
+    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose.
+
+    `broken` is told of what somebody's own code does not let be planned; without it that is raised.
+    """
     known = list(Store.open(root).specs()) if (root / MARK).exists() else []
     if not tuned:
-        return plan(request, known, choice)
+        return plan(request, known, choice, broken)
     return with_chosen_values(request, root, known, choice)
 
 

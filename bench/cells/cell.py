@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, StoreError
+from bench.core.errors import BenchError, StoreError, told
 from bench.core.records import Record
 from bench.core.threads import threads
 from bench.learning.train import Diverged
@@ -99,11 +99,19 @@ class _Life:
             state,
             digest=digest(state, scores, curve),
             files=files,
+            cautions=self._cautions(state),
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.protocol.chunk,
             environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )
+
+    def _cautions(self, state: Training) -> dict[str, str]:
+        try:
+            return self.protocol.doubts(state)
+        except Exception as error:  # of somebody's own code, after all that counts is done
+            log.warning("nobody knows whether it trained: %s", told(error))
+            return {}
 
     def _state(self) -> Training:
         found = self._checkpoint()

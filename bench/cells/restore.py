@@ -53,14 +53,15 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     """What a cell was trained and tested on, its learner, all that was meta-learned, as selected, and what was kept.
 
     Raises:
-        BenchError: the suite or the algorithm is not at hand.
-        OSError: it has no checkpoint.
+        BenchError: the suite or the algorithm is not at hand, or it has no checkpoint.
     """
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
     protocol = Episodic(spec, suite, algorithm)
     path = store.folder(record.cell) / "checkpoint.safetensors"
+    if algorithm.trains and not path.exists():
+        raise BenchError(f"{path} is missing, and with it what was learned. Remove {path.parent} and run again.")
     state = protocol.begin(path.read_bytes() if algorithm.trains else None)
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")
 
@@ -69,7 +70,7 @@ def tested(store: Store, record: Record, catalogue: Catalogue) -> Restored:
     """What a cell was tested with.
 
     Raises:
-        BenchError, OSError: as `trained`.
+        BenchError: as `trained`.
     """
     views, algorithm, meta, running = trained(store, record, catalogue)
     learner = replace(algorithm, **record.selected)

@@ -15,12 +15,13 @@ from bench.core.findings import Audit
 from bench.core.records import Record
 from bench.reporting.predictions import CONFUSED_TASKS, confusions, regression_curves
 from bench.storage.audit import audit
-from bench.storage.store import Store, write
+from bench.storage.store import Store, check_claim, claim, write
 from reports import comparison, figures, frame, published, views
 from reports.comparison import Cube
 from reports.figures import Looks
 from reports.page import Picture, Report, publish
 
+MARK, KIND = "report.json", "report of bench's"
 TABLES = ("scores", "cells", "progress", "trials", "curves", "confusions")
 
 
@@ -45,6 +46,7 @@ def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) ->
         BenchError: there is nothing to report on, or no way to write it.
     """
     folder = out or root / "report"
+    check_claim(folder, MARK, KIND)
     contents = read(root, folder, Catalogue(tuple(plugins)))
     commands, notes = reproduce(contents.records, Catalogue(tuple(plugins)), root)
     return _publish(contents, folder, root.name, str(root), audit(Store.open(root)), commands, notes)
@@ -57,6 +59,7 @@ def side_by_side(roots: tuple[Path, Path], out: Path | None = None, plugins: Seq
         BenchError: as `report`, or they have no algorithm on a suite in common.
     """
     folder = out or Path("report-compare")
+    check_claim(folder, MARK, KIND)
     names = [root.name for root in roots] if roots[0].name != roots[1].name else [str(root) for root in roots]
     if names[0] == names[1]:
         raise BenchError(f"{roots[0]} would be compared with itself. Give two run directories.")
@@ -184,7 +187,7 @@ def _publish(
         "scores.parquet": contents.scores,
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, MARK, KIND)
         return publish(made, folder, {name: table for name, table in frames.items() if len(table)}, write)
     except OSError as error:
         reason = error.strerror or error
