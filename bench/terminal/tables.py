@@ -130,7 +130,7 @@ class _Grid(RichTable):
         """As rich's; `values` are what the cells say, for programs."""
         plain = [cell.plain if isinstance(cell, Text) else cell for cell in cells]
         names = [str(column.header) for column in self.columns]
-        self.records.append(dict(zip(names, values or map(value, plain), strict=True)))
+        self.records.append(dict.fromkeys(names, "") | dict(zip(names, values or map(value, plain), strict=False)))
         encoding = sys.stdout.encoding or "utf-8"
         said = (
             Text(sayable(c.plain, encoding), c.style) if isinstance(c, Text) else sayable(c, encoding) for c in cells

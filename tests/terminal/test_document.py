@@ -29,6 +29,7 @@ def document(*arguments: str, code: int = 0) -> dict[str, Any]:
 COMMANDS = {
     "list": ["list"],
     "show an algorithm": ["show", "maml"],
+    "show an algorithm that fixes a field": ["show", "fomaml"],
     "show a suite": ["show", "sinusoid"],
     "run": ["run", "--suite", "sinusoid", "--algos", "maml[meta_batch=2]", *SMALL, "--out", "STORE"],
     "run --dry-run": ["run", "--suite", "sinusoid", "--algos", "maml,scratch", *SMALL, "--out", "NEW", "--dry-run"],
