@@ -14,6 +14,7 @@ from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
+from bench.core.interrupts import passed_on
 from bench.core.records import Record
 from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
@@ -109,7 +110,8 @@ def run(
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
+    with passed_on():
+        records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
 
 

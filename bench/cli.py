@@ -1,14 +1,16 @@
 """The `bench` command: parse, call, print. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost;
-130 interrupted.
+130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 import errno
 import logging
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import click
 
 from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
+from bench.core.interrupts import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from bench.core.data import Dataset
@@ -31,12 +34,13 @@ class Command(click.Group):
     """The group, which prints what a user or the machine did wrong as one short message and never as a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
+        """Runs a command; exit 2 on a mistake or where the system refuses something, 128 + n by signal n."""
         try:
             from bench.core.torch_version import check_torch
 
-            check_torch()
-            return super().invoke(ctx)
+            with interruptible():
+                check_torch()
+                return super().invoke(ctx)
         except BenchError as error:
             message, code = str(error), error.exit_code
         except OSError as error:
@@ -44,7 +48,9 @@ class Command(click.Group):
                 raise
             message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
         except KeyboardInterrupt as interrupt:
-            message, code = f"interrupted. {interrupt}".rstrip(), 130
+            number = Interrupted.by(interrupt, "").number
+            by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+            message, code = f"interrupted{by}. {interrupt}".rstrip(), 128 + number
         click.echo(f"Error: {message}", err=True)
         raise click.exceptions.Exit(code)
 
@@ -113,6 +119,16 @@ def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None
     """Sets BENCH_DATA_DIR, which the command and the processes that it starts read, until the command has ended."""
     if path:
         ctx.with_resource(variable("BENCH_DATA_DIR", str(path.absolute())))
+
+
+@contextmanager
+def _going_on(root: Path) -> Iterator[None]:
+    """What is interrupted meanwhile says how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        message = f"What is done is kept in {root}; the same command goes on from there."
+        raise Interrupted.by(interrupt, message) from None
 
 
 plugin_option = click.option(
@@ -224,15 +240,13 @@ def run(
         tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
         return
     keep_memory()
-    with logging_to(logging.StreamHandler()):
-        cells = cells_of(asked, root, tuned, measured)
-    store = Store.create(root)
-    try:
+    with _going_on(root):
+        with logging_to(logging.StreamHandler()):
+            cells = cells_of(asked, root, tuned, measured)
+        store = Store.create(root)
         with Progress() as progress:
             watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
             records = run_cells(cells, store, watch, time_limit, plugins, execution)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     for view in comparisons(results(store, records), records):
         tables.comparison(view)
     for label, message in progress.lost.items():
@@ -309,14 +323,12 @@ def tune(
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
     options["threads"] = options["threads"] or execution.threads
-    found = sweeps(Request(suites=suites, **options), settings)
-    tables.sweeps(found)
     keep_memory()
-    try:
+    with _going_on(root):
+        found = sweeps(Request(suites=suites, **options), settings)
+        tables.sweeps(found)
         with Progress() as progress:
             done = sweep(found, root, progress, time_limit, execution)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():
