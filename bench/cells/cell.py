@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
+from bench.cells.restore import resumed
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, StoreError
+from bench.core.errors import BenchError
 from bench.core.interrupts import deferred
 from bench.core.records import Record
 from bench.core.threads import threads
@@ -125,27 +126,18 @@ class _Life:
         )
 
     def _state(self) -> Training:
-        found = self._checkpoint()
-        if found is None:
+        path = self._checkpoint()
+        if path is None:
             return self.protocol.begin(None)
-        path, content = found
-        try:
-            state = self.protocol.begin(content)
-        except Exception as error:
-            raise StoreError(
-                f"the checkpoint {path} is corrupt or foreign ({_first_line(error)}). Remove it and run again."
-            ) from None
+        state = resumed(self.protocol, path, "Remove it and run again.")
         state.pieces += 1
         log.info("going on from iteration %d (%s)", state.iteration, path)
         return state
 
-    def _checkpoint(self) -> tuple[Path, bytes] | None:
+    def _checkpoint(self) -> Path | None:
         """Its own, or that of the longest of the cells from which it can go on."""
-        for cell in (self.cell.id, *self.cell.goes_on_from):
-            path = self.store.folder(cell) / "checkpoint.safetensors"
-            if path.exists():
-                return path, path.read_bytes()
-        return None
+        paths = (self.store.folder(cell) / "checkpoint.safetensors" for cell in (self.cell.id, *self.cell.goes_on_from))
+        return next((path for path in paths if path.exists()), None)
 
     def _train(self, state: Training) -> bool:
         """Whether training reached its end before the deadline."""
@@ -178,7 +170,7 @@ class _Life:
 
     def _save(self, state: Training) -> None:
         self.hold.check()
-        self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
+        self.store.write(self.cell.id, "checkpoint.safetensors", state.save(self.spec.trajectory))
 
 
 def _first_line(error: BaseException) -> str:
