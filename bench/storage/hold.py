@@ -7,13 +7,15 @@ watches it, so that no two clocks need agree.
 """
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.core.errors import HeldError
 
 NAME = "holder"
 LEASE = 180.0  # seconds without a heartbeat, of which there are three in that time
+LOOK = 0.05  # seconds between two looks at what is held briefly
 _ours: set[str] = set()  # tokens of what this process holds
 
 
@@ -84,3 +86,15 @@ class Hold:
                 probe.unlink()
                 if now - found.st_mtime > LEASE:
                     self._lock.force_break()
+
+
+@contextmanager
+def briefly(folder: Path, what: str) -> Iterator[None]:
+    """Waits for a folder that nobody holds for long, and holds it."""
+    hold = Hold(folder, what)
+    while not hold.take():
+        time.sleep(LOOK)
+    try:
+        yield
+    finally:
+        hold.release()

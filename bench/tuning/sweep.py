@@ -1,7 +1,8 @@
 """`bench tune`: every algorithm gets the same trials, meta-iterations and seeds, scored on validation tasks alone.
 
 A trial is a set of cells, one per seed, in a store of its own, run as any other cell. What is proposed depends on the
-sweep's seed, the trial's number and the trials of earlier rounds, never on where a sweep was killed.
+sweep's seed, the trial's number and the trials of earlier rounds, never on where a sweep was killed nor on how many
+commands are at it: they propose and tell in turn, and share a round's cells as those of any run.
 """
 
 import dataclasses
@@ -10,14 +11,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend
@@ -35,12 +36,14 @@ from bench.core.records import Record, Trial, Tuning
 from bench.core.types import Learner, Search, Suite
 from bench.places.execution import Execution
 from bench.planning.plan import Begun, Cell, Request, plan, suite_of
+from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 PRUNERS = ("none", "median", "hyperband")
 REDUCTION = 3  # a trial that may be pruned stops at a ninth, a third and the whole of its meta-iterations
+JOURNAL, ABOUT = "journal.log", "study.json"  # of all sweeps, in the folder of each
 DIGITS = 4  # significant ones of a proposed value, so that people can type it
 
 
@@ -144,13 +147,20 @@ class Sweep:
     @property
     def name(self) -> str:
         """The study's: names for people, and a hash of all that its proposals depend on."""
+        content = json.dumps(self.about, sort_keys=True)
+        suite, algorithm = (default_out(str(named)).name for named in self.named)
+        return f"{suite}-{algorithm}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that the proposals and what becomes of them depend on."""
         settings = dataclasses.asdict(replace(self.settings, storage=None))
         if self.settings.sampler != "grid":  # more trials go on from fewer; a grid is laid for a number of them
             settings.pop("trials")
+        spec = self.cell.spec.model_dump(mode="json")
+        spec["suite"].pop("given"), spec["algorithm"].pop("given")
         ranges = {key: repr(value) for key, value in self.space.items()}
-        content = json.dumps([self.cell.id, self.request.seeds, settings, ranges], sort_keys=True)
-        suite, algorithm = (default_out(str(named)).name for named in self.named)
-        return f"{suite}-{algorithm}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+        return {"spec": spec, "seeds": list(self.request.seeds), "settings": settings, "space": ranges}
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
@@ -329,31 +339,23 @@ def tune(
 
     Raises:
         BenchError: the storage does not answer.
-        StoreError: another process tunes in this run directory.
     """
     Store.create(root)
     store = Store.create(root / TUNING)
     settings = found[0].settings
-    lock = FileLock(store.root / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
     storage, verbosity = None, optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = _storage(settings.storage, store.root)
-        studies = [
-            (sweep, optuna.create_study(storage=storage, study_name=sweep.name, sampler=optuna.samplers.RandomSampler(),
-                                        pruner=sweep.pruner, direction=sweep.direction, load_if_exists=True))
-            for sweep in found
-        ]  # fmt: skip
+        with _turn(store):
+            storage = _storage(settings.storage, store.root)
+            studies = [(sweep, _study(sweep, storage, store)) for sweep in found]
         deadline, begun = time.monotonic() + time_limit if time_limit else None, Begun(store.specs())
         for first in range(0, settings.trials, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.trials))
             if not _round(studies, numbers, store, begun, watch, deadline, execution):
                 break
-        return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
+        with _turn(store):
+            return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
     except (StorageInternalError, SQLAlchemyError) as error:
         raise _silent(settings.storage, error) from None
     finally:
@@ -361,7 +363,29 @@ def tune(
             storage.remove_session()
             storage.engine.dispose()
         optuna.logging.set_verbosity(verbosity)
-        lock.release()
+
+
+@contextmanager
+def _turn(store: Store) -> Iterator[None]:
+    """Meanwhile no other command proposes or tells, and the journal ends with a whole line."""
+    with briefly(store.root, "the sweep"):
+        path = store.root / JOURNAL
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):  # a full disk or a kill cut it short, and the next would go bad
+            os.truncate(path, content.rfind(b"\n") + 1)
+        yield
+
+
+def _study(sweep: Sweep, storage: optuna.storages.BaseStorage, store: Store) -> Study:
+    """The sweep's study in the storage; what it is stands beside its trials, for whoever asks for almost the same."""
+    path = store.root / sweep.name / ABOUT
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write(path, json.dumps(sweep.about, indent=1).encode())
+    return optuna.create_study(
+        storage=storage, study_name=sweep.name, sampler=optuna.samplers.RandomSampler(), pruner=sweep.pruner,
+        direction=sweep.direction, load_if_exists=True,
+    )  # fmt: skip
 
 
 def _copy(sweep: Sweep, trials: Iterable[FrozenTrial]) -> Study:
@@ -383,16 +407,17 @@ def _round(
     execution: Execution,
 ) -> bool:
     """Asks, runs and tells some trials of every sweep; whether the time sufficed."""
-    for sweep, study in studies:
-        for number in numbers:
-            earlier = study.get_trials(deepcopy=False)
-            if len(earlier) <= number:
-                study.add_trial(propose(earlier, sweep))
-                if len(study.get_trials(deepcopy=False)) != number + 1:
-                    raise BenchError(
-                        f"somebody else adds trials to the study {sweep.name} in the same storage. One `bench tune` at "
-                        "a time proposes; give it workers or a cluster instead."
-                    )
+    with _turn(store):
+        for sweep, study in studies:
+            for number in numbers:
+                earlier = study.get_trials(deepcopy=False)
+                if len(earlier) <= number:
+                    study.add_trial(propose(earlier, sweep))
+                    if len(study.get_trials(deepcopy=False)) != number + 1:
+                        raise BenchError(
+                            f"somebody else adds trials to the study {sweep.name} in the same storage, from another "
+                            "run directory. Several `bench tune` share a sweep that have the same --out."
+                        )
     for level in range(max(len(sweep.rungs) for sweep, _ in studies)):
         cells: list[Cell] = []
         for sweep, study in studies:
@@ -407,10 +432,11 @@ def _round(
         ended = run_cells(cells, store, watch, left, plugins, execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False
-        for sweep, study in studies:
-            for trial in _reaching(sweep, study, numbers, level):
-                if trial.state == TrialState.RUNNING:
-                    _tell(sweep, study, trial, level, store)
+        with _turn(store):
+            for sweep, study in studies:
+                for trial in _reaching(sweep, study, numbers, level):
+                    if trial.state == TrialState.RUNNING:
+                        _tell(sweep, study, trial, level, store)
     return True
 
 
@@ -448,10 +474,7 @@ def _kept(tuning: Tuning, store: Store) -> Tuning:
 def _storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """A journal file, or the PostgreSQL database of a URL."""
     if url is None:
-        path = folder / "journal.log"
-        content = path.read_bytes() if path.exists() else b""
-        if content and not content.endswith(b"\n"):  # a full disk cut the last line short, and the next would go bad
-            os.truncate(path, content.rfind(b"\n") + 1)
+        path = folder / JOURNAL
         try:
             return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         except (ValueError, KeyError) as error:
