@@ -9,8 +9,7 @@ import logging
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,14 +120,20 @@ def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None
         ctx.with_resource(variable("BENCH_DATA_DIR", str(path.absolute())))
 
 
-@contextmanager
-def _going_on(root: Path) -> Iterator[None]:
-    """What is interrupted meanwhile says how it goes on."""
-    try:
-        yield
-    except KeyboardInterrupt as interrupt:
-        message = f"What is done is kept in {root}; the same command goes on from there."
-        raise Interrupted.by(interrupt, message) from None
+def going_on(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a command that is interrupted say how it goes on."""
+
+    @wraps(command)
+    def saying(suites: str, out: Path | None, **options: Any) -> Any:
+        try:
+            return command(suites=suites, out=out, **options)
+        except KeyboardInterrupt as interrupt:
+            from bench.storage.store import default_out
+
+            message = f"What is done is kept in {out or default_out(suites)}; the same command goes on from there."
+            raise Interrupted.by(interrupt, message) from None
+
+    return saying
 
 
 plugin_option = click.option(
@@ -205,6 +210,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also send curves and scores there while running (an extra); may be repeated.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
+@going_on
 def run(
     suites: str,
     out: Path | None,
@@ -240,13 +246,12 @@ def run(
         tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
         return
     keep_memory()
-    with _going_on(root):
-        with logging_to(logging.StreamHandler()):
-            cells = cells_of(asked, root, tuned, measured)
-        store = Store.create(root)
-        with Progress() as progress:
-            watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
-            records = run_cells(cells, store, watch, time_limit, plugins, execution)
+    with logging_to(logging.StreamHandler()):
+        cells = cells_of(asked, root, tuned, measured)
+    store = Store.create(root)
+    with Progress() as progress:
+        watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
+        records = run_cells(cells, store, watch, time_limit, plugins, execution)
     for view in comparisons(results(store, records), records):
         tables.comparison(view)
     for label, message in progress.lost.items():
@@ -294,6 +299,7 @@ def run(
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
 @execution_options
 @plugin_option
+@going_on
 def tune(
     suites: str,
     trials: int,
@@ -324,11 +330,10 @@ def tune(
     root = out or default_out(suites)
     options["threads"] = options["threads"] or execution.threads
     keep_memory()
-    with _going_on(root):
-        found = sweeps(Request(suites=suites, **options), settings)
-        tables.sweeps(found)
-        with Progress() as progress:
-            done = sweep(found, root, progress, time_limit, execution)
+    found = sweeps(Request(suites=suites, **options), settings)
+    tables.sweeps(found)
+    with Progress() as progress:
+        done = sweep(found, root, progress, time_limit, execution)
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():

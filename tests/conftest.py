@@ -113,6 +113,20 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
         report.longrepr = f"skipped for want of data that lies beside the checkout: {report.longrepr}"
 
 
+@pytest.fixture
+def strike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Lets each cell's first process be killed around the writing of its record (`tests/probes/record_strike.py`)."""
+
+    def set_up(number: int, seconds: float) -> None:
+        folder = tmp_path / "struck"
+        folder.mkdir()
+        (tmp_path / "sitecustomize.py").write_text("import record_strike\n")
+        monkeypatch.setenv("STRIKE", f"{int(number)} {seconds} {folder}")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path, ROOT / "tests" / "probes", ROOT))))
+
+    return set_up
+
+
 class Forked:
     """A `bench` command in a process that is this one once more: a new one would take seconds to import torch."""
 
