@@ -98,13 +98,13 @@ def run(
         BenchError: as the command, which prints its message.
     """
     execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
-    options.setdefault("threads", execution.threads)
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
         algos=text,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         plugins=tuple(map(Path, plugins)),
+        share=execution.threads,
         **options,
     )
     root = Path(out) if out else default_out(suite)

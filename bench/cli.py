@@ -196,7 +196,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--engine", type=click.Choice(["auto", "eager", "compiled", "learn2learn"]), default="auto", show_default=True,
     help="How meta-gradients are computed; auto compiles where it pays.",
 )  # fmt: skip
-@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
 @click.option(
     "--chunk-tasks", default="auto", show_default=True, callback=_chunk, metavar="N",
     help="Tasks computed at once; auto takes all, half as many each time memory runs out, and one on each core where "
@@ -239,15 +242,15 @@ def run(
     from bench.terminal.progress import Progress
     from reports.views import comparisons
 
-    options["threads"] = options["threads"] or execution.threads
-    asked = Request(suites=suites, plugins=plugins, **options)
+    asked = Request(suites=suites, plugins=plugins, share=execution.threads, **options)
     root = out or default_out(suites)
-    if dry_run:
-        tables.forecast(cells_of(asked, root, tuned, remembered), root, plugins)
-        return
-    keep_memory()
+    if not dry_run:
+        keep_memory()
     with logging_to(logging.StreamHandler()):
-        cells = cells_of(asked, root, tuned, measured)
+        cells = cells_of(asked, root, tuned, remembered if dry_run else measured)
+    if dry_run:
+        tables.forecast(cells, root, plugins)
+        return
     store = Store.create(root)
     with Progress() as progress:
         watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
@@ -296,7 +299,10 @@ def run(
     "--engine", type=click.Choice(["eager", "compiled", "learn2learn"]), default="eager", show_default=True,
     help="How meta-gradients are computed; trials are short and of many shapes, so compiling seldom pays.",
 )  # fmt: skip
-@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
 @execution_options
 @plugin_option
 @going_on
@@ -318,6 +324,7 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
+    from bench.cells.cell import logging_to
     from bench.learning.engines.vectorised import keep_memory
     from bench.planning.plan import Request
     from bench.storage.store import default_out
@@ -328,9 +335,9 @@ def tune(
 
     settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
     root = out or default_out(suites)
-    options["threads"] = options["threads"] or execution.threads
     keep_memory()
-    found = sweeps(Request(suites=suites, **options), settings)
+    with logging_to(logging.StreamHandler()):
+        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root)
     tables.sweeps(found)
     with Progress() as progress:
         done = sweep(found, root, progress, time_limit, execution)

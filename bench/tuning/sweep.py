@@ -8,6 +8,7 @@ commands are at it: they propose and tell in turn, and share a round's cells as 
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
@@ -43,6 +44,11 @@ SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 PRUNERS = ("none", "median", "hyperband")
 REDUCTION = 3  # a trial that may be pruned stops at a ninth, a third and the whole of its meta-iterations
+OPTIONS = {  # what a sweep depends on -> what says it
+    **{name: f"--{name}" for name in ("threads", "engine", "device", "seeds", "sampler", "pruner", "batch", "trials")},
+    **{"iterations": "--trial-iterations", "sampler seed": "--sampler-seed"},
+}
+log = logging.getLogger("bench")
 JOURNAL, ABOUT = "journal.log", "study.json"  # of all sweeps, in the folder of each
 DIGITS = 4  # significant ones of a proposed value, so that people can type it
 
@@ -282,12 +288,14 @@ def validation_score(record: Record, store: Store) -> float:
     return mean if math.isfinite(mean) else (math.inf if judged.headline.better == "lower" else -math.inf)
 
 
-def sweeps(request: Request, settings: Settings) -> list[Sweep]:
+def sweeps(request: Request, settings: Settings, root: Path | None = None) -> list[Sweep]:
     """One per suite and algorithm; every mistake shows before any trial runs.
 
     Args:
-        request: what to tune; iterations are a trial's, a tenth of the preset's unless given.
+        request: what to tune; iterations are a trial's, a tenth of the preset's unless given. Threads that are left
+            open are those that a sweep was begun with.
         settings: of all sweeps.
+        root: the run directory, which may hold some of them, or almost.
     """
     for kind, name, allowed in (("sampler", settings.sampler, SAMPLERS), ("pruner", settings.pruner, PRUNERS)):
         if name not in allowed:
@@ -301,11 +309,73 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
+            if root:
+                sweep = _as_begun(sweep, root / TUNING)
             _check_rungs(sweep)
             if settings.sampler == "grid":
                 sweep.grid  # noqa: B018  # a grid that is too small shows now
             found.append(sweep)
     return list({sweep.name: sweep for sweep in found}.values())
+
+
+def _as_begun(sweep: Sweep, folder: Path) -> Sweep:
+    """The sweep with the threads that it was begun with, if those are left open; says what there does not count."""
+    if (folder / sweep.name / ABOUT).exists():
+        return sweep
+    label = f"{sweep.named[1]} on {sweep.named[0]}"
+    differences = [(other, _differences(about, sweep.about)) for other, about in _alike(sweep, folder)]
+    for other, found in sorted(differences, key=lambda each: len(each[1])):
+        count = _trials(sweep, json.loads((folder / other / ABOUT).read_bytes()), folder)
+        there = f"{folder / other} holds a sweep of {label} with {count} finished trial{'' if count == 1 else 's'}"
+        if sweep.request.threads is None and list(found) == ["threads"]:
+            log.info("%s, which goes on with --threads %s, as it was begun", there, found["threads"][0])
+            asked = replace(sweep.request, threads=found["threads"][0])
+            return Sweep(plan(asked)[0], sweep.named, asked, sweep.settings)
+        what = ", ".join(f"{name} {theirs}, not {ours}" for name, (theirs, ours) in found.items())
+        options = " ".join(f"{OPTIONS[name]} {theirs}" for name, (theirs, _) in found.items() if name in OPTIONS)
+        more = f"{options} goes on with it" if len(options.split()) == 2 * len(found) else "nothing goes on with it"
+        log.warning("%s, which does not count here, for it has %s: %s", there, what, more)
+    return sweep
+
+
+def _alike(sweep: Sweep, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sweeps of the same algorithm on the same suite, as they were named, and what they depend on."""
+    prefix = sweep.name.rpartition("-")[0]
+    for path in sorted(folder.glob(f"{prefix}-*/{ABOUT}")):
+        if path.parent.name.rpartition("-")[0] == prefix:
+            try:
+                yield path.parent.name, json.loads(path.read_bytes())
+            except (ValueError, OSError) as error:
+                raise StoreError(f"{path} is corrupt ({error}). Move it away: `bench tune` writes it anew.") from None
+
+
+def _differences(about: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> theirs, ours; of what an option says and of what none does."""
+
+    def flat(of: dict[str, Any]) -> dict[str, Any]:
+        settings = {"sampler seed" if name == "seed" else name: value for name, value in of["settings"].items()}
+        spec = {name: value for name, value in of["spec"].items() if name not in ("seed", "outer")}
+        sources = {f"the source of the {kind}": spec.pop(kind) for kind in ("suite", "algorithm")}
+        seeds = ",".join(map(str, of["seeds"])) + ("," if len(of["seeds"]) == 1 else "")
+        return {**spec, "seeds": seeds, **settings, "ranges": of["space"], **sources}
+
+    theirs, mine = flat(about), flat(ours)
+    found = {name: (theirs.get(name), mine.get(name)) for name in {**theirs, **mine}}
+    long = ("ranges", "manifests", "the source of the suite", "the source of the algorithm")
+    differing = {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+    return {name: ("another", "the present one") if name in long else pair for name, pair in differing.items()}
+
+
+def _trials(sweep: Sweep, about: dict[str, Any], folder: Path) -> int:
+    """How many trials of a sweep have ended."""
+    same = ("suite", "suite_version", "engine", "device", "threads", "validation_tasks")
+    cells = 0
+    for record in Store.open(folder).records():
+        spec = record.spec.model_dump(mode="json")
+        spec["suite"].pop("given")
+        alike = all(spec[name] == about["spec"][name] for name in same)
+        cells += alike and spec["algorithm"]["source"] == about["spec"]["algorithm"]["source"]
+    return cells // len(about["seeds"])
 
 
 def _check_rungs(sweep: Sweep) -> None:
