@@ -19,6 +19,7 @@ import click
 from bench.core.environment import variable
 from bench.core.errors import BenchError, unknown
 from bench.core.interrupts import Interrupted, interruptible
+from bench.terminal.config import Configured, config_options
 
 if TYPE_CHECKING:
     from bench.core.data import Dataset
@@ -174,7 +175,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return taking
 
 
-@main.command()
+@main.command(cls=Configured)
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
@@ -213,6 +214,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also send curves and scores there while running (an extra); may be repeated.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
+@config_options
 @going_on
 def run(
     suites: str,
@@ -266,7 +268,7 @@ def run(
         sys.exit(3)
 
 
-@main.command()
+@main.command(cls=Configured)
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
 @click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
@@ -305,6 +307,7 @@ def run(
 )  # fmt: skip
 @execution_options
 @plugin_option
+@config_options
 @going_on
 def tune(
     suites: str,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from bench.core.errors import StoreError
-from bench.core.records import FORMAT, Record, Spec
+from bench.core.records import FORMAT, Record, Spec, Tuning
 from bench.storage.hold import Hold
 
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ def default_out(suites: str) -> Path:
     """runs/<suites>, without brackets and commas."""
     name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
     return Path("runs") / name.strip("-")
+
+
+def tunings(root: Path) -> Iterator[Tuning]:
+    """The sweeps of a run directory, in order of their names.
+
+    Raises:
+        StoreError: one is corrupt.
+    """
+    for path in sorted((root / TUNING).glob("*/sweep.json")):
+        try:
+            yield Tuning.model_validate_json(path.read_bytes())
+        except (ValidationError, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise StoreError(f"{path} is corrupt or foreign ({first}). `bench tune` writes it anew.") from None
 
 
 @dataclass(frozen=True)
