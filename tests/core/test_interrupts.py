@@ -132,8 +132,8 @@ CALL = """if True:
     from bench.core import interrupts
     interrupts.TOGETHER = 0.05
     def work():
-        print("ready", flush=True)
         try:
+            print("ready", flush=True)
             time.sleep(30)
         finally:
             print("saved", flush=True)
