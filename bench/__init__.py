@@ -15,8 +15,10 @@ find_ours_first()
 def __getattr__(name: str) -> Any:
     # Not imported before it is used: `bench --help` must not wait for torch and pandas.
     if name in __all__:
+        from bench.core.system import check_system
         from bench.core.torch_version import check_torch
 
+        check_system()
         check_torch()
         from bench import api
         from bench.reporting import costing

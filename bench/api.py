@@ -13,7 +13,7 @@ from bench.cells.restore import trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, PluginError
 from bench.core.findings import Audit
 from bench.core.interrupts import passed_on
 from bench.core.records import EngineName, Record
@@ -233,11 +233,20 @@ def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.Da
     return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
 
 
-def cells_of(request: Request, root: Path, tuned: bool, choice: Choice = measured) -> list[Cell]:
-    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose."""
+def cells_of(
+    request: Request,
+    root: Path,
+    tuned: bool,
+    choice: Choice = measured,
+    broken: Callable[[PluginError], object] | None = None,
+) -> list[Cell]:
+    """What a request asks for, as the run directory has begun it; `tuned` with the values that a sweep chose.
+
+    `broken` is told of what somebody's own code does not let be planned; without it that is raised.
+    """
     known = list(Store.open(root).specs()) if (root / MARK).exists() else []
     if not tuned:
-        return plan(request, known, choice)
+        return plan(request, known, choice, broken)
     return with_chosen_values(request, root, known, choice)
 
 

@@ -1,15 +1,14 @@
 """The `bench` command: parse, call, print. Nothing heavy is imported before a command needs it.
 
-Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost;
-130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
+Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost,
+or would; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
-import errno
 import logging
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bench.core.environment import variable
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, PluginError, unknown
 from bench.core.interrupts import Interrupted, interruptible
 from bench.terminal.config import Configured, config_options
+from bench.terminal.document import gathered, json_option
+from bench.terminal.outlet import outlets
 
 if TYPE_CHECKING:
-    from bench.core.data import Dataset
     from bench.places.execution import Execution
 
 
@@ -33,19 +33,29 @@ MOST_COUNTED = 10_000  # inner steps or tasks
 class Command(click.Group):
     """The group, which prints what a user or the machine did wrong as one short message and never as a traceback."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command line, help and refusals included, with all that is said kept sayable."""
+        try:
+            with outlets():
+                return super().main(*args, **kwargs)
+        except OSError as error:
+            with outlets():
+                click.echo(f"Error: not all could be said: {error}. What was done is kept.", err=True)
+            sys.exit(2)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 128 + n by signal n."""
         try:
+            from bench.core.system import check_system
             from bench.core.torch_version import check_torch
 
             with interruptible():
+                check_system()
                 check_torch()
                 return super().invoke(ctx)
         except BenchError as error:
             message, code = str(error), error.exit_code
         except OSError as error:
-            if error.errno == errno.EPIPE:  # whoever read has gone: click ends quietly
-                raise
             message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
         except KeyboardInterrupt as interrupt:
             number = Interrupted.by(interrupt, "").number
@@ -66,6 +76,11 @@ class Command(click.Group):
 @click.version_option(package_name="meta-bench", prog_name="bench")
 def main() -> None:
     """Compare meta-learners on uniform suites, under one protocol, with intervals that can be trusted."""
+
+
+def _tell(errors: Iterable[PluginError]) -> None:
+    for message in dict.fromkeys(map(str, errors)):
+        click.echo(message)
 
 
 Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
@@ -176,6 +191,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @main.command(cls=Configured)
+@json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
@@ -246,12 +262,16 @@ def run(
 
     asked = Request(suites=suites, plugins=plugins, share=execution.threads, **options)
     root = out or default_out(suites)
+    broken: list[PluginError] = []
     if not dry_run:
         keep_memory()
     with logging_to(logging.StreamHandler()):
-        cells = cells_of(asked, root, tuned, remembered if dry_run else measured)
+        cells = cells_of(asked, root, tuned, remembered if dry_run else measured, broken.append)
     if dry_run:
-        tables.forecast(cells, root, plugins)
+        whole = tables.forecast(cells, root, plugins)
+        _tell(broken)
+        if broken or not whole:
+            sys.exit(3)
         return
     store = Store.create(root)
     with Progress() as progress:
@@ -264,11 +284,13 @@ def run(
     if len(records) + len(progress.lost) < len(cells):
         click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
     click.echo(f"stored in {root}")
-    if progress.lost or any(record.outcome != "finished" for record in records):
+    _tell(broken)
+    if broken or progress.lost or any(record.outcome != "finished" for record in records):
         sys.exit(3)
 
 
 @main.command(cls=Configured)
+@json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
 @click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
@@ -292,6 +314,10 @@ def run(
 @click.option(
     "--batch", default="5", show_default=True, callback=_count(100_000), metavar="N", help="Trials in a round."
 )
+@click.option(
+    "--search", metavar="A[P=..]",
+    help='Where to look, instead of where algorithms declare: "maml[inner_lr=0.01..1 log, steps=1|3|5]".',
+)  # fmt: skip
 @click.option("--storage", metavar="URL", help="postgresql://...  [default: a journal file in the run directory]")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
@@ -317,6 +343,7 @@ def tune(
     seed: int,
     batch: int,
     storage: str | None,
+    search: str | None,
     time_limit: float | None,
     out: Path | None,
     execution: "Execution",
@@ -336,7 +363,9 @@ def tune(
     from bench.tuning.sweep import Settings, sweeps
     from bench.tuning.sweep import tune as sweep
 
-    settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage)
+    settings = Settings(
+        trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage, search=search
+    )
     root = out or default_out(suites)
     keep_memory()
     with logging_to(logging.StreamHandler()):
@@ -350,7 +379,8 @@ def tune(
         click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
-    if any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials):
+    failed = any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials)
+    if failed or any(tuning.trials and tuning.best is None for tuning in tunings):
         sys.exit(3)
 
 
@@ -366,6 +396,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 
 
 @main.command("cost")
+@json_option
 @click.option("--suite", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot,omniglot[ways=20]".')
 @click.option("--algos", required=True, metavar="A[,A]", help="Algorithms, each with every operator that it can take.")
 @click.option("--steps", default="1,5,10", show_default=True, callback=_counts, help="Inner steps.")
@@ -375,7 +406,6 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
     help="Of eager, compiled (up to a minute more for each row) and learn2learn.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Where the pictures go.  [default: cost/<suites>]")
-@click.option("--json", "json_", type=click.Path(path_type=Path, dir_okay=False), help="Also write the rows here.")
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),
@@ -385,7 +415,7 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
 @click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
 @plugin_option
-def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Path | None, **options: Any) -> None:
+def cost(suite: str, algos: str, out: Path | None, runs: Path | None, **options: Any) -> None:
     """Measure what a meta-iteration costs.
 
     Seconds, memory and FLOPs over inner steps and tasks, second order against first.
@@ -393,21 +423,25 @@ def cost(suite: str, algos: str, out: Path | None, json_: Path | None, runs: Pat
     Images that are not at hand are replaced by random ones: their content does not change the time.
     """
     from bench.reporting.costing import cost as measure
-    from bench.storage.store import MARK, default_out
+    from bench.storage.store import MARK, check_claim, default_out
     from bench.terminal import tables
 
     default = default_out(suite)
     stored = runs or (default if (default / MARK).exists() else None)
     if runs and not (runs / MARK).exists():
         raise BenchError(f"{runs} is no run directory. Give one that `bench run` made, such as {default}.")
+    folder = out or Path("cost") / default.name
+    check_claim(folder, tables.COST_MARK, tables.COST_KIND)
     frame = measure(suite, algos, watch=lambda text: click.echo(text, err=True), **options)
-    if json_:
-        json_.parent.mkdir(parents=True, exist_ok=True)
-        frame.to_json(json_, orient="records", indent=1)
-    tables.costs(frame, out or Path("cost") / default.name, stored)
+    tables.costs(frame, folder, stored)
+    for message in frame.attrs["broken"]:
+        click.echo(message)
+    if frame.attrs["broken"]:
+        sys.exit(3)
 
 
 @main.command("list")
+@json_option
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:
     """List the suites and the algorithms."""
@@ -416,6 +450,8 @@ def list_(plugins: tuple[Path, ...]) -> None:
     catalogue = Catalogue(plugins)
     for kind in FOLDERS:
         names = catalogue.names(kind)
+        if gathered(f"{kind}s", [{"name": name, "what": line} for name, line in names.items()]):
+            continue
         width = max(map(len, names), default=0)
         click.echo(f"{kind}s")
         for name, line in names.items():
@@ -423,6 +459,7 @@ def list_(plugins: tuple[Path, ...]) -> None:
 
 
 @main.command("show")
+@json_option
 @click.argument("name")
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw the suite's data to this PNG.")
 @data_option
@@ -438,6 +475,7 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 
 @main.command()
+@json_option
 @click.argument("algos", required=False)
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
@@ -499,6 +537,7 @@ def draw(
 
 
 @main.command()
+@json_option
 @click.argument("store", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--compare", nargs=2, type=click.Path(path_type=Path), metavar="A B",
@@ -525,6 +564,7 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
 
 
 @main.command()
+@json_option
 @click.argument("store", type=click.Path(path_type=Path))
 def audit(store: Path) -> None:
     """Find what makes a comparison invalid.
@@ -541,6 +581,7 @@ def audit(store: Path) -> None:
 
 
 @main.command()
+@json_option
 @click.argument("stores", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="A B...")
 @click.option("--into", type=click.Path(path_type=Path), metavar="FOLDER", help="Where to.  [default: A]")
 def merge(stores: tuple[Path, ...], into: Path | None) -> None:
@@ -561,36 +602,35 @@ def data() -> None:
     """Fetch and verify data sets."""
 
 
-def _dataset(name: str, plugins: tuple[Path, ...]) -> "Dataset | None":
-    """What a suite downloads, if anything."""
-    from bench.core.discovery import Catalogue
-
-    found: Dataset | None = getattr(Catalogue(plugins).load("suite", name), "data", None)
-    if found is None:
-        click.echo(f"{name} needs no data: there is nothing to fetch or to verify")
-    return found
-
-
 @data.command()
+@json_option
 @click.argument("name")
 @data_option
 @plugin_option
 def fetch(name: str, plugins: tuple[Path, ...]) -> None:
     """Download a suite's data once, or say where it lies."""
-    if dataset := _dataset(name, plugins):
-        for path in dataset.fetch():
-            click.echo(path)
+    from bench.certificate.data import fetched
+    from bench.core.discovery import Catalogue
+
+    places = fetched(name, Catalogue(plugins))
+    click.echo("\n".join(places) or f"{name} has nothing to fetch: what it reads is at hand")
 
 
 @data.command()
+@json_option
 @click.argument("name")
 @data_option
 @plugin_option
 def verify(name: str, plugins: tuple[Path, ...]) -> None:
-    """Check a suite's data by content; exit 1 on a fault."""
-    dataset = _dataset(name, plugins)
-    rows = dataset.verify() if dataset else ()
-    for row in rows:
-        click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.name}: {row.files} files, SHA-256 {row.sha256}, {row.where}")
+    """Check a suite's data by content, and its frozen tasks; exit 1 on a fault.
+
+    What a suite reads is read anew, of all its splits, and never from a cache.
+    """
+    from bench.certificate.data import verified
+    from bench.core.discovery import Catalogue
+
+    rows = list(verified(name, Catalogue(plugins)))
+    for row in rows if not gathered(name, [row._asdict() for row in rows]) else ():
+        click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.what}: {row.found}")
     if not all(row.ok for row in rows):
         sys.exit(1)

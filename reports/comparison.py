@@ -142,7 +142,8 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     robust = [cube.robust(step) for cube in group]
     sign = 1 if better == "lower" else -1
     middles = [r.median.value for r in robust] if by == "median" else [m.value for m in means]
-    best = int(np.argmin([sign * v for v in middles]))
+    # Equals are told apart by name, so that the same data have the same best in whatever order they come.
+    best = min(range(len(group)), key=lambda i: (sign * middles[i], group[i].algorithm, group[i].arm))
     rows = []
     for i, cube in enumerate(group):
         apart = _difference(cube, group[best], step, by) if i != best else Interval(0.0, 0.0, 0.0)

@@ -71,6 +71,7 @@ def _about(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "message": record.message,
         "stopped_at": record.stopped_at,
+        "cautions": json.dumps(record.cautions),
         "selected": json.dumps({**tuned, **record.selected}, sort_keys=True, default=str),
         "compile_seconds": record.compile_seconds,
         "evaluate_seconds": record.evaluate_seconds,

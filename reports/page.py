@@ -19,6 +19,7 @@ from bench.core.findings import Audit
 from reports.figures import INK
 from reports.views import View, columns_of
 
+LOST = "replace"  # names of files need not be text
 FORMATS = ("svg", "png", "pdf")
 SALT: dict[Any, Any] = {"svg.hashsalt": "bench"}  # the same figure, the same file
 
@@ -74,13 +75,18 @@ def publish(
             write(folder / "figures" / f"{picture.name}.{form}", content)
         drawn.append((picture, contents["svg"].decode()))
     for view in report.views:
-        write(folder / "tables" / f"{view.name}.tex", view.latex().encode())
-    write(folder / "tables" / "report.md", markdown(report).encode())
+        write(folder / "tables" / f"{view.name}.tex", view.latex().encode(errors=LOST))
+    write(folder / "tables" / "report.md", markdown(report).encode(errors=LOST))
     for name, frame in frames.items():
         path = folder / "data" / name
-        write(path, frame.to_parquet(index=False) if path.suffix == ".parquet" else frame.to_csv(index=False).encode())
+        write(
+            path,
+            frame.to_parquet(index=False)
+            if path.suffix == ".parquet"
+            else frame.to_csv(index=False).encode(errors=LOST),
+        )
     page = folder / "index.html"
-    write(page, html(report, drawn).encode())
+    write(page, html(report, drawn).encode(errors=LOST))
     return page
 
 

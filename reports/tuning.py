@@ -48,7 +48,10 @@ def summary(tunings: Iterable[Tuning]) -> pd.DataFrame:
 
 def values(trial: Trial | None) -> str:
     """The searched values of a trial, as one types them."""
-    return ", ".join(f"{name}={value:g}" for name, value in trial.parameters.items()) if trial else "none usable"
+    if trial is None:
+        return "none usable"
+    shown = {n: f"{value:g}" if isinstance(value, float) else value for n, value in trial.parameters.items()}
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def running_best(tuning: Tuning) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -99,7 +102,7 @@ def pictures(study: Study, tuning: Tuning) -> dict[str, matplotlib.figure.Figure
 
     Trials without a finite score are not drawn.
     """
-    rates = {name: name == "outer_lr" for name, (_, _, log) in tuning.space.items() if log}
+    rates = {n: n == "outer_lr" for n, where in tuning.space.items() if isinstance(where, tuple) and where[2]}
     names = sorted(tuning.space, key=lambda name: (name != "inner_lr", rates.get(name, 2)))  # inner rates come first
     done = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if _finite(trial.value)]
     varied = [name for name in names if len({trial.params[name] for trial in done}) > 1]

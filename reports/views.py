@@ -35,6 +35,16 @@ class Entry:
     order: float | str = ""
     mark: Mark = ""
     link: str = ""
+    interval: Interval | None = None
+
+    @property
+    def plain(self) -> Any:
+        """The value for programs: a number, an interval by its ends, or the text."""
+        if self.interval:
+            found = {"value": self.interval.value, "low": self.interval.low, "high": self.interval.high}
+            return found | ({"mark": self.mark} if self.mark else {})
+        number = isinstance(self.order, int | float)
+        return self.text if not number else self.order if math.isfinite(float(self.order)) else None
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
         its = more[(more["arm"] == arm) & (more["setting"] == setting) & (more["norm"] == norm)]
         for own in its.to_dict("records"):
             found = Interval(own["mean"], own["low"], own["high"])
-            row[columns[own["metric"]]] = Entry(plus_minus(found), found.value)
+            row[columns[own["metric"]]] = Entry(plus_minus(found), found.value, interval=found)
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
@@ -121,11 +131,15 @@ def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> d
     for row in steps.to_dict("records"):
         marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
         found = Interval(row["mean"], row["low"], row["high"])
-        means[_column(metric, row["step"])] = Entry(plus_minus(found), found.value, marks.get("mean", ""))
+        means[_column(metric, row["step"])] = Entry(
+            plus_minus(found), found.value, marks.get("mean", ""), interval=found
+        )
         if heavy or not metric.unit:
             for name in ROBUST if row["step"] == steps["step"].max() else ["median"]:
                 found = Interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")))
-                robust[f"{ROBUST[name]} @{row['step']}"] = Entry(spanned(found), found.value, marks.get(name, ""))
+                robust[f"{ROBUST[name]} @{row['step']}"] = Entry(
+                    spanned(found), found.value, marks.get(name, ""), interval=found
+                )
     return means | robust
 
 
@@ -157,6 +171,12 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
         what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
         yield f"{what}; see cells/{row['cell']}/log.txt"
+    doubts: dict[str, list[str]] = {}
+    for row in mine.to_dict("records"):
+        for what, message in json.loads(row["cautions"]).items():
+            doubts.setdefault(f"{row['algorithm']}: {what}: {message}", []).append(str(row["seed"]))
+    for said, seeds in doubts.items():
+        yield f"caution: {said} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
     if about["caveat"]:
         yield str(about["caveat"])
 
@@ -386,6 +406,7 @@ def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequen
 
 
 def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
+    cells = cells.sort_values("seed")  # so that the same data have the same sums in whatever order they come
     first = cells.iloc[0]
     pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
     steps = cells["environment_steps"].sum(min_count=1)

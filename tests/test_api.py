@@ -76,7 +76,10 @@ CALLS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+LONG = ("run in processes", "cost", "tune")
+
+
+@pytest.mark.parametrize("name", [pytest.param(c, marks=pytest.mark.slow if c in LONG else ()) for c in CALLS])
 def test_a_call_leaves_the_process_as_it_was(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.reporting.costing.LONG_ENOUGH", 0.0)
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))  # nothing is known of engines

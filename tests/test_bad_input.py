@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def refused(result: Result, *words: str) -> None:
         ("iterations", "1e3", ["'1e3'", "in digits"]),
         ("threads", "10000", ["'10000'", "from 1 to 256"]),
         ("validate_every", "-1", ["'-1'"]),
-        ("device", "gpu", ["device 'gpu'", "cpu"]),
+        ("device", "gpu", ["device", "gpu", "cpu"]),
         ("data_dir", "nowhere", ["'nowhere' does not exist"]),
         ("plugin", "nowhere.py", ["nowhere.py is not a file"]),
     ],
@@ -206,3 +207,118 @@ def test_a_suite_of_a_plug_in_that_breaks_in_a_cell_is_a_failed_cell(tmp_path: P
     assert "failed: RuntimeError: boom" in result.output
     assert "sinusoid · maml · seed 0: finished" in result.output
     assert "Traceback" not in result.output
+
+
+UNDIFFERENTIABLE = """
+from dataclasses import dataclass
+from torch import nn
+from suites.sinusoid import Sinusoid
+
+class Rounded(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, x):
+        return self.layer(x).argmax(-1, keepdim=True).float()
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Sinusoid):
+    def module(self):
+        return Rounded()
+"""
+DRY = ["run", "--preset", "smoke", "--iterations", "3", "--threads", "1", "--out", "store", "--dry-run"]
+COST = ["cost", "--steps", "1", "--tasks", "2", "--threads", "1"]
+
+
+@pytest.mark.parametrize("command", [DRY, COST])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (UNDIFFERENTIABLE, "RuntimeError: element 0 of tensors does not require grad"),
+        (SUITE.format(method="look_up"), "RuntimeError: boom"),
+        (SUITE.format(method="look_up").replace('RuntimeError("boom")', "SystemExit(7)"), "SystemExit: 7"),
+    ],
+)
+def test_a_suite_that_breaks_is_one_message_and_the_others_go_on(
+    tmp_path: Path, command: list[str], source: str, reason: str
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    result = bench(*command, "--suite", "mine,sinusoid", "--algos", "maml", "--plugin", "mine.py")
+    assert result.exit_code == 3, result.output
+    assert reason in result.output and "Traceback" not in result.output
+    assert re.search(r"^ *(\w+ +)?sinusoid.*\d", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [DRY, COST])
+def test_an_algorithm_that_breaks_is_one_message_and_the_others_go_on(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "mine.py").write_text(ALGORITHM.format(body="raise RuntimeError('boom')"))
+    result = bench(*command, "--suite", "sinusoid", "--algos", "mine,maml", "--plugin", "mine.py")
+    assert result.exit_code == 3, result.output
+    assert "boom" in result.output and "mine.py, line" in result.output and "Traceback" not in result.output
+    assert re.search(r"\bmaml\b.*\d", result.stdout)
+
+
+PROPERTY = """
+from dataclasses import dataclass
+from suites.sinusoid import Sinusoid
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Sinusoid):
+    @property
+    def {name}(self):
+        raise RuntimeError("boom")
+"""
+
+
+@pytest.mark.parametrize("name", ["floor", "report_steps", "protocol", "presets", "setting", "caveat", "evaluations"])
+def test_a_suite_whose_description_breaks_is_refused_before_anything_runs(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(PROPERTY.format(name=name))
+    result = run("--plugin", "mine.py", suite="mine")
+    refused(result, "mine with maml can't be planned: RuntimeError: boom", f"mine.py, line 9, in {name}")
+    tuned = bench("tune", "--suite", "mine", "--algos", "maml", "--preset", "smoke", "--plugin", "mine.py")
+    refused(tuned, "can't be planned: RuntimeError: boom")
+    shown = bench("show", "mine", "--plugin", "mine.py")
+    assert "Traceback" not in shown.output and ("boom" in shown.output) == (shown.exit_code == 2)
+    shown = bench("show", "maml", "--plugin", "mine.py")
+    assert shown.exit_code == 0 and "sinusoid" in shown.output
+
+
+def test_what_is_broken_is_a_fault_of_its_own_in_the_certificate(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ALGORITHM.format(body="return value").replace("def meta_loss", "def at"))
+    result = bench("certify", "mine,scratch", "--plugin", "mine.py")
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "mine can't be certified" in result.output and "scratch" in result.output
+
+
+def test_what_cannot_be_drawn_says_why(tmp_path: Path) -> None:
+    source = SUITE.format(method="paths").replace("sinusoid import Sinusoid", "navigation2d import Navigation2D")
+    (tmp_path / "mine.py").write_text(source.replace("(Sinusoid)", "(Navigation2D)"))
+    made = run("--plugin", "mine.py", suite="mine[trajectories=2]", algos="maml[meta_batch=2]", out="store")
+    assert made.exit_code == 0, made.output
+    refused(bench("draw", "store", "--paths", "paths.png", "--plugin", "mine.py"), "can't be drawn: RuntimeError: boom")
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (PROPERTY.format(name="protocol"), "mine with maml can't be planned: RuntimeError: boom"),
+        (PROPERTY.format(name="evaluations"), "mine with maml can't be planned: RuntimeError: boom"),
+        (SUITE.format(method="sample"), "mine with maml can't be planned: RuntimeError: boom"),
+        (UNDIFFERENTIABLE.replace(".argmax(-1, keepdim=True).float()", ".detach().requires_grad_()"), ""),
+    ],
+)
+def test_what_cannot_be_planned_is_one_message_and_the_others_go_on(
+    tmp_path: Path, source: str, reason: str, dry: list[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    result = run("--plugin", "mine.py", *dry, suite="mine,sinusoid", out="store")
+    assert result.exit_code == 3, result.output
+    assert reason in result.output and "mine" in result.output and "Traceback" not in result.output
+    assert "sinusoid · maml · seed 0" in result.output
+
+
+def test_a_users_own_mistake_still_stops_all_before_anything_runs(tmp_path: Path) -> None:
+    refused(run(suite="sinusoid,glyphs", algos="maml,maml[steps=0]", out="store"), "maml does not take steps=0")
+    assert not (tmp_path / "store").exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
@@ -19,6 +20,7 @@ from bench.cli import main
 from bench.storage.store import Store
 from bench.terminal import tables
 from bench.terminal.progress import Progress
+from suites import cifar_fs, glyphs, mini_imagenet
 
 RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "rich")
@@ -227,9 +229,51 @@ def test_draw_tells_a_longer_run_from_a_shorter_one() -> None:
     assert "such as curves.png" in bench("draw", "store", "--curves", "curves.xyz", code=2).output
 
 
+def test_a_suite_without_downloads_has_nothing_to_fetch() -> None:
+    assert "glyphs has nothing to fetch" in bench("data", "fetch", "glyphs").output
+
+
+@pytest.mark.parametrize("name", ["glyphs", "sinusoid"])
+def test_what_ships_or_is_drawn_is_verified_by_its_frozen_tasks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = bench("data", "verify", name).output
+    assert re.search(r"^ok +test tasks of .*SHA-256 [0-9a-f]{64}$", output, re.MULTILINE)
+    monkeypatch.setattr("bench.learning.evaluate.seeds.generator", lambda *_: torch.Generator().manual_seed(1))
+    assert "WRONG test tasks" in bench("data", "verify", name, code=1).output
+
+
 @pytest.mark.parametrize("command", ["fetch", "verify"])
-def test_a_suite_without_data_has_nothing_to_fetch(command: str) -> None:
-    assert "glyphs needs no data" in bench("data", command, "glyphs").output
+@pytest.mark.parametrize("name", ["mini_imagenet", "cifar_fs", "omniglot"])
+def test_data_that_are_not_there_fail_the_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
+    for module in (mini_imagenet, cifar_fs):
+        module.pixels.cache_clear()
+    (tmp_path / "data").mkdir()
+    assert name in bench("data", command, name, "--data-dir", "data", code=2).output
+    (tmp_path / "data" / name).mkdir()
+    assert (
+        f"{Path('data') / name}" in bench("data", command, name, "--data-dir", "data", code=2).output
+        or name == "omniglot"
+    )
+
+
+def test_an_asset_that_is_damaged_fails_the_verification(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = tmp_path / "glyphs.npz"
+    damaged.write_bytes(glyphs.ASSET.read_bytes()[:-1])
+    monkeypatch.setattr(glyphs, "ASSET", damaged)
+    glyphs._asset.cache_clear()
+    assert "not the file that shipped" in bench("data", "verify", "glyphs", code=2).output
+
+
+def test_a_plug_in_that_cannot_read_its_data_fails_the_verification(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom suites.sinusoid import Sinusoid\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Sinusoid):\n"
+        "    def look_up(self, tasks, role):\n        return open('nowhere.csv')\n"
+    )
+    output = bench("data", "verify", "mine", "--plugin", "mine.py", code=2).output
+    assert "mine can't be read: FileNotFoundError" in output
 
 
 def test_verify_finds_altered_data(tmp_path: Path) -> None:

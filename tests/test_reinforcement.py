@@ -32,6 +32,7 @@ def run(out: Path, suite: str, algos: str, **options: Any) -> list[Record]:
     return run_cells(cells, store, Silent(), None, options.get("plugins", ()))
 
 
+@pytest.mark.slow
 def test_more_iterations_go_on_from_the_shorter_run(tmp_path: Path) -> None:
     for outer in ("trpo", "adam"):
         suite = f"bandit[arms=3,pulls=4,trajectories=4,outer={outer}]"

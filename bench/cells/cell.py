@@ -14,7 +14,7 @@ from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
 from bench.cells.restore import resumed
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, told
 from bench.core.interrupts import deferred
 from bench.core.records import Record
 from bench.core.threads import threads
@@ -119,11 +119,19 @@ class _Life:
             state,
             digest=digest(state, scores, curve),
             files=files,
+            cautions=self._cautions(state),
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
             chunk_tasks=self.protocol.chunk,
             environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )
+
+    def _cautions(self, state: Training) -> dict[str, str]:
+        try:
+            return self.protocol.doubts(state)
+        except Exception as error:  # of somebody's own code, after all that counts is done
+            log.warning("nobody knows whether it trained: %s", told(error))
+            return {}
 
     def _state(self) -> Training:
         path = self._checkpoint()

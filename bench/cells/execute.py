@@ -67,7 +67,10 @@ def run_cells(
             cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
         except BenchError:
             raise
-        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # the cell itself will tell of a plug-in's mistake
             log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     if where:

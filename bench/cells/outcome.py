@@ -18,7 +18,7 @@ from bench.core.records import Judgement, Outcome, Record
 from bench.core.trees import named_leaves
 from bench.core.types import Suite
 from bench.learning.training import Training
-from bench.planning.plan import Cell
+from bench.planning.plan import Cell, judgement_of
 
 
 class PeakMemory:
@@ -125,8 +125,11 @@ def environment() -> dict[str, str]:
 
 
 def _judgement(suite: Suite) -> Judgement:
-    metrics = (*suite.metrics, NLL) if suite.kind == "regression" else suite.metrics
-    return Judgement(metrics=metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+    judged = judgement_of(suite)
+    with contextlib.suppress(Exception):  # of somebody's own suite, which may be why the cell failed
+        if suite.kind == "regression":
+            return judged.model_copy(update={"metrics": (*judged.metrics, NLL)})
+    return judged
 
 
 def _cpu() -> str:

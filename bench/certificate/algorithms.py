@@ -28,6 +28,7 @@ from bench.certificate.checks import (
     Make,
     NotApplicable,
     acting_case,
+    broken,
     case_of,
     checked,
     different,
@@ -39,7 +40,7 @@ from bench.certificate.suites import suite_checks
 from bench.certificate.trpo import trust_region_checks
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import MissingExtraError
+from bench.core.errors import MissingExtraError, PluginError, foreign
 from bench.core.gradients import OPERATORS
 from bench.core.task import SuiteTask
 from bench.core.trees import (
@@ -82,17 +83,26 @@ def certificate(
     catalogue = Catalogue(plugins)
     asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
     for named in asked:
-        for stage, make in stages(partial(algorithm_of, catalogue, named)):
-            yield f"{named.name}{stage}", [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])]
+        try:
+            with foreign(f"{named} can't be certified"):
+                found = [
+                    (f"{named.name}{stage}", [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])])
+                    for stage, make in stages(partial(algorithm_of, catalogue, named))
+                ]
+        except PluginError as error:
+            found = [(named.name, [broken(error)])]
+        yield from found
     if algos is None:
         yield "trust region", list(trust_region_checks())
     for name in catalogue.names("suite") if algos is None else ():
         try:
-            suite = suite_of(catalogue, Named(name, {}))
+            with foreign(f"{name} can't be certified"):
+                checks = list(suite_checks(suite_of(catalogue, Named(name, {})), name))
         except MissingExtraError as error:
-            yield f"{name} (suite)", [Check(str(error), "–", "–", "n/a")]
-            continue
-        yield f"{name} (suite)", list(suite_checks(suite, name))
+            checks = [Check(str(error), "–", "–", "n/a")]
+        except PluginError as error:
+            checks = [broken(error)]
+        yield f"{name} (suite)", checks
 
 
 def stages(make: Make) -> Iterator[tuple[str, Make]]:

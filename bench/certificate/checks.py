@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.certificate.beds import Bed
 from bench.core import seeds
+from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
 from bench.core.trees import shapes_of, tree_leaves, tree_map
 from bench.core.types import Episode, Learner, Meta, Suite, Tasks
@@ -47,10 +48,15 @@ def checked(name: str, bound: float, measure: Callable[[], float], above: bool =
         figure = measure()
     except NotApplicable as reason:
         return Check(name, "", "", f"n/a: {reason}")
-    except Exception as error:  # whatever a stranger's code does, the certificate goes on
+    except (Exception, SystemExit) as error:  # whatever a stranger's code does, the certificate goes on
         return Check(name, type(error).__name__, str(error).splitlines()[0][:100] if str(error) else "", "FAULT")
     right = figure > bound if above else figure <= bound
     return Check(name, f"{figure:.1e}", f"{sign} {bound:.0e}", "pass" if right else "FAULT")
+
+
+def broken(error: BenchError) -> Check:
+    """What is said of a suite or an algorithm that breaks before any figure is to be had."""
+    return Check(str(error), "", "", "FAULT")
 
 
 class Case(NamedTuple):

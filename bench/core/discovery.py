@@ -155,7 +155,8 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
     for key in given:
         if key not in fields:
             raise unknown(f"parameter of {name}", key, fields, advice)
-    values = dict(given)
+    hints = get_type_hints(cls, include_extras=True)
+    values = {key: _of_literal(hints[key], value) for key, value in given.items()}
     for key, field in fields.items():
         if key in values or _has_default(field):
             continue
@@ -195,6 +196,31 @@ def allowed(hint: Any) -> str:
         if hasattr(bound, name)
     ]
     return " ".join([" | ".join(map(_kind, kinds)), " and ".join(bounds)]).strip()
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """All values that a field's annotation takes, where it lists them: those of a Literal or a bool."""
+    kind = get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
+    parts = [kind, *get_args(kind)]
+    return tuple(v for part in parts if get_origin(part) is Literal for v in get_args(part)) or (
+        (False, True) if bool in parts else ()
+    )
+
+
+def typed(hint: Any, value: Any) -> Any:
+    """The value that a field's annotation makes of what was typed.
+
+    Raises:
+        ValueError: it takes no such value.
+    """
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(hint).validate_python(_of_literal(hint, value))
+
+
+def _of_literal(hint: Any, value: Any) -> Any:
+    """The one of a Literal's values that is written so: 3 for "3"; else the value."""
+    return next((option for option in options(hint) if str(option) == value and option is not value), value)
 
 
 def parameters(instance: Any) -> dict[str, Any]:

@@ -1,7 +1,11 @@
 """What goes wrong by a user's hand: a message, what to do next, and the exit code; never a traceback."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+
+OURS = ("bench.", "torch", "pydantic", "contextlib", "functools")  # modules in which nobody's own mistake is
 
 
 class BenchError(Exception):
@@ -26,6 +30,10 @@ class MissingExtraError(BenchError):
         super().__init__(f'{package} is not installed. Install it with: pip install "meta-bench[{extra}]"')
 
 
+class PluginError(BenchError):
+    """Somebody's own suite or algorithm that breaks where it is called: what it raised, and where."""
+
+
 class StoreError(BenchError):
     """A run directory that cannot be read or written."""
 
@@ -42,3 +50,33 @@ def unknown(kind: str, given: str, allowed: Iterable[str], advice: str = "") -> 
     nearest = f" Did you mean {folded[close[0]]!r}?" if close else ""
     listing = ", ".join(names) if names else "none"
     return BenchError(f"unknown {kind} {given!r}.{nearest} Allowed: {listing}.{' ' + advice if advice else ''}")
+
+
+@contextlib.contextmanager
+def foreign(what: str) -> Iterator[None]:
+    """Whatever somebody's own code raises meanwhile, as a message that begins with `what`.
+
+    Raises:
+        PluginError: says what was raised, in which line of whose code, and what finds the mistake.
+    """
+    try:
+        yield
+    except (BenchError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        advice = "bench.testing.check_suite and check_algorithm find what is missing."
+        raise PluginError(f"{what}: {told(error)} ({_place(error)}). {advice}") from error
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first}".rstrip(": ").rstrip(".")
+
+
+def _place(error: BaseException) -> str:
+    """Where it was raised, or else the last line of somebody's on the way there."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    theirs = [(f, n) for f, n in frames if not str(f.f_globals.get("__name__")).startswith(OURS)]
+    frame, line = (theirs or frames)[-1]
+    return f"{frame.f_code.co_filename}, line {line}, in {frame.f_code.co_name}"

@@ -135,6 +135,14 @@ class Trial(BaseModel):
     cells: tuple[str, ...]  # one per seed, in the sweep's own store
 
 
+class Choices(BaseModel):
+    """The values among which a sweep chose."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    choices: tuple[bool | int | float | str | None, ...]
+
+
 class Tuning(BaseModel):
     """A sweep of one algorithm on one suite: its protocol, every trial, and the values it chose."""
 
@@ -144,7 +152,7 @@ class Tuning(BaseModel):
     study: str  # its name in Optuna's storage
     suite: Component
     algorithm: Component  # as built with the suite's protocol; `given` was not searched
-    space: dict[str, tuple[float, float, bool]]  # low, high, logarithmic
+    space: dict[str, tuple[float, float, bool] | Choices]  # low, high, logarithmic
     metric: str
     better: Literal["lower", "higher"]
     step: int  # the inner step after which tasks are scored
@@ -201,6 +209,7 @@ class Record(BaseModel):
     why_by_task: str = ""  # why one task after the other was computed, if so
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did
+    cautions: dict[str, str] = {}  # signs that training did not train: what -> in a sentence
     environment_steps: int | None = None  # taken in meta-training, adaptation included; None: there is no environment
     finished: str  # UTC
     environment: dict[str, str]

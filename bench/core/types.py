@@ -133,12 +133,16 @@ class Setting(NamedTuple):
 
 
 class Search(NamedTuple):
-    """Where `bench tune` looks for a hyperparameter: [low, high], declared beside the field in its Annotated."""
+    """Where `bench tune` looks for a hyperparameter, declared beside the field in its Annotated.
 
-    low: float
-    high: float
+    A range [low, high], or choices; Search() alone: all that a Literal or a bool takes.
+    """
+
+    low: float | None = None
+    high: float | None = None
     log: bool = False  # uniform in the logarithm
     times_protocol: bool = False  # the bounds multiply the suite's protocol value: rates have each suite's own scale
+    choices: tuple[Any, ...] = ()
 
 
 class Budget(NamedTuple):

@@ -76,6 +76,7 @@ def train(
         loss, gradient = gradients.at(state.iteration)(state.meta, batch)
         state.whole = False
         noted = rule.update(gradient, batch, state.iteration)
+        state.rejected += bool(noted.pop("rejected", 0.0))
         value = loss.item()
         seconds = time.perf_counter() - began
         if not math.isfinite(value):

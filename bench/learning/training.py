@@ -13,7 +13,7 @@ from bench.core.types import Meta, Params
 from bench.learning.outer.descent import Memory
 
 PLAIN = (
-    *("iteration", "best_score", "curve", "losses", "notes", "counts"),
+    *("iteration", "best_score", "curve", "losses", "notes", "counts", "rejected"),
     *("pace", "train_seconds", "compile_seconds", "pieces"),
 )
 SEAL = re.compile(rb'(?<="sha256":")[0-9a-f]{64}(?=")')  # in the header, where quotes of other values are escaped
@@ -35,6 +35,7 @@ class Training:
     losses: list[float] = field(default_factory=list)  # since the last row
     notes: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # of interactive suites: iteration, columns
     counts: dict[str, float] = field(default_factory=dict)  # so far: environment_steps, unstable
+    rejected: int = 0  # steps that the outer rule did not take
     pace: list[float] = field(default_factory=list)  # median seconds per iteration, of each row
     train_seconds: float = 0.0
     compile_seconds: float = 0.0

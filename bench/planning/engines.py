@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from bench.core import seeds
 from bench.core.data import cache_dir
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, told
 from bench.core.records import EngineName, Spec
 from bench.core.task import SuiteTask
 from bench.core.threads import threads
@@ -103,8 +103,8 @@ def _measured(case: OpenEngine, paces: Paces) -> tuple[EngineName, str]:
             timing = _compare(case)
         except BenchError:
             raise  # such as missing data, which says what to do
-        except Exception as error:  # the cell itself will tell of a plug-in's mistake, and the others go on
-            return "eager", f"the measurement failed: {type(error).__name__}: {error}"
+        except (Exception, SystemExit) as error:  # the cell itself will tell of a plug-in's mistake
+            return "eager", f"the measurement failed: {told(error)}"
         _keep(_key(spec), timing)
     return timing.choice(spec.iterations)
 
@@ -114,7 +114,7 @@ def _earns_measuring(case: OpenEngine, paces: Paces) -> bool:
         return False
     try:
         return case.spec.iterations * _pace(case, paces) >= SHORT
-    except Exception:  # whatever it is, `_measured` will meet it and say so
+    except (Exception, SystemExit):  # whatever it is, `_measured` will meet it and say so
         return False
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from bench.core import seeds
 from bench.core.discovery import Catalogue
-from bench.core.errors import DataError
+from bench.core.errors import BenchError, DataError, PluginError, foreign
 from bench.core.records import Record, Spec
 from bench.core.task import SuiteTask
 from bench.core.threads import threads
@@ -34,23 +34,30 @@ class Pace(NamedTuple):
         return cell.spec.iterations * self.iteration + self.scoring
 
 
-def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> Iterator[float | None]:
-    """Seconds of each cell, by the store's measurements or else by trial; 0 if it is done, None without its data."""
+class Forecast(NamedTuple):
+    """How long a cell will take."""
+
+    seconds: float | None  # 0 if it is done, None if nobody can know
+    error: BenchError | None = None  # why nobody can
+
+
+def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> Iterator[Forecast]:
+    """The forecast of each cell, by the store's measurements or else by trial."""
     store = Store.open(root) if (root / MARK).exists() else None
-    known = {_kind(r.spec): _measured(r) for r in store.records() if r.outcome == "finished"} if store else {}
+    done = (record for record in store.records() if record.outcome == "finished") if store else ()
+    known: dict[str, Pace | BenchError | None] = {_kind(record.spec): _measured(record) for record in done}
     catalogue = Catalogue(plugins)
     for cell in cells:
         record = store.record(cell.id) if store else None
         if record and record.outcome != "failed":
-            yield 0.0
+            yield Forecast(0.0)
             continue
+        kind = _kind(cell.spec)
         try:
-            pace = known.setdefault(_kind(cell.spec), None) or _tried(cell, catalogue)
-        except DataError:
-            yield None
-            continue
-        known[_kind(cell.spec)] = pace
-        yield pace.of(cell)
+            known[kind] = found = known.get(kind) or _tried(cell, catalogue)
+        except (DataError, PluginError) as error:
+            known[kind] = found = error
+        yield Forecast(None, found) if isinstance(found, BenchError) else Forecast(found.of(cell))
 
 
 def _kind(spec: Spec) -> str:
@@ -58,7 +65,7 @@ def _kind(spec: Spec) -> str:
 
 
 def _tried(cell: Cell, catalogue: Catalogue) -> Pace:
-    with threads(cell.spec.threads):
+    with threads(cell.spec.threads), foreign(f"{cell.label} can't be timed"):
         return _try(cell, catalogue)
 
 

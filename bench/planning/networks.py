@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from bench.core import modules, seeds
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, PluginError
 from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Interactive, Learner, Suite
@@ -35,7 +35,7 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         algorithm: that is to meet it.
 
     Raises:
-        BenchError: a layer cannot be trained at all.
+        PluginError: a layer cannot be trained at all.
     """
     refuse(suite)
     if all(type(one).__module__.partition(".")[0] in OURS for one in (suite, algorithm)) or not algorithm.trains:
@@ -46,13 +46,13 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         trial = _Trial(suite, algorithm)
     except BenchError:
         raise
-    except Exception:  # of a stranger's code: the cell tells of it, and the others go on
+    except (Exception, SystemExit):  # of a stranger's code: the cell tells of it, and the others go on
         return ""
     try:
         trial.run(by_task=False)
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(suite, Interactive):
             return _refused(suite, error)
         reason = f"vmap cannot take {_culprit(suite, _vectorised) or 'what is computed'}: {_first_line(error)}"
@@ -64,7 +64,7 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         trial.run(by_task=True)
     except BenchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _refused(suite, error)
     return reason
 
@@ -73,22 +73,22 @@ def refuse(suite: Suite) -> None:
     """Refuses a network that the suite's tasks cannot be learned with.
 
     Raises:
-        BenchError: running statistics are wanted of layers that keep none, or actions depend on what is drawn or on a
+        PluginError: running statistics are wanted of layers that keep none, or actions depend on what is drawn or on a
             batch.
     """
     layers = modules.batch_norms(suite.skeleton)
     if isinstance(suite, Interactive) and layers:
-        raise BenchError(
+        raise PluginError(
             f"the layer {next(iter(layers))!r} normalises by the batch, of which a policy has another when it "
             "acts than when it learns. Use LayerNorm or GroupNorm."
         )
     if isinstance(suite, Interactive) and suite.draws:
-        raise BenchError(
+        raise PluginError(
             "the network drops at random, so that what acts is not what learns. Take dropout out of the policy."
         )
     untracked = [name for name, tracks in layers.items() if not tracks]
     if suite.norm == "inductive" and untracked:
-        raise BenchError(
+        raise PluginError(
             f"norm = 'inductive' wants running statistics, and the layer {untracked[0]!r} keeps none. Build it with "
             "track_running_stats=True, or declare norm = 'transductive'."
         )
@@ -105,7 +105,7 @@ class _Trial:
         """Computes them.
 
         Raises:
-            BenchError: the network has drawn random numbers, or changed its own values.
+            PluginError: the network has drawn random numbers, or changed its own values.
             Exception: whatever cannot be computed.
         """
         before, drawn = tree_map(torch.clone, self.meta), torch.get_rng_state()
@@ -117,7 +117,7 @@ class _Trial:
                 trace(self.suite, self.algorithm, self.meta, tasks, 1, kept=kept, by_task=by_task)
             moved = not torch.equal(drawn, torch.get_rng_state())
         if moved:
-            raise BenchError(
+            raise PluginError(
                 f"{_culprit(self.suite, _without_drawing) or 'the learner'} draws from torch's global generator, so "
                 "that no run could be repeated or resumed. Use nn.Dropout, whose draws are the cell's, or noise of a "
                 "learner."
@@ -125,7 +125,7 @@ class _Trial:
         pairs = zip(named_leaves(before), tree_leaves(self.meta), strict=True)
         changed = [name for (name, old), new in pairs if not torch.equal(old, new)]
         if changed:
-            raise BenchError(
+            raise PluginError(
                 f"the network changes {changed[0].strip('/')!r} whenever it is run: a state of its own, which no "
                 "learner can hold. Take it out, or compute it from the input."
             )
@@ -154,16 +154,16 @@ def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
     return not distance > size * (1e-8 if one[0].dtype == torch.float64 else 1e-3)  # what is not a number is no news
 
 
-def _refused(suite: Suite, error: Exception) -> str:
+def _refused(suite: Suite, error: Exception | SystemExit) -> str:
     """Refuses a network that can't be trained; "" where the fault is not the network's, of which the cell will tell.
 
     Raises:
-        BenchError: a layer fails on its own.
+        PluginError: a layer fails on its own.
     """
     layer = _culprit(suite, _differentiated)
     if not layer:
         return ""
-    raise BenchError(
+    raise PluginError(
         f"{layer} cannot be trained: {_first_line(error)}. A meta-gradient takes it twice differentiated, and its "
         "values from outside. Replace it with layers of torch.nn, or write it with operations that have both."
     ) from error
@@ -273,6 +273,6 @@ def _without_drawing(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
             raise RuntimeError("it draws")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | SystemExit) -> str:
     line = str(error).strip().partition("\n")[0] or "no message"
     return shorten(f"{type(error).__name__}: {line}", 200, placeholder=" ...").rstrip(".")

@@ -1,9 +1,11 @@
 """What was asked -> the cells: suite x algorithm x seed, each with its content-addressed specification."""
 
 import contextlib
+import itertools
 import logging
+import os
 import platform
-import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +14,9 @@ from typing import Any, Literal, get_args
 import torch
 
 from bench.core.discovery import Catalogue, Named, build, parameters, parse, source_hash
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, PluginError, foreign, unknown
 from bench.core.modules import batch_norms
-from bench.core.records import Component, EngineName, Selection, Spec, Tuning
+from bench.core.records import Component, EngineName, Judgement, Selection, Spec, Tuning
 from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
@@ -103,20 +105,39 @@ class Begun:
 Choice = Callable[[list[choose.OpenEngine]], list[tuple[EngineName, str]]]
 
 
-def plan(request: Request, known: Iterable[Spec] = (), choice: Choice = choose.measured) -> list[Cell]:
+def plan(
+    request: Request,
+    known: Iterable[Spec] = (),
+    choice: Choice = choose.measured,
+    broken: Callable[[PluginError], object] | None = None,
+) -> list[Cell]:
     """The cells of a request, in the order of suites, algorithms and seeds; every mistake shows before any runs.
 
     Args:
         request: what was asked.
         known: the store's specifications; engine and threads left open are those that a cell was started with.
         choice: of the engine of the others.
+        broken: told of what somebody's own code does not let be planned, so that the others go on.
+
+    Raises:
+        PluginError: nothing can be planned, or something where nobody is told of it.
+        BenchError: another mistake.
     """
     planner, begun = _Planner(request, Catalogue(request.plugins)), Begun(known)
     algorithms, suites = parse(request.algos), parse(request.suites)
     check_device(request.device)
-    cells = [
-        planner.cell(suite, algorithm, seed) for suite in suites for algorithm in algorithms for seed in request.seeds
-    ]
+    cells: list[Cell] = []
+    lost: list[PluginError] = []
+    for suite, algorithm in itertools.product(suites, algorithms):
+        try:
+            cells += [planner.cell(suite, algorithm, seed) for seed in request.seeds]
+        except PluginError as error:
+            lost.append(error)
+    if lost and (broken is None or not cells):
+        raise lost[0]
+    if broken:
+        for each in lost:
+            broken(each)
     cells = planner.with_threads(cells, begun)
     if request.engine == "auto":
         cells = planner.with_engines(cells, begun, choice)
@@ -199,6 +220,11 @@ def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
     return None
 
 
+def judgement_of(suite: Suite) -> Judgement:
+    """How a suite's scores are to be read."""
+    return Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+
+
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
     """The suite as an algorithm wants to see it; an error that names the suites which can show it so."""
     if not method:
@@ -218,12 +244,28 @@ def threads_of(request: Request) -> int:
 
 
 def check_device(device: str) -> None:
-    """Refuses a device that is not the CPU or a CUDA device that torch sees."""
-    seen = ["cpu"]
-    if torch.cuda.is_available():
-        seen += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if device not in seen:
+    """Refuses a device that is not the CPU or a CUDA device that torch sees, and says why it sees none."""
+    with warnings.catch_warnings(record=True) as said:  # what torch finds wrong with a driver
+        warnings.simplefilter("always")
+        found = torch.cuda.is_available()
+    seen = ["cpu", *(["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if found else [])]
+    if device in seen:
+        return
+    if found or not device.casefold().startswith(("cuda", "gpu", "nvidia")):
         raise unknown("device", device, seen)
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise BenchError(
+            f"--device {device}: this torch ({torch.__version__}) is a CPU build and uses no GPU. Install one that is "
+            "built for CUDA, as https://pytorch.org/get-started/locally/ says for your driver, or take --device cpu."
+        )
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    reasons = [str(warning.message).splitlines()[0] for warning in said]
+    reasons += [f"CUDA_VISIBLE_DEVICES is {hidden!r}, which may hide it"] if hidden is not None else []
+    raise BenchError(
+        f"--device {device}: torch {torch.__version__} is built for CUDA {torch.version.cuda or torch.version.hip} and "
+        f"finds no GPU here ({'; '.join(reasons) or 'no driver, or none for this version'}). `nvidia-smi` shows what "
+        "the driver sees; install or update it, ask for a node that has a GPU, or take --device cpu."
+    )
 
 
 class _Planner:
@@ -233,16 +275,8 @@ class _Planner:
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
     def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
-        try:
+        with foreign(f"{named_suite} with {named} can't be planned"):
             return self._cell(named_suite, named, seed)
-        except (BenchError, MemoryError):
-            raise
-        except Exception as error:  # of a plug-in's own code
-            *_, last = traceback.extract_tb(error.__traceback__)
-            raise BenchError(
-                f"{named_suite} with {named} can't be planned: {type(error).__name__}: {error} ({last.filename}, line "
-                f"{last.lineno}, in {last.name}). bench.testing.check_suite and check_algorithm find what is missing."
-            ) from error
 
     def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
         request = self.request
@@ -255,6 +289,7 @@ class _Planner:
         trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
+        judgement_of(suite)
         why = self._why_by_task(named_suite, trained, named, algorithm)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
@@ -321,13 +356,17 @@ class _Planner:
         ]
 
     def _case(self, cell: Cell) -> choose.OpenEngine:
-        suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
+        with foreign(f"{cell.label} can't be planned"):
+            suite = view(cell.suite, cell.algorithm.train_view, cell.spec.algorithm.name, self.catalogue)
         return choose.OpenEngine(cell.spec, suite, cell.algorithm)
 
     def _why_by_task(self, named_suite: Named, suite: Suite, named: Named, algorithm: Learner) -> str:
         key = (str(named_suite), str(named))
         if key not in self.tried:
-            self.tried[key] = networks.why_by_task(suite, algorithm)
+            try:
+                self.tried[key] = networks.why_by_task(suite, algorithm)
+            except PluginError as error:
+                raise PluginError(f"{named} on {named_suite}: {error}") from error
         return self.tried[key]
 
     def _manifests(self, named: Named, test_view: str, tested: Suite) -> dict[str, str]:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from bench.core import modules, seeds
 from bench.core.discovery import parameters
@@ -14,7 +16,7 @@ from bench.core.errors import StoreError
 from bench.core.modules import Statistics
 from bench.core.records import Spec
 from bench.core.task import SuiteTask
-from bench.core.trees import part, to
+from bench.core.trees import named_leaves, part, shapes_of, to, tree_map
 from bench.core.types import Interactive, Learner, Meta, Params, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
@@ -25,6 +27,7 @@ from bench.learning.train import Gradients, MetaGradient, Validation, train
 from bench.learning.training import Training
 from bench.learning.views import Views
 
+LOOKS = 3  # at the validation tasks, of which the first being the best is worth a word
 log = logging.getLogger("bench")
 
 
@@ -81,6 +84,31 @@ class Episodic:
         learned = Learned(self.views.fit(meta, self.spec.seed, self.spec.device), kept)
         algorithm, selected = self._select(self.algorithm.at(state.iteration), learned)
         return Scores(self._test(algorithm, learned), selected)
+
+    def doubts(self, state: Training) -> dict[str, str]:
+        """Signs that meta-training did not train: what -> in a sentence; none where nothing is trained."""
+        if not self.spec.iterations:
+            return {}
+        suite = self.views.training
+        fresh, last = (tree_map(Tensor.cpu, meta) for meta in (self.begin(None).meta, state.meta))
+        noise = part(self.algorithm.noise(shapes_of(fresh), 1, seeds.generator("doubts")), 0)
+        began = self.algorithm.params(fresh, self.algorithm.start(fresh, noise))
+        names = {name for name, _ in suite.skeleton.named_parameters()} - suite.fixed
+        network = {id(leaf) for name, leaf in began.items() if name in names} if isinstance(began, dict) else set()
+        # What is learned beside the network, such as rates of what is not adapted, may have nothing to learn from.
+        pairs = zip(named_leaves(fresh), named_leaves(last), strict=True)
+        learned = [(name[1:], a, b) for (name, a), (_, b) in pairs if id(a) in network or not network]
+        still = [name for name, before, after in learned if torch.equal(before, after)]
+        looks = [score for *_, score in state.curve if score is not None]
+        found = {}
+        if 2 * state.rejected >= state.iteration:
+            found["steps were rejected"] = f"{state.rejected:,} of {state.iteration:,} steps were not taken"
+        if still if network else len(still) == len(learned):
+            few = f"{', '.join(still[:3])}{', ...' if len(still) > 3 else ''}"
+            found["parameters never moved"] = f"{len(still)} of {len(learned)} tensors are as they were drawn: {few}"
+        if len(looks) >= LOOKS and not any(self._better(score, looks[0]) for score in looks[1:]):
+            found["validation never improved"] = f"the first of {len(looks)} looks at the validation tasks was the best"
+        return found
 
     def _meta_gradient(self, state: Training, algorithm: Learner) -> MetaGradient:
         if self.spec.engine == "learn2learn":

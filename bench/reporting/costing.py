@@ -12,6 +12,7 @@ import statistics
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.cells.outcome import PeakMemory
 from bench.core import seeds
 from bench.core.discovery import Catalogue, parse
-from bench.core.errors import BenchError, DataError, unknown
+from bench.core.errors import BenchError, DataError, PluginError, foreign, unknown
 from bench.core.gradients import GradientName
 from bench.core.records import EngineName
 from bench.core.task import SuiteTask
@@ -90,10 +91,11 @@ def cost(
         over_first, over_first_low, over_first_high (as the median of the rounds' ratios to the same algorithm, engine,
         steps and tasks in first order; NaN where there is none); peak_bytes (resident) and live_bytes (tensors), both
         above what was there before; gflop (counted on the plain algorithm, one task at a time) and share (of the rate
-        of a float32 matrix product, measured in the same rounds).
+        of a float32 matrix product, measured in the same rounds). What somebody's own code does not let be measured
+        has no rows; `attrs["broken"]` says what and why.
 
     Raises:
-        BenchError: a name, number, engine or device that does not exist.
+        BenchError: a name, number, engine or device that does not exist, or nothing that can be measured.
     """
     for name, numbers in (("steps", steps), ("tasks", tasks)):
         if not numbers or min(numbers) < 1:
@@ -104,21 +106,39 @@ def cost(
     check_device(device)
     catalogue = Catalogue(tuple(map(Path, plugins)))
     text = algos if isinstance(algos, str) else ",".join(algos)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    broken: dict[str, PluginError] = {}
+
+    @contextlib.contextmanager
+    def alone(what: str) -> Iterator[None]:
+        """What breaks meanwhile is left out, and the others go on."""
+        try:
+            with foreign(f"{what} can't be measured"):
+                yield
+        except PluginError as error:
+            broken[str(error)] = error
+
     with so_many_threads(threads):
         for named in parse(suite):
-            asked = suite_of(catalogue, named)
-            for one in parse(text):
-                check_kind(catalogue, named, asked, one)
-            for count, size in itertools.product(steps, tasks):
+            asked: Suite | None = None
+            with alone(str(named)):
+                asked = suite_of(catalogue, named)
+            for one in parse(text) if asked else ():
+                with alone(f"{one} on {named}"):
+                    check_kind(catalogue, named, asked, one)  # before anything takes time
+            for count, size in itertools.product(steps, tasks) if asked else ():
                 watch(f"{named}: {count} inner steps, {size} tasks")
-                variants = [
-                    (variant, _seen(asked, variant, catalogue))
-                    for one in parse(text)
-                    for variant in _variants(str(one), algorithm_of(catalogue, one, asked), count, size, engines)
-                ]
-                rows += [{"suite": str(named), **row} for row in _measure(variants, device)]
-    return pd.DataFrame(rows)
+                variants: list[tuple[Variant, Suite]] = []
+                for one in parse(text):
+                    with alone(f"{one} on {named}"):
+                        some = _variants(str(one), algorithm_of(catalogue, one, asked), count, size, engines)
+                        variants += [(variant, _seen(asked, variant, catalogue)) for variant in some]
+                rows += [{"suite": str(named), **row} for row in _measure(variants, device, alone)]
+    if broken and not rows:
+        raise next(iter(broken.values()))
+    frame = pd.DataFrame(rows)
+    frame.attrs["broken"] = list(broken)
+    return frame
 
 
 def measure(calls: dict[Any, Call]) -> pd.DataFrame:
@@ -233,23 +253,27 @@ def _seen(suite: Suite, variant: Variant, catalogue: Catalogue) -> Suite:
     return seen
 
 
-def _measure(variants: list[tuple[Variant, Suite]], device: str) -> Iterator[dict[str, Any]]:
+def _measure(
+    variants: list[tuple[Variant, Suite]], device: str, alone: Callable[[str], AbstractContextManager[None]]
+) -> Iterator[dict[str, Any]]:
     square = torch.ones(SIDE, SIDE, device=device)
     calls: dict[Any, Call] = {None: lambda: square @ square}
     calls[None]()
     memory, flops = {}, {}
     for variant, suite in variants:
-        meta, batch = _inputs(suite, variant.algorithm, device)
-        gradient = _meta_gradient(suite, variant)
-        calls[variant] = call = partial(gradient, meta, batch)
-        flops[variant] = reference_flops(suite, variant.algorithm, *to((meta, batch), "cpu"))
-        call()  # compiles, where that is what the engine does
-        memory[variant] = _memory(call, device)
+        with alone(f"{variant.name} with {variant.gradient}, {variant.engine}"):
+            meta, batch = _inputs(suite, variant.algorithm, device)
+            call = partial(_meta_gradient(suite, variant), meta, batch)
+            flops[variant] = reference_flops(suite, variant.algorithm, *to((meta, batch), "cpu"))
+            call()  # compiles, where that is what the engine does
+            memory[variant] = _memory(call, device)
+            calls[variant] = call
     seconds = measure(calls)
-    for variant, _ in variants:
+    whole = [variant for variant, _ in variants if variant in calls]
+    for variant in whole:
         own = seconds[variant]
         median, low, high = median_interval(own.tolist())
-        first = next((v for v, _ in variants if _is_first_order_of(v, variant)), None)
+        first = next((v for v in whole if _is_first_order_of(v, variant)), None)
         ratio = median_interval((own / seconds[first]).tolist()) if first else (np.nan, np.nan, np.nan)
         rate = statistics.median(seconds[None] / own) / (2 * SIDE**3)
         yield {

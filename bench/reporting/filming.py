@@ -10,9 +10,10 @@ from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
 from bench.core.environment import variable
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, foreign
+from bench.core.records import Record
 from bench.core.trees import named_leaves, shapes_of, tree_map
-from bench.core.types import Interactive
+from bench.core.types import Interactive, Learner, Meta, Suite
 from bench.learning.evaluate import manifest
 from bench.learning.rollouts import adapted
 from bench.storage.store import Store
@@ -34,7 +35,13 @@ def _film(root: Path, algo: str | None, suite: str | None, task: int, path: Path
     store = Store.open(root)
     record = finished(store, suite, algo)
     catalogue = Catalogue(plugins)
-    seen, chosen, meta, _ = tested(store, record, catalogue)
+    with foreign(f"{record.spec.suite.label} with {record.spec.algorithm.label} can't be filmed"):
+        return _filmed(record, *tested(store, record, catalogue)[:3], catalogue, task, path)
+
+
+def _filmed(
+    record: Record, seen: Suite, chosen: Learner, meta: Meta, catalogue: Catalogue, task: int, path: Path
+) -> str:
     if not isinstance(seen, Interactive) or not hasattr(seen, "film"):
         able = ", ".join(catalogue.having("film")) or "none"
         raise BenchError(f"{record.spec.suite.name} cannot be filmed. Suites that can be: {able}.")

@@ -5,9 +5,10 @@ from pathlib import Path
 from bench.cells.restore import finished, tested
 from bench.core import seeds
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, foreign
+from bench.core.records import Record
 from bench.core.trees import shapes_of, tree_map
-from bench.core.types import Interactive
+from bench.core.types import Interactive, Learner, Meta, Suite
 from bench.learning.evaluate import manifest, steps_of
 from bench.learning.rollouts import adapted
 from bench.storage.store import Store
@@ -25,7 +26,13 @@ def walks(
     store = Store.open(root)
     record = finished(store, suite, algorithm)
     catalogue = Catalogue(plugins)
-    plane, learner, meta, _ = tested(store, record, catalogue)
+    with foreign(f"{record.spec.suite.label} with {record.spec.algorithm.label} can't be drawn"):
+        return _walks(record, *tested(store, record, catalogue)[:3], catalogue, count)
+
+
+def _walks(
+    record: Record, plane: Suite, learner: Learner, meta: Meta, catalogue: Catalogue, count: int
+) -> tuple[str, list[Walk]]:
     if not isinstance(plane, Interactive) or not hasattr(plane, "paths"):
         able = ", ".join(catalogue.having("paths")) or "none"
         raise BenchError(f"{record.spec.suite.label} has no paths to draw. Suites that have: {able}.")

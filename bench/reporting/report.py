@@ -15,12 +15,13 @@ from bench.core.findings import Audit, Finding
 from bench.core.records import Record, Tuning
 from bench.reporting.predictions import CONFUSED_TASKS, confusions, regression_curves
 from bench.storage.audit import audit
-from bench.storage.store import TUNING, Store, tunings, write
+from bench.storage.store import TUNING, Store, check_claim, claim, tunings, write
 from reports import comparison, figures, frame, published, tuning, views
 from reports.comparison import Cube
 from reports.figures import Looks
 from reports.page import Picture, Report, publish
 
+MARK, KIND = "report.json", "report of bench's"
 TABLES = ("scores", "cells", "progress", "trials", "curves", "confusions")
 
 
@@ -47,6 +48,7 @@ def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) ->
         BenchError: there is nothing to report on, or no way to write it.
     """
     folder = out or root / "report"
+    check_claim(folder, MARK, KIND)
     if not any(Store.open(root).records()) and (found := [each for each in tunings(root) if each.trials]):
         return _publish_sweeps(found, root, folder, Catalogue(tuple(plugins)))
     contents = read(root, folder, Catalogue(tuple(plugins)))
@@ -61,6 +63,7 @@ def side_by_side(roots: tuple[Path, Path], out: Path | None = None, plugins: Seq
         BenchError: as `report`, or they have no algorithm on a suite in common.
     """
     folder = out or Path("report-compare")
+    check_claim(folder, MARK, KIND)
     names = [root.name for root in roots] if roots[0].name != roots[1].name else [str(root) for root in roots]
     if names[0] == names[1]:
         raise BenchError(f"{roots[0]} would be compared with itself. Give two run directories.")
@@ -192,7 +195,7 @@ def _publish(
 
 def _written(made: Report, folder: Path, frames: dict[str, pd.DataFrame]) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        claim(folder, MARK, KIND)
         return publish(made, folder, frames, write)
     except OSError as error:
         reason = error.strerror or error

@@ -17,6 +17,7 @@ from bench.storage.store import Store
 
 ITERATIONS = "iterations differ"
 MACHINE = ("cpu", "host", "system")  # of a record's environment; the rest are versions
+DOUBTS = "Training may not have trained: look at the curve, the outer rate and the bounds of the outer rule."
 RERUN = "Run them again into a new run directory (--out)."
 
 
@@ -198,6 +199,17 @@ class _Group:
                 diverged.setdefault(f"seed {record.spec.seed}", []).append(record.spec.algorithm.label)
         if diverged:
             self._caution("diverged", _values(diverged), "Their means are over the seeds that did not diverge.")
+        self._doubts()
+
+    def _doubts(self) -> None:
+        """What the cells themselves have found amiss."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for record in self.records:
+            for what, message in record.cautions.items():
+                name = f"{record.spec.algorithm.label}, seed {record.spec.seed}"
+                found.setdefault(what, {}).setdefault(message, []).append(name)
+        for what, listed in found.items():
+            self._caution(what, _values(listed), DOUBTS)
 
     def comparisons(self) -> Iterator[Comparison]:
         """Who may be compared with whom; one that is not trained, with entrants of any number of iterations."""

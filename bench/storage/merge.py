@@ -34,6 +34,12 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
     """
     if len({path.resolve() for path in sources}) < len(sources):
         raise BenchError(f"{', '.join(map(str, sources))}: one is given twice. Name different run directories.")
+    others = [path for path in sources if path.resolve() != into.resolve()]
+    if not others:
+        raise BenchError(f"{into} is all there is to merge, into itself. Name another run directory: bench merge A B.")
+    for path in others:
+        if into.resolve().is_relative_to(path.resolve()) or path.resolve().is_relative_to(into.resolve()):
+            raise BenchError(f"of {path} and {into} one lies within the other. Merge into a folder beside them.")
     stores = [Store.open(path) for path in sources]
     for store in stores:
         for _ in store.records():  # what is corrupt shows before anything is copied
@@ -44,7 +50,7 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
             for folder in sorted((store.root / "cells").glob("*/")):
                 yield _one(store, target, folder.name)
     tunings = [store.root / TUNING for store in stores if (store.root / TUNING).is_dir()]
-    if tunings:
+    if any(path.parent.resolve() != into.resolve() for path in tunings):
         yield from merge(tunings, into / TUNING)
         for path in (path for tuning in tunings for path in sorted(tuning.glob("*/s*.json"))):
             kept = into / TUNING / path.parent.name / path.name

@@ -61,16 +61,7 @@ class Store:
     @classmethod
     def create(cls, root: Path) -> "Store":
         """The store at `root`, made if there is none; refuses a folder that is something else."""
-        with _writing(root):
-            root.mkdir(parents=True, exist_ok=True)
-            strangers = [path for path in root.iterdir() if not path.name.startswith(".")]
-            if not (root / MARK).exists():  # looked for last: another process may make the store at this moment
-                if strangers:
-                    raise StoreError(
-                        f"{root} is not empty and is no run directory (it has no {MARK}). "
-                        "Give another folder with --out."
-                    )
-                write(root / MARK, json.dumps({"format": FORMAT}).encode())
+        claim(root, MARK, "run directory")
         return cls.open(root)
 
     @classmethod
@@ -207,6 +198,36 @@ class Store:
             yield hold
         finally:
             hold.release()
+
+
+def claim(folder: Path, mark: str, what: str) -> None:
+    """Makes a folder for what bench writes, by a mark in it; one that holds anything else is left as it is.
+
+    Raises:
+        StoreError: the folder is somebody else's, or can't be written.
+    """
+    check_claim(folder, mark, what)
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / mark).exists():
+            write(folder / mark, json.dumps({"format": FORMAT}).encode())
+
+
+def check_claim(folder: Path, mark: str, what: str) -> None:
+    """Refuses a folder that `claim` would refuse, before anything is computed for it.
+
+    Raises:
+        StoreError: it is neither new, nor empty, nor marked.
+    """
+    with _writing(folder):
+        if not folder.exists():
+            return
+        strangers = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if strangers and not (folder / mark).exists():  # looked for last: another process may write it at this moment
+        raise StoreError(
+            f"{folder} is not empty and is no {what} (it has no {mark}, but {', '.join(strangers[:3])}"
+            f"{', ...' if len(strangers) > 3 else ''}). Give another folder with --out."
+        )
 
 
 def write(path: Path, content: bytes) -> None:

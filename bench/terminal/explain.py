@@ -11,11 +11,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
-from bench.core.errors import BenchError, MissingExtraError, unknown
+from bench.core.errors import BenchError, MissingExtraError, PluginError, foreign, unknown
 from bench.core.labels import shown
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
 from bench.planning.plan import algorithm_of, suite_of
+from bench.terminal.document import gathered
 from bench.terminal.draw import draw_sheet
 from bench.terminal.tables import console, grid
 
@@ -33,9 +34,10 @@ def explain(text: str, plugins: tuple[Path, ...], sheet: Path | None) -> None:
     if sheet and kind != "suite":
         raise BenchError(f"--sheet draws suites; {named.name!r} is an algorithm.")
     cls = catalogue.load(kind, named.name)
-    facts = _suite_facts(suite_of(catalogue, named)) if kind == "suite" else _algorithm_facts(catalogue, named)
-    if sheet:
-        draw_sheet(suite_of(catalogue, named), text, sheet)
+    with foreign(f"{text} can't be shown"):
+        facts = _suite_facts(suite_of(catalogue, named)) if kind == "suite" else _algorithm_facts(catalogue, named)
+        if sheet:
+            draw_sheet(suite_of(catalogue, named), text, sheet)
     docs = [sys.modules[cls.__module__].__doc__, cls.__doc__]
     out = console()
     out.print(Text(f"{named.name} ({kind})", style="bold"))
@@ -66,7 +68,7 @@ def _suite_facts(suite: Suite) -> RichTable:
         "caveat": suite.caveat,
     }
     rows = RichTable(box=None, show_header=False, pad_edge=False)
-    for key, value in facts.items():
+    for key, value in facts.items() if not gathered("facts", [facts]) else ():
         if value:
             rows.add_row(Text(key, style="bold"), value)
     return rows
@@ -92,15 +94,17 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
     missing: dict[str, list[str]] = {}
     for name in catalogue.names("suite"):
         try:
-            suite = suite_of(catalogue, Named(name, {}))
-        except MissingExtraError as error:
+            with foreign(f"{name} can't be shown"):
+                suite = suite_of(catalogue, Named(name, {}))
+                setting, protocol = suite.setting, suite.protocol
+        except (MissingExtraError, PluginError) as error:
             missing.setdefault(str(error), []).append(name)
             continue
         algorithm = algorithm_of(catalogue, named, suite)
-        rows.add_row(name, suite.setting, *(_short(getattr(algorithm, field)) for field in fields))
+        rows.add_row(name, setting, *(_short(getattr(algorithm, field)) for field in fields))
         for field in fields:
-            if field in suite.protocol and field not in named.given:
-                sources.setdefault((field, suite.protocol[field].source), []).append(name)
+            if field in protocol and field not in named.given:
+                sources.setdefault((field, protocol[field].source), []).append(name)
     notes = (f"{field} of {', '.join(names)}: {source}" for (field, source), names in sorted(sources.items()))
     absent = (f"not shown: {', '.join(names)}: {error}" for error, names in missing.items())
     return Group(rows, *map(Text, (*notes, *absent)))

@@ -27,7 +27,7 @@ class Progress:
 
     @property
     def _tty(self) -> bool:
-        return self.console.is_terminal
+        return self.console.is_terminal and not self.console.is_dumb_terminal
 
     def __enter__(self) -> Self:
         """Starts the live display on a terminal."""

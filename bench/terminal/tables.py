@@ -1,21 +1,25 @@
 """Printed tables: comparison, costs, forecast, sweeps, certificate, audit, merge."""
 
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from bench.core.discovery import Catalogue
+from bench.core.errors import DataError, PluginError
 from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
-from bench.storage.store import Store, tunings
+from bench.storage.store import Store, claim, tunings
+from bench.terminal.document import gathered, value
+from bench.terminal.outlet import sayable
 from bench.terminal.progress import span
 from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
 
@@ -26,7 +30,9 @@ if TYPE_CHECKING:
     from bench.tuning.sweep import Sweep
 
 SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
+UNUSABLE = "Each trial's log.txt says why; give more trials or meta-iterations, or other ranges (--search)."
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
+COST_MARK, COST_KIND = "cost.json", "folder of `bench cost`'s"
 COST_NOTE = (
     "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
     "to the same algorithm in first order. MB: growth of resident memory at its highest; live MB: of tensors. GFLOP: "
@@ -46,6 +52,9 @@ def comparison(view: View) -> None:
     In pieces it has medians only where they decide what is marked: they would treble its length.
     """
     out = console()
+    if gathered(view.title, [{n: c.plain for n, c in zip(view.columns, row, strict=True)} for row in view.rows]):
+        out.print(*map(Text, view.notes), sep="\n")
+        return
     right = {name for name, number in columns_of(view) if number}
     rows = view.frame(best="* {}", level="≈ {}")
     shared = [name for name in SAID_ONCE if name in rows and rows[name].nunique() == 1]
@@ -117,9 +126,35 @@ def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) 
     return drawn
 
 
-def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> RichTable:
+class _Grid(RichTable):
+    """A table whose cells are said in words that the terminal has before they are measured."""
+
+    def __init__(self, **options: Any) -> None:
+        """As rich's."""
+        super().__init__(**options)
+        self.records: list[dict[str, Any]] = []
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Drawn for people; for programs its rows are gathered."""
+        title = self.title.plain if isinstance(self.title, Text) else self.title
+        if not gathered(str(title or ""), self.records):
+            yield from super().__rich_console__(console, options)
+
+    def add_row(self, *cells: Any, values: Sequence[Any] | None = None, **options: Any) -> None:
+        """As rich's; `values` are what the cells say, for programs."""
+        plain = [cell.plain if isinstance(cell, Text) else cell for cell in cells]
+        names = [str(column.header) for column in self.columns]
+        self.records.append(dict(zip(names, values or map(value, plain), strict=True)))
+        encoding = sys.stdout.encoding or "utf-8"
+        said = (
+            Text(sayable(c.plain, encoding), c.style) if isinstance(c, Text) else sayable(c, encoding) for c in cells
+        )
+        super().add_row(*said, **options)
+
+
+def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -> _Grid:
     """An empty table; the columns in `right` hold numbers."""
-    drawn = RichTable(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    drawn = _Grid(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
     for name in columns:
         number = name in right
         drawn.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
@@ -133,14 +168,17 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
 
     out = console()
     left = {*cost.KEYS}
-    for title, rows in (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame))):
+    whole = gathered("cost of a meta-iteration", frame.to_dict("records"))
+    for title, rows in (
+        () if whole else (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame)))
+    ):
         if len(rows):
             drawn = grid(*rows.columns, right=set(rows.columns) - left, title=title)
             for row in rows.astype(str).itertuples(index=False):
                 drawn.add_row(*row)
             out.print(drawn)
     out.print(Text(COST_NOTE, style="dim"))
-    pictures.mkdir(parents=True, exist_ok=True)
+    claim(pictures, COST_MARK, COST_KIND)
     figures = {"steps.png": cost.against_steps(frame)}
     if runs:
         store = Store.open(runs)
@@ -155,24 +193,32 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
         out.print(f"drawn to {pictures / name}")
 
 
-def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> None:
-    """Prints the cells with a predicted time: the store's measurements, else a few iterations here and now."""
+def forecast(cells: list[Cell], root: Path, plugins: tuple[Path, ...]) -> bool:
+    """Prints the cells with a predicted time, by the store's measurements or a few iterations; whether all can run."""
     from bench.planning.forecast import predict
 
     rows = grid("cell", "what", "engine", "iterations", "predicted", right=("iterations", "predicted"))
-    seconds = list(predict(cells, root, plugins))
-    for cell, time_ in zip(cells, seconds, strict=True):
-        predicted = "finished" if time_ == 0 else span(time_)
-        rows.add_row(cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
+    found = list(predict(cells, root, plugins))
+    for cell, its in zip(cells, found, strict=True):
+        predicted = "finished" if its.seconds == 0 else span(its.seconds)
+        cells_of_row = (cell.id, cell.label, cell.spec.engine, f"{cell.spec.iterations:,}", predicted)
+        rows.add_row(*cells_of_row, values=(*cells_of_row[:3], cell.spec.iterations, its.seconds))
     out = console()
     out.print(rows)
-    known = span(sum(filter(None, seconds)))
-    unknown_ = f" and {seconds.count(None)} unknown for want of data" if None in seconds else ""
-    out.print(f"cells: {len(cells)}, about {known}{unknown_}, in {root}; compiling, where it is, comes on top")
+    known = span(sum(its.seconds or 0 for its in found))
+    lacking, broken = (sum(isinstance(f.error, kind) for f in found) for kind in (DataError, PluginError))
+    more = f" and {lacking} unknown for want of data" if lacking else ""
+    more += f" and {broken} that break" if broken else ""
+    out.print(f"cells: {len(cells)}, about {known}{more}, in {root}; compiling, where it is, comes on top")
+    for message in dict.fromkeys(str(its.error) for its in found if isinstance(its.error, PluginError)):
+        out.print(Text(message), soft_wrap=True)
+    return not broken
 
 
 def sweeps(found: "list[Sweep]") -> None:
     """Prints what a sweep will do: the same for all, and what each algorithm searches."""
+    from bench.tuning.space import described
+
     out = console()
     for suite in dict.fromkeys(str(sweep.named[0]) for sweep in found):
         here = [sweep for sweep in found if str(sweep.named[0]) == suite]
@@ -184,11 +230,11 @@ def sweeps(found: "list[Sweep]") -> None:
             f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
         )
         for sweep in here:
-            ranges = (
-                f"{name} {low:g} to {high:g}{' (logarithmic)' if log else ''}"
-                for name, (low, high, log) in sweep.ranges.items()
-            )
+            ranges = (f"{name} {described(found)}" for name, found in sweep.space.items())
             out.print(f"  {sweep.named[1]}: {', '.join(ranges)}")
+            outside = [f"{n}={v}" for n, v in sweep.protocol.items() if v != sweep.default[n]]
+            if outside:
+                out.print(f"    the protocol's {', '.join(outside)} lies outside; the first trial is the nearest to it")
 
 
 def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
@@ -210,7 +256,12 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
     for path, figure in pictures:
         figure.savefig(path, dpi=150)
         out.print(f"drawn to {path}")
-    out.print(f"stored in {root / TUNING}; `bench run --tuned` takes the chosen values")
+    out.print(f"stored in {root / TUNING}")
+    unusable = [f"{t.algorithm.label} on {t.suite.label}" for t in tunings if t.best is None]
+    if len(unusable) < len(tunings):
+        out.print("`bench run --tuned` takes the chosen values")
+    if unusable:
+        out.print(f"no trial of {' and '.join(unusable)} has a finite score: there is nothing to take. {UNUSABLE}")
 
 
 def certificate(groups: Any) -> bool:
@@ -231,6 +282,9 @@ def certificate(groups: Any) -> bool:
 def audit(found: Audit) -> bool:
     """Prints what an audit found, and which comparisons stand; whether all do."""
     out = console()
+    shown = (("findings", found.findings), ("comparisons", found.comparisons))
+    if all(gathered(title, [asdict(each) for each in several]) for title, several in shown):
+        return found.sound
     for finding in found.findings:
         style = "bold red" if finding.severity == "fault" else "yellow"
         out.print(Text(f"{finding.severity.upper()}  {finding.suite}: {finding.what}", style=style))

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -32,13 +32,13 @@ from bench.cells.execute import HERE, run_cells
 from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import BenchError, StoreError, unknown
-from bench.core.records import Record, Trial, Tuning
-from bench.core.types import Learner, Search, Suite
+from bench.core.errors import BenchError, StoreError, foreign, unknown
+from bench.core.records import Choices, Record, Trial, Tuning
 from bench.places.execution import Execution
 from bench.planning.plan import Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
+from bench.tuning.space import rounded, searched, space, spaced, within
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
@@ -50,7 +50,6 @@ OPTIONS = {  # what a sweep depends on -> what says it
 }
 log = logging.getLogger("bench")
 JOURNAL, ABOUT = "journal.log", "study.json"  # of all sweeps, in the folder of each
-DIGITS = 4  # significant ones of a proposed value, so that people can type it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,44 +62,7 @@ class Settings:
     seed: int = 0  # the sampler's
     batch: int = 5  # trials proposed at once, and so the most that can run side by side
     storage: str | None = None  # postgresql://...; a journal file in the run directory by default
-
-
-def space(algorithm: Learner, suite: Suite, named: Named) -> dict[str, BaseDistribution]:
-    """Where an algorithm's hyperparameters are looked for: what it declares by `Search`, less what was given.
-
-    The fields of an algorithm that does not train are those of its adaptation alone.
-
-    Raises:
-        BenchError: a declaration that makes no sense, or nothing to search.
-    """
-    hints = get_type_hints(type(algorithm), include_extras=True)
-    idle = set() if algorithm.trains else {field.name for field in dataclasses.fields(Learner)}
-    found: dict[str, BaseDistribution] = {}
-    for field in dataclasses.fields(algorithm):
-        kind, *metadata = get_args(hints[field.name]) or (hints[field.name],)
-        search = next((item for item in metadata if isinstance(item, Search)), None)
-        if search is None or field.name in named.given or field.name in idle:
-            continue
-        if search.times_protocol and field.name not in suite.protocol:
-            raise BenchError(
-                f"{named.name} searches {field.name} in multiples of the suite's protocol value, but this suite's "
-                f"protocol has none. Give the value: {named.name}[{field.name}=...]."
-            )
-        unit = float(suite.protocol[field.name].value) if search.times_protocol else 1.0
-        low, high = search.low * unit, search.high * unit
-        try:
-            if int in (kind, *get_args(kind)):
-                found[field.name] = IntDistribution(round(low), round(high), search.log)
-            else:
-                found[field.name] = FloatDistribution(_rounded(low), _rounded(high), search.log)
-        except ValueError as error:
-            raise BenchError(f"{named.name} declares {search} for {field.name}, which is no range: {error}") from None
-    if not found:
-        raise BenchError(
-            f"{named} has nothing to tune. Leave it out or fix fewer of its parameters; an algorithm of yours declares "
-            "where to look beside a field: Annotated[float, Field(gt=0), Search(0.001, 1, log=True)]."
-        )
-    return found
+    search: str | None = None  # where to look, instead of where algorithms declare: maml[inner_lr=0.01..1 log]
 
 
 def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:
@@ -110,7 +72,7 @@ def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:
     memory, so that the stored one gets a trial whole or not at all.
     """
     number = len(earlier)
-    if number == 0 and sweep.settings.sampler != "grid":
+    if number == 0:
         return _trial(sweep.default, sweep.space)
     first = number - number % sweep.settings.batch
     mates = (_trial(mate.params, mate.distributions, mate.system_attrs) for mate in earlier[first:])
@@ -118,7 +80,7 @@ def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:
     copy.sampler = sweep.sampler(number)
     copy.ask(sweep.space)
     asked = copy.trials[-1]
-    values = {name: _within(_rounded(value), sweep.space[name]) for name, value in asked.params.items()}
+    values = {name: within(rounded(value), sweep.space[name]) for name, value in asked.params.items()}
     return _trial(values, sweep.space, asked.system_attrs)
 
 
@@ -134,21 +96,33 @@ class Sweep:
     @cached_property
     def space(self) -> dict[str, BaseDistribution]:
         """Where each hyperparameter is looked for."""
-        return space(self.cell.algorithm, self.cell.suite, self.named[1])
+        named = self.named[1]
+        asked = searched(self.settings.search, parse(self.request.algos)).get(named.name, {})
+        return space(self.cell.algorithm, self.cell.suite, named, asked)
 
     @property
-    def ranges(self) -> dict[str, tuple[float, float, bool]]:
-        """Low, high and whether the scale is logarithmic."""
+    def ranges(self) -> dict[str, tuple[float, float, bool] | Choices]:
+        """Low, high and whether the scale is logarithmic; or what is chosen from."""
         found: dict[str, Any] = self.space
-        return {name: (each.low, each.high, each.log) for name, each in found.items()}
+        return {
+            name: Choices(choices=each.choices)
+            if isinstance(each, CategoricalDistribution)
+            else (each.low, each.high, each.log)
+            for name, each in found.items()
+        }
+
+    @cached_property
+    def protocol(self) -> dict[str, Any]:
+        """The suite's value of each hyperparameter, else the algorithm's own."""
+        protocol, algorithm = self.cell.suite.protocol, self.cell.algorithm
+        values = {name: getattr(algorithm, name) for name in self.space}
+        open_ = {n: protocol[n].value for n, value in values.items() if value is None and n in protocol}
+        return values | open_
 
     @cached_property
     def default(self) -> dict[str, Any]:
-        """The suite's protocol, which is the first trial."""
-        protocol, algorithm = self.cell.suite.protocol, self.cell.algorithm
-        values = {name: getattr(algorithm, name) for name in self.space}
-        open_ = {name: protocol[name].value for name, value in values.items() if value is None}
-        return {name: _within(value, self.space[name]) for name, value in (values | open_).items()}
+        """The first trial: the suite's protocol, or the nearest to it that is looked at."""
+        return {name: within(value, self.space[name]) for name, value in self.protocol.items()}
 
     @property
     def name(self) -> str:
@@ -161,6 +135,7 @@ class Sweep:
     def about(self) -> dict[str, Any]:
         """All that the proposals and what becomes of them depend on."""
         settings = dataclasses.asdict(replace(self.settings, storage=None))
+        settings.pop("search")  # which the ranges tell
         if self.settings.sampler != "grid":  # more trials go on from fewer; a grid is laid for a number of them
             settings.pop("trials")
         spec = self.cell.spec.model_dump(mode="json")
@@ -210,14 +185,14 @@ class Sweep:
 
     @cached_property
     def grid(self) -> dict[str, list[Any]]:
-        """Evenly spaced values, as few per hyperparameter as give every trial a point of its own."""
+        """Evenly spaced values, as few per hyperparameter as give every trial but the first a point of its own."""
         for points in range(1, self.settings.trials + 1):
-            grid = {name: _spaced(found, points) for name, found in self.space.items()}
-            if math.prod(map(len, grid.values())) >= self.settings.trials:
+            grid = {name: spaced(found, points) for name, found in self.space.items()}
+            if math.prod(map(len, grid.values())) >= self.settings.trials - 1:
                 return grid
         raise BenchError(
             f"the grid of {self.named[1]} has {math.prod(map(len, grid.values()))} points, fewer than "
-            f"{self.settings.trials} trials. Ask for fewer trials, or for another sampler."
+            f"{self.settings.trials} trials less the protocol's. Ask for fewer trials, or for another sampler."
         )
 
     def cells(self, trial: FrozenTrial, iterations: int) -> list[Cell]:
@@ -243,7 +218,7 @@ class Sweep:
         return Trial(
             number=trial.number,
             parameters=trial.params,
-            default=trial.params == self.default,
+            default=trial.params == self.protocol,
             outcome=next((bad for bad in ("failed", "diverged") if bad in outcomes), "finished"),
             score=score if score is not None and math.isfinite(score) else None,
             iterations=sum(record.stopped_at for record in records),
@@ -301,19 +276,20 @@ def sweeps(request: Request, settings: Settings, root: Path | None = None) -> li
         if name not in allowed:
             raise unknown(kind, name, allowed)
     found, catalogue = [], Catalogue(request.plugins)
+    searched(settings.search, parse(request.algos))
     for suite in parse(request.suites):
-        presets = suite_of(catalogue, suite).presets
-        if request.preset not in presets:
-            raise unknown("preset", request.preset, presets)
-        iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
+        with foreign(f"{suite} can't be planned"):
+            presets = suite_of(catalogue, suite).presets
+            if request.preset not in presets:
+                raise unknown("preset", request.preset, presets)
+            iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
             if root:
                 sweep = _as_begun(sweep, root / TUNING)
             _check_rungs(sweep)
-            if settings.sampler == "grid":
-                sweep.grid  # noqa: B018  # a grid that is too small shows now
+            sweep.grid if settings.sampler == "grid" else sweep.space  # noqa: B018  # what is wrong with it shows now
             found.append(sweep)
     return list({sweep.name: sweep for sweep in found}.values())
 
@@ -590,23 +566,3 @@ def _trial(
     return create_trial(
         state=TrialState.RUNNING, params=values, distributions=space, system_attrs=dict(system_attrs or {})
     )
-
-
-def _rounded(value: Any) -> Any:
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
-
-
-def _within(value: Any, found: Any) -> Any:
-    return min(max(value, found.low), found.high)
-
-
-def _spaced(found: Any, points: int) -> list[Any]:
-    """At most so many values of a range, evenly spaced, ends included; the middle if there is but one."""
-    shares = [i / (points - 1) for i in range(points)] if points > 1 else [0.5]
-    if found.log:
-        low, high = math.log(found.low), math.log(found.high)
-        values = [math.exp(low + share * (high - low)) for share in shares]
-    else:
-        values = [found.low + share * (found.high - found.low) for share in shares]
-    whole = isinstance(found, IntDistribution)
-    return list(dict.fromkeys(round(v) if whole else _within(_rounded(float(v)), found) for v in values))

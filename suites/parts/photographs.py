@@ -148,17 +148,19 @@ def unpickle(path: Path) -> Any:
     """
     try:
         return _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError, AttributeError, OSError) as error:
+    except Exception as error:  # a damaged pickle breaks in every way
         raise DataError(f"cannot read {path} safely ({error}). Get an intact copy.") from None
 
 
 class _Arrays(pickle.Unpickler):
     _ALLOWED = (
-        *(("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")),
-        *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),
+        *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+        *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),  # of protocol 5: bytes as an array
         ("numpy", "ndarray"),
         ("numpy", "dtype"),
         ("_codecs", "encode"),
+        *((module, n) for module in ("builtins", "__builtin__") for n in ("bytes", "bytearray")),  # of protocols 0 to 4
+        ("collections", "OrderedDict"),
     )
 
     def find_class(self, module: str, name: str) -> Any:

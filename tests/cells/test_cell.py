@@ -22,7 +22,9 @@ from bench.core.records import Record, Spec
 from bench.core.trees import named_leaves
 from bench.learning.training import Training
 from bench.planning.plan import Request, plan
+from bench.storage.audit import audit
 from bench.storage.store import Store
+from reports.views import comparisons
 
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
 
@@ -296,3 +298,75 @@ def test_a_chunk_that_was_asked_for_is_kept_and_changes_no_digit_that_counts(tmp
     assert record.chunk_tasks == record.spec.chunk_tasks == 10
     assert record.cell != next(whole.store.records()).cell
     assert parts["value"].to_numpy() == pytest.approx(whole["value"].to_numpy(), rel=1e-3)
+
+
+DETACHED = """
+from dataclasses import dataclass
+from torch import nn
+from suites.sinusoid import Sinusoid
+
+class Cut(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last, self.frozen = nn.Linear(1, 4), nn.Linear(4, 1), nn.Linear(1, 1)
+        self.frozen.requires_grad_(False)
+
+    def forward(self, x):
+        return self.last(self.first(x).tanh().detach()) + self.frozen(x)
+
+@dataclass(frozen=True, kw_only=True)
+class Detached(Sinusoid):
+    def module(self):
+        return Cut()
+"""
+
+
+def doubted(root: Path, suite: str, algos: str, **options: Any) -> dict[str, str]:
+    """What the one cell's record, its table and the audit of it say alike."""
+    frame = bench.run(suite, algos, out=root, **SMALL | options)
+    [found] = frame.store.records()
+    said = [finding for finding in audit(frame.store).findings if finding.what in found.cautions]
+    assert len(said) == len(found.cautions) and all(finding.severity == "caution" for finding in said)
+    [view] = comparisons(frame, [found])
+    for what, message in found.cautions.items():
+        assert any(note.startswith("caution: ") and what in note and message in note for note in view.notes)
+    return found.cautions
+
+
+def test_a_step_that_is_always_rejected_is_a_caution(tmp_path: Path) -> None:
+    said = doubted(tmp_path / "s", "navigation2d[kl=1e-30,trajectories=2]", "maml[meta_batch=2]", iterations=2)
+    assert said["steps were rejected"] == "2 of 2 steps were not taken"
+    assert "7 of 7 tensors" in said["parameters never moved"]
+
+
+def test_rejected_steps_are_counted_across_a_cut(tmp_path: Path) -> None:
+    root, suite = tmp_path / "s", "navigation2d[kl=1e-30,trajectories=2]"
+    doubted(root, suite, "maml[meta_batch=2]", iterations=2)
+    bench.run(suite, "maml[meta_batch=2]", out=root, iterations=4, **SMALL)
+    longer = next(record for record in bench.load(root).store.records() if record.spec.iterations == 4)
+    assert longer.cautions["steps were rejected"] == "4 of 4 steps were not taken"
+
+
+def test_a_rate_that_moves_nothing_is_a_caution(tmp_path: Path) -> None:
+    said = doubted(tmp_path / "s", "sinusoid", "maml[outer_lr=1e-30,meta_batch=2]", iterations=3)
+    assert "layers.0.weight" in said["parameters never moved"]
+
+
+def test_what_no_gradient_reaches_is_a_caution_and_what_is_frozen_is_none(tmp_path: Path) -> None:
+    (tmp_path / "detached.py").write_text(DETACHED)
+    plugins = [tmp_path / "detached.py"]
+    said = doubted(tmp_path / "s", "detached", "maml[meta_batch=2]", iterations=3, plugins=plugins)
+    assert said == {"parameters never moved": "2 of 4 tensors are as they were drawn: first.weight, first.bias"}
+
+
+def test_a_validation_that_never_improves_is_a_caution(tmp_path: Path) -> None:
+    options = {"iterations": 4, "validate_every": 1}
+    said = doubted(tmp_path / "s", "sinusoid", "maml[outer_lr=1e-30,meta_batch=2]", **options)
+    assert said["validation never improved"] == "the first of 4 looks at the validation tasks was the best"
+    assert "validation never improved" not in doubted(tmp_path / "t", "sinusoid", "maml[meta_batch=2]", **options)
+
+
+@pytest.mark.parametrize("algorithm", ["maml", "fomaml", "metasgd", "finetune", "scratch"])
+@pytest.mark.parametrize("suite", ["sinusoid", "glyphs[ways=2]"])
+def test_sound_training_has_no_caution(tmp_path: Path, suite: str, algorithm: str) -> None:
+    assert doubted(tmp_path / "s", suite, algorithm, iterations=3) == {}

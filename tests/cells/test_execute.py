@@ -76,7 +76,9 @@ SPY = """if True:
 """
 
 
-@pytest.mark.parametrize("workers", [None, 2], ids=["here", "in processes"])
+@pytest.mark.parametrize(
+    "workers", [pytest.param(None, id="here"), pytest.param(2, id="in processes", marks=pytest.mark.slow)]
+)
 def test_a_fresh_cell_reads_nothing_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_fresh_cell_reads_nothing_of_the_others(
     assert len(opened) - 40 <= 10 * len(fresh)
 
 
+@pytest.mark.slow
 def test_where_a_cell_can_go_on_from_is_told_to_its_process(tmp_path: Path) -> None:
     more: Any = {**SMALL, "out": tmp_path / "store"}
     for iterations in (10, 15):

@@ -244,6 +244,7 @@ EDITABLE = f"""if True:  # as setuptools' finder of an editable install, which i
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [None, ""], ids=["an empty folder", "a package"])
 @pytest.mark.parametrize("first", [False, True], ids=["working directory", "PYTHONPATH"])
 def test_what_bears_the_names_of_our_packages_hides_none_of_them(
@@ -311,7 +312,10 @@ def test_a_file_that_is_not_one_choice_is_named_with_its_classes(house: Path, co
     assert f"goes into {house / 'suites' / 'parts'}" in last
 
 
-@pytest.mark.parametrize("content", ["class Helper: pass", "x = 1", "class _Shared(Suite): pass"])
+@pytest.mark.parametrize(
+    "content",
+    ["x = 1", *(pytest.param(c, marks=pytest.mark.slow) for c in ("class Helper: pass", "class _Shared(Suite): pass"))],
+)
 def test_a_file_that_is_no_choice_spoils_no_other(house: Path, content: str) -> None:
     (house / "suites" / "helper.py").write_text(content)
     (house / "algorithms" / "broken.py").write_text("class Broken(")

@@ -1,11 +1,13 @@
 """What is planned says all that a result depends on; what can't be done together is refused before anything trains."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import bench
 from bench.cells.execute import run_cells
@@ -14,7 +16,7 @@ from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.places.execution import cores
-from bench.planning.plan import Cell, Request, plan
+from bench.planning.plan import Cell, Request, check_device, plan
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps
 from tests.conftest import ROOT
@@ -153,3 +155,47 @@ def test_threads_left_open_are_those_that_the_store_began_with(engine: Any, capl
     longer = [spec.model_copy(update={"iterations": 60}) for spec in begun]
     assert plan(replace(asked, share=2), longer, choice)[0].spec.threads == 2  # from which it cannot go on
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "CUDA", "gpu"])
+@pytest.mark.parametrize(
+    ("version", "hidden", "words"),
+    [
+        (None, None, ["is a CPU build", "pytorch.org/get-started", "--device cpu"]),
+        ("12.8", None, ["built for CUDA 12.8", "finds no GPU", "nvidia-smi"]),
+        ("12.8", "", ["CUDA_VISIBLE_DEVICES is ''", "--device cpu"]),
+    ],
+)
+def test_a_gpu_that_torch_does_not_see_is_said_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, device: str, version: str | None, hidden: str | None, words: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    with pytest.raises(BenchError) as refused:
+        check_device(device)
+    assert [word for word in words if word not in str(refused.value)] == []
+    assert "Did you mean" not in str(refused.value)
+
+
+def test_the_words_of_torch_about_a_driver_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def old() -> bool:
+        warnings.warn("The NVIDIA driver on your system is too old (found version 11040).", stacklevel=1)
+        return False
+
+    monkeypatch.setattr(torch.cuda, "is_available", old)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    with pytest.raises(BenchError, match="driver on your system is too old"):
+        check_device("cuda")
+
+
+def test_a_gpu_too_many_and_a_device_of_another_kind_are_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda:2", "mps", "gpu"):
+        with pytest.raises(BenchError, match="Allowed: cpu, cuda, cuda:0, cuda:1"):
+            check_device(device)
+    check_device("cuda:1")

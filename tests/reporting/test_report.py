@@ -108,6 +108,7 @@ def test_predictions_are_those_of_the_stored_scores(runs: Path) -> None:
     assert again == pytest.approx(scores.loc[scores["setting"] == first.setting, "value"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_confusions_count_every_test_image_as_the_stored_accuracy_does(tmp_path: Path) -> None:
     scores = bench.run("glyphs", ["maml", "scratch"], out=tmp_path, **OPTIONS | {"iterations": 2})
     contents = report.read(tmp_path, tmp_path / "report", Catalogue(()))
@@ -206,3 +207,34 @@ def test_who_says_how_sure_it_is_has_a_column_for_it_and_the_others_a_dash(tmp_p
     shown = view.frame().set_index("algorithm")["nll nats @10"]
     assert (shown["scratch"] == "–").all()
     assert shown["ensemble"].str.contains(r"\d|∞").all()
+
+
+@pytest.mark.parametrize("strangers", [["index.html"], ["tables/thesis.tex"], ["figures/mine.svg", "data/x.csv"]])
+@pytest.mark.parametrize("command", ["report", "report --compare", "cost"])
+def test_a_folder_with_files_of_other_people_is_refused_and_left_as_it_is(
+    runs: Path, tmp_path: Path, command: str, strangers: list[str]
+) -> None:
+    folder = tmp_path / "thesis"
+    for name in strangers:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("years of work")
+    words = {
+        "report": ["report", str(runs)],
+        "report --compare": ["report", "--compare", str(runs), str(tmp_path / "other")],
+        "cost": ["cost", "--suite", "sinusoid", "--algos", "maml"],
+    }[command]
+    done = CliRunner().invoke(main, [*words, "--out", str(folder)])
+    assert done.exit_code == 2 and "is not empty and is no" in done.output and "another folder" in done.output
+    found = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    assert found == dict.fromkeys(strangers, "years of work")
+
+
+def test_a_report_is_not_written_among_the_cells_and_only_over_a_report(runs: Path, tmp_path: Path) -> None:
+    assert called(runs, "--out", str(runs)).exit_code == 2
+    assert not (runs / "index.html").exists()
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for _ in range(2):  # an empty folder, then our own
+        assert called(runs, "--out", str(folder)).exit_code == 0
+        (folder / "notes.txt").write_text("mine")
+    assert (folder / "notes.txt").read_text() == "mine"

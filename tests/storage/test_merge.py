@@ -151,3 +151,18 @@ def test_trials_and_sweeps_come_along(tmp_path: Path) -> None:
     assert [cell.tuning for cell in tuned(request, tmp_path / "both", (), remembered)] == [tuning]
     [(again, _)] = tune(found, tmp_path / "both", watch := Fresh())
     assert (watch.count, again.model_dump() | {"finished": ""}) == (0, tuning.model_dump() | {"finished": ""})
+
+
+@pytest.mark.parametrize("into", [".", "maml/../maml", "linked", "maml", "maml/within", ".."])
+def test_a_run_directory_is_not_merged_into_itself_nor_into_what_is_within(
+    stores: tuple[Store, Store], tmp_path: Path, into: str
+) -> None:
+    root = stores[0].root
+    (tmp_path / "linked").symlink_to(root)
+    target = {".": root / ".", "..": root / ".."}.get(into, tmp_path / into)
+    before = sorted(tmp_path.rglob("*"))
+    done = CliRunner().invoke(main, ["merge", str(root), "--into", str(target)])
+    assert done.exit_code == 2, done.output
+    assert "into itself. Name another" in done.output or "within the other" in done.output
+    assert sorted(tmp_path.rglob("*")) == before
+    assert CliRunner().invoke(main, ["merge", str(root), str(stores[1].root), "--into", str(root)]).exit_code == 0

@@ -37,6 +37,7 @@ def given(name: str) -> list[str]:
 
 
 CHOICES = [text for name in CATALOGUE.names("suite") for text in given(name)]
+TRIED = [pytest.param(text, marks=pytest.mark.slow if "resnet12" in text else ()) for text in CHOICES]
 
 
 @cache
@@ -63,7 +64,7 @@ def test_every_suite_is_tried_and_with_more_layers_wherever_it_has_some() -> Non
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
-@pytest.mark.parametrize("text", CHOICES)
+@pytest.mark.parametrize("text", TRIED)
 def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: Role) -> None:
     suite = made(text)
     task = SuiteTask(suite)
@@ -88,7 +89,7 @@ def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: R
         assert y.unique().tolist() == list(range(task.outputs))
 
 
-@pytest.mark.parametrize("text", CHOICES)
+@pytest.mark.parametrize("text", TRIED)
 def test_features_under_the_head_give_the_prediction(text: str) -> None:
     suite = made(text)
     task = SuiteTask(suite)
@@ -115,7 +116,7 @@ def test_features_under_the_head_give_the_prediction(text: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
-@pytest.mark.parametrize("text", CHOICES)
+@pytest.mark.parametrize("text", TRIED)
 def test_a_loss_is_the_mean_of_one_per_example_and_there_is_a_score_per_metric(text: str, role: Role) -> None:
     suite = made(text)
     task = SuiteTask(suite)

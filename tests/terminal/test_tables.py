@@ -236,6 +236,23 @@ def test_the_printed_table_and_the_reports_files_have_the_same_digits(
         assert sorted(number for number in numbers if number not in text) == []
 
 
+@pytest.mark.parametrize("order", [[5, 4, 3, 2, 1, 0], [2, 0, 1, 5, 3, 4], [1, 3, 5, 0, 2, 4]])
+def test_the_same_cells_in_another_order_have_the_same_digits_and_marks(
+    order: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    values = [{step: list(rng.lognormal(0.0, 1.0, 20)) for step in (0, 1)} for _ in range(3)]
+    found = []
+    for arm in ({}, {"steps": 2}):  # two that reach the same
+        for seed, one in enumerate(values):
+            made = record(spec(seed=seed, given=arm), train_seconds=0.1 * 3**seed, selected={"inner_lr": 0.1 + seed})
+            found.append((made, scores(one)))
+    view, other = one_view(*found), one_view(*(found[i] for i in order))
+    assert {entry.mark for row in view.rows for entry in row} == {"", "best", "level"}
+    for text in (View.latex, View.markdown, lambda v: printed(v, 1_000, monkeypatch, capsys)):
+        assert sorted(text(view).splitlines()) == sorted(text(other).splitlines())
+
+
 def test_cells_that_share_a_label_are_told_apart_by_what_differs() -> None:
     longer, edited = spec(iterations=3_000), spec(suite_version=2)
     other = spec(given={"steps": 5}, iterations=3_000)

@@ -74,7 +74,8 @@ def one(**settings: Any) -> Sweep:
 
 def score(trial: FrozenTrial) -> float:
     """A made-up landscape, with a crater of divergence."""
-    value = sum((float(x) - 0.003 * i) ** 2 for i, x in enumerate(trial.params.values()))
+    numbers = [float(x) for x in trial.params.values() if not isinstance(x, str)]
+    value = sum((x - 0.003 * i) ** 2 for i, x in enumerate(numbers))
     return float("inf") if trial.number == 3 else value
 
 
@@ -282,7 +283,21 @@ def test_the_command_says_what_it_does_and_draws_what_it_found(tmp_path: Path) -
         (["--algos", "oracle[outer_lr=0.1]"], ["oracle[outer_lr=0.1] has nothing to tune", "Search("]),
         (["--algos", "scratch[inner_lr=0.1]"], ["scratch[inner_lr=0.1] has nothing to tune"]),
         (["--algos", "mmal"], ["Did you mean 'maml'?"]),
-        (["--algos", "maml[inner_lr=1,outer_lr=1]", "--sampler", "grid"], ["has 5 points, fewer than 30 trials"]),
+        (["--search", "mmal[steps=1|2]"], ["unknown algorithm in --search 'mmal'", "Did you mean 'maml'?"]),
+        (["--search", "maml[stepz=1|2]"], ["unknown parameter of maml 'stepz'", "Did you mean 'steps'?"]),
+        (["--search", "maml[steps=1|x]"], ["maml does not take steps=x", "int >= 1"]),
+        (["--search", "maml[steps=0..3]"], ["maml does not take steps=0"]),
+        (["--search", "maml[inner_lr=1..0.1]"], ["which is no range", "1 is not below 0.1"]),
+        (["--search", "maml[inner_lr=1]"], ["is neither a range nor choices", "--algos: maml[inner_lr=1]"]),
+        (["--search", "maml[gradient=a..b]"], ["maml does not take gradient=a", "Allowed: ", "reverse"]),
+        (["--search", "maml[gradient=reverse..mixed]"], ["has no range", "List the values"]),
+        (["--search", "maml"], ["--search says nothing of maml", "steps=1|3|5"]),
+        (["--algos", "maml[steps=1]", "--search", "maml[steps=1|2]"], ["steps of maml[steps=1], which --algos fixes"]),
+        (["--algos", "scratch", "--search", "scratch[outer_lr=1..2]"], ["it does not meta-train"]),
+        (
+            ["--algos", "maml[inner_lr=1,outer_lr=1]", "--sampler", "grid"],
+            ["has 5 points, fewer than 30 trials less"],
+        ),
     ],
 )
 def test_what_cannot_be_swept_is_refused(arguments: list[str], words: list[str]) -> None:
@@ -378,3 +393,98 @@ def test_postgresql_holds_the_same_sweep_and_may_be_restarted_meanwhile(postgres
         found[out] = tuning.model_dump() | {"finished": ""}
     assert found["server"] == found["file"]
     assert not Path("server/tuning/journal.log").exists()
+
+
+KINDS = """
+from dataclasses import dataclass
+from typing import Annotated, Literal
+from pydantic import Field
+from algorithms.maml import MAML
+from bench.core.types import Search
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds(MAML):
+    rule: Annotated[Literal["plain", "signed"], Search()] = "signed"
+    level: Annotated[Literal[1, 2, 4], Search()] = 2
+    few: Annotated[int, Search(choices=(2, 5, 9))] = 5
+    warm: Annotated[bool, Search()] = True
+    size: Annotated[int, Field(ge=1), Search(1, 64, log=True)] = 8
+    damp: Annotated[float | None, Search(0.1, 1, log=True)] = None
+"""
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
+def test_categories_booleans_and_whole_numbers_are_searched_by_every_sampler(tmp_path: Path, sampler: str) -> None:
+    (tmp_path / "kinds.py").write_text(KINDS)
+    asked_for = replace(SMALL, algos="kinds[outer_lr=0.1,inner_lr=0.1,steps=1]", plugins=(tmp_path / "kinds.py",))
+    [sweep] = sweeps(asked_for, Settings(trials=20, sampler=sampler))
+    trials = asked(sweep, 20)
+    first = {"rule": "signed", "level": 2, "few": 5, "warm": True, "size": 8, "damp": 0.1}
+    assert trials[0].params == first
+    seen = {name: {trial.params[name] for trial in trials} for name in first}
+    assert seen["rule"] == {"plain", "signed"} and seen["warm"] == {True, False} and seen["level"] == {1, 2, 4}
+    for trial in trials:  # what is proposed can be planned, and is what the cell gets
+        [cell] = sweep.cells(trial, 1)
+        assert {name: getattr(cell.algorithm, name) for name in first} == trial.params
+
+
+def test_ranges_and_categories_typed_are_searched_instead_and_what_is_chosen_can_be_run() -> None:
+    words = ("--algos", "maml[meta_batch=2]", "--trials", "4", "--trial-iterations", "1")
+    search = "maml[inner_lr=0.5..1 log, steps=1|3, gradient=reverse|first_order]"
+    output = bench(*TUNE, *words, "--search", search).output
+    assert "inner_lr 0.5 to 1 (logarithmic)" in output and "steps 1 | 3" in output
+    assert "the protocol's inner_lr=0.01 lies outside; the first trial is the nearest to it" in output
+    trials = stored()["maml"].trials
+    assert [trial.default for trial in trials] == [False] * 4
+    assert trials[0].parameters["inner_lr"] == 0.5
+    assert all(0.5 <= trial.parameters["inner_lr"] <= 1 and trial.parameters["steps"] in (1, 3) for trial in trials)
+    assert "maml" in bench(*RUN, "--iterations", "1", "--algos", "maml[meta_batch=2]", "--tuned").output
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ('rule: Annotated[Literal["a", "b"], Search(0.1, 1)] = "a"', "which takes a | b"),
+        ("rate: Annotated[float, Search()] = 0.1", "Declare Search(low, high)"),
+        ("rate: Annotated[float, Field(gt=0), Search(0, 1)] = 0.1", "which takes float > 0"),
+        ("rate: Annotated[float, Search(1, 0.1)] = 0.1", "which is no range"),
+        ("flag: Annotated[bool, Search(0, 1)] = True", "which takes true | false"),
+        ('name: Annotated[str, Search(choices=("a", 3))] = "a"', "which takes str"),
+    ],
+)
+def test_a_declaration_that_makes_no_sense_is_said_before_any_trial(tmp_path: Path, field: str, words: str) -> None:
+    source = KINDS[: KINDS.index("    rule:")] + f"    {field}\n"
+    (tmp_path / "kinds.py").write_text(source)
+    result = bench(*TUNE, "--algos", "kinds", "--plugin", "kinds.py", code=2)
+    assert "kinds declares Search(" in result.output and words in result.output, result.output
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
+@pytest.mark.parametrize("trials", [1, 2, 7])
+def test_the_first_trial_is_the_protocol_whatever_the_sampler(sampler: str, trials: int) -> None:
+    sweep = one(sampler=sampler, trials=trials)
+    found = asked(sweep, trials)
+    assert found[0].params == {"outer_lr": 0.001, "inner_lr": 0.01, "steps": 1}
+    assert sampler != "grid" or len({tuple(trial.params.values()) for trial in found[1:]}) == trials - 1
+
+
+@pytest.mark.parametrize("body", ["float('nan')", "1 / 0"])
+def test_a_sweep_without_a_usable_trial_promises_nothing(tmp_path: Path, body: str) -> None:
+    broken = (
+        PLUGIN[: PLUGIN.index("        if self")]
+        + f"        return super().meta_loss(meta, loss, episode) * ({body})\n"
+    )
+    (tmp_path / "mine.py").write_text(broken)
+    words = ("--trials", "2", "--trial-iterations", "1", "--plugin", "mine.py")
+    output = bench(*TUNE, "--algos", "mine[meta_batch=2]", *words, code=3).output
+    assert "takes the chosen values" not in output
+    assert "no trial of mine[meta_batch=2] on sinusoid has a finite score" in output.replace("\n", " ")
+    both = bench(*TUNE, "--algos", "mine[meta_batch=2],maml[meta_batch=2]", *words, code=3).output
+    assert "takes the chosen values" in both and "no trial of mine" in both
+
+
+def test_a_sweep_that_the_time_cut_before_its_first_trial_promises_nothing() -> None:
+    output = bench(
+        *TUNE, "--algos", "maml", "--trials", "2", "--trial-iterations", "1", "--time-limit", "0.001s"
+    ).output
+    assert "takes the chosen values" not in output and "not all trials are done" in output

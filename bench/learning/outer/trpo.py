@@ -40,7 +40,7 @@ def outer_of(suite: Suite, algorithm: Learner, iterations: int) -> Outer | TRPO:
 class Move(NamedTuple):
     """What became of a step."""
 
-    meta: Meta
+    meta: Meta  # the very same where no step was taken
     kl: float  # nats; 0 where no step was taken
     tries: int  # how often the surrogate was evaluated; all of them and one where none was good
 
@@ -72,7 +72,8 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
         return loss.item(), kl.item()
 
     size, kl, tries = backtracking(judged, longest, suite.kl, rule)
-    return Move(tree_unflatten([x - size * d for x, d in zip(here, natural, strict=True)], spec), kl, tries)
+    moved = [x - size * d for x, d in zip(here, natural, strict=True)]
+    return Move(tree_unflatten(moved, spec) if size else meta, kl, tries)
 
 
 class TrustRegion:
@@ -84,11 +85,11 @@ class TrustRegion:
         self.memory: Memory = []
 
     def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
-        """One step; its KL and how many sizes were tried."""
+        """One step; its KL, how many sizes were tried, and whether none was good."""
         move = trpo(self.suite, self.algorithm, self.meta, gradient, batch)
         for leaf, new in zip(tree_leaves(self.meta), tree_leaves(move.meta), strict=True):
             leaf.copy_(new)
-        return {"kl": move.kl, "tries": float(move.tries)}
+        return {"kl": move.kl, "tries": float(move.tries), "rejected": float(move.meta is self.meta)}
 
 
 def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,88 @@
+"""Whether a suite reads what it should: its data by content, and its frozen tasks by their published hashes."""
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from typing import NamedTuple, get_args
+
+from bench.core.data import Dataset, cache_dir
+from bench.core.discovery import Catalogue, Named
+from bench.core.environment import variable
+from bench.core.errors import DataError, ManifestError, foreign
+from bench.core.types import Split, Suite
+from bench.learning.evaluate import FROZEN, manifest
+from bench.planning.plan import suite_of
+
+
+class Verified(NamedTuple):
+    """One thing that was looked at."""
+
+    ok: bool
+    what: str  # images_background; the test tasks of 5-way 1-shot
+    found: str  # how much and by which hash, or what is wrong
+
+
+def dataset_of(suite: Suite) -> Dataset | None:
+    """What a suite downloads, if anything."""
+    found = getattr(type(suite), "data", None)
+    return found if isinstance(found, Dataset) else None
+
+
+def fetched(name: str, catalogue: Catalogue) -> list[str]:
+    """Where a suite's data lie, after downloading them; nothing where what it reads is at hand by itself.
+
+    Raises:
+        DataError: a download failed, or the data can't be downloaded by bench.
+    """
+    suite = suite_of(catalogue, Named(name, {}))
+    if dataset := dataset_of(suite):
+        return [str(path) for path in dataset.fetch()]
+    with foreign(f"{name} can't be read"):
+        suite.check()
+    return []
+
+
+def verified(name: str, catalogue: Catalogue) -> Iterator[Verified]:
+    """What a suite downloads, by content; then what it reads of every split, anew, and its frozen tasks.
+
+    Raises:
+        DataError: data are missing.
+        PluginError: the suite breaks while it reads.
+    """
+    suite = suite_of(catalogue, Named(name, {}))
+    dataset = dataset_of(suite)
+    rows = dataset.verify() if dataset else ()
+    yield from (Verified(row.ok, row.name, f"{row.files} files, SHA-256 {row.sha256}, {row.where}") for row in rows)
+    if not all(row.ok for row in rows):
+        return
+    with contextlib.nullcontext() if dataset else _no_cache(), foreign(f"{name} can't be read"):
+        splits: tuple[Split, ...] = get_args(Split)
+        for split in splits:
+            try:
+                suite.check(split)
+            except DataError as error:
+                if split == splits[0]:
+                    raise
+                yield Verified(False, f"{split} data", str(error))
+                return
+        for setting, variant in {variant.setting: variant for variant in suite.evaluations}.items():
+            for split in splits:
+                if split in FROZEN:
+                    yield _tasks(variant, name, setting, split)
+
+
+def _tasks(suite: Suite, name: str, setting: str, split: Split) -> Verified:
+    what = f"{split} tasks of {setting}"
+    try:
+        tasks = manifest(suite, name, split)[1]
+    except ManifestError as error:
+        return Verified(False, what, str(error))
+    return Verified(True, what, f"{FROZEN[split]} frozen tasks, SHA-256 {tasks}")
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """An empty cache meanwhile, so that what is read is read from where it lies."""
+    cache_dir().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir()) as empty, variable("BENCH_CACHE_DIR", empty):
+        yield
