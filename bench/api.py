@@ -139,6 +139,7 @@ def tune(
     pruner: str = Settings.pruner,
     sampler_seed: int = Settings.seed,
     batch: int = Settings.batch,
+    search: str | None = None,
     storage: str | None = None,
     time_limit: float | None = None,
     plugins: Sequence[str | Path] = (),
@@ -162,6 +163,7 @@ def tune(
         pruner: "none", "median" or "hyperband".
         sampler_seed: the sampler's own.
         batch: trials in a round.
+        search: where to look, instead of where algorithms declare: "maml[inner_lr=0.01..1 log, steps=1|3|5]".
         storage: "postgresql://..." instead of a journal file in the run directory.
         time_limit: seconds after which it stops, to be resumed by the same call.
         plugins: plug-in files.
@@ -176,7 +178,9 @@ def tune(
         BenchError: as the command, which prints its message.
     """
     execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
-    settings = Settings(trials=trials, sampler=sampler, pruner=pruner, seed=sampler_seed, batch=batch, storage=storage)
+    settings = Settings(
+        trials=trials, sampler=sampler, pruner=pruner, seed=sampler_seed, batch=batch, search=search, storage=storage
+    )
     root = Path(out) if out else default_out(suite)
     request = Request(
         suites=suite,
