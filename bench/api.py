@@ -1,4 +1,4 @@
-"""`bench.run` and `bench.load`: the same cells, stores and numbers as the command, as pandas DataFrames."""
+"""The commands from Python, by their names: the same cells, stores and numbers, as pandas DataFrames."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,14 +14,21 @@ from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError, PluginError
-from bench.core.records import Record
+from bench.core.findings import Audit
+from bench.core.interrupts import passed_on
+from bench.core.records import EngineName, Record
 from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
+from bench.reporting import report as reporting
+from bench.storage import audit as audit_
+from bench.storage import merge as merge_
 from bench.storage.store import MARK, Store, default_out
+from bench.tuning.sweep import Settings, sweeps
+from bench.tuning.sweep import tune as run_sweeps
 from bench.tuning.tuned import tuned as with_chosen_values
-from reports.frame import tidy
+from reports.frame import tidy, trials_of
 
 
 class Results(pd.DataFrame):
@@ -97,19 +104,20 @@ def run(
         BenchError: as the command, which prints its message.
     """
     execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
-    options.setdefault("threads", execution.threads)
     text = algos if isinstance(algos, str) else ",".join(algos)
     request = Request(
         suites=suite,
         algos=text,
         seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
         plugins=tuple(map(Path, plugins)),
+        share=execution.threads,
         **options,
     )
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
     store = Store.create(root)
-    records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
+    with passed_on():
+        records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
 
 
@@ -117,6 +125,116 @@ def load(path: str | Path) -> Results:
     """All finished cells of a run directory as a tidy DataFrame; `.model(cell)` gives the meta-trained module."""
     store = Store.open(Path(path))
     return results(store, list(store.records()))
+
+
+def tune(
+    suite: str,
+    algos: str | Sequence[str],
+    *,
+    out: str | Path | None = None,
+    trials: int = Settings.trials,
+    trial_iterations: int | None = None,
+    seeds: int | Sequence[int] = 1,
+    sampler: str = Settings.sampler,
+    pruner: str = Settings.pruner,
+    sampler_seed: int = Settings.seed,
+    batch: int = Settings.batch,
+    search: str | None = None,
+    storage: str | None = None,
+    time_limit: float | None = None,
+    plugins: Sequence[str | Path] = (),
+    workers: int | None = None,
+    dask: str | None = None,
+    dask_spec: Path | None = None,
+    retries: int = RETRIES,
+    engine: EngineName = "eager",
+    **options: Any,
+) -> pd.DataFrame:
+    """What `bench tune` tries, a row for each trial; `run(..., tuned=True)` takes what it chose.
+
+    Args:
+        suite: as for `run`.
+        algos: as for `run`; what stands in brackets is not searched.
+        out: the run directory; `runs/<suite>` by default.
+        trials: of each algorithm.
+        trial_iterations: meta-iterations of a trial; a tenth of the preset's by default.
+        seeds: of a trial: how many, or which.
+        sampler: "tpe", "random", "cmaes" or "grid".
+        pruner: "none", "median" or "hyperband".
+        sampler_seed: the sampler's own.
+        batch: trials in a round.
+        search: where to look, instead of where algorithms declare: "maml[inner_lr=0.01..1 log, steps=1|3|5]".
+        storage: "postgresql://..." instead of a journal file in the run directory.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        plugins: plug-in files.
+        workers: as for `run`, like the next three.
+        dask: the address of a scheduler.
+        dask_spec: a file that describes a cluster.
+        retries: of a lost cell.
+        engine: how meta-gradients are computed.
+        options: preset, device, threads.
+
+    Raises:
+        BenchError: as the command, which prints its message.
+    """
+    execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
+    settings = Settings(
+        trials=trials, sampler=sampler, pruner=pruner, seed=sampler_seed, batch=batch, search=search, storage=storage
+    )
+    root = Path(out) if out else default_out(suite)
+    request = Request(
+        suites=suite,
+        algos=algos if isinstance(algos, str) else ",".join(algos),
+        seeds=tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds),
+        iterations=trial_iterations,
+        plugins=tuple(map(Path, plugins)),
+        share=execution.threads,
+        engine=engine,
+        **options,
+    )
+    with passed_on():
+        done = run_sweeps(sweeps(request, settings, root), root, Silent(), time_limit, execution)
+    return trials_of(tuning for tuning, _ in done)
+
+
+def report(
+    store: str | Path,
+    *,
+    compare: str | Path | None = None,
+    out: str | Path | None = None,
+    plugins: Sequence[str | Path] = (),
+) -> Path:
+    """Writes the report of a run directory, or of two side by side, as `bench report` does; its page.
+
+    Raises:
+        BenchError: there is nothing to report on, or no way to write it.
+    """
+    where, files = Path(out) if out else None, tuple(map(Path, plugins))
+    if compare is None:
+        return reporting.report(Path(store), where, files)
+    return reporting.side_by_side((Path(store), Path(compare)), where, files)
+
+
+def audit(store: str | Path) -> Audit:
+    """What makes comparisons in a run directory invalid, as `bench audit` prints it; `.sound` if nothing does.
+
+    Raises:
+        StoreError: it is no run directory, or a file of it is corrupt.
+    """
+    return audit_.audit(Store.open(Path(store)))
+
+
+def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.DataFrame:
+    """Brings the cells of several run directories into one, the first by default, as `bench merge` does.
+
+    Returns:
+        A row for each cell of each source: cell, source, what became of it, message.
+
+    Raises:
+        BenchError: there is nothing to merge, a source is no run directory, or a cell of the target is being run.
+    """
+    paths = [Path(store) for store in stores]
+    return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
 
 
 def cells_of(

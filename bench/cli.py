@@ -1,11 +1,12 @@
 """The `bench` command: parse, call, print. Nothing heavy is imported before a command needs it.
 
 Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input; 3 a cell diverged, failed or was lost,
-or would; 130 interrupted.
+or would; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 import logging
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -16,6 +17,8 @@ import click
 
 from bench.core.environment import variable
 from bench.core.errors import BenchError, PluginError, unknown
+from bench.core.interrupts import Interrupted, interruptible
+from bench.terminal.config import Configured, config_options
 from bench.terminal.document import gathered, json_option
 from bench.terminal.outlet import outlets
 
@@ -41,20 +44,23 @@ class Command(click.Group):
             sys.exit(2)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command; exit 2 on a mistake or where the system refuses something, 130 on Ctrl-C."""
+        """Runs a command; exit 2 on a mistake or where the system refuses something, 128 + n by signal n."""
         try:
             from bench.core.system import check_system
             from bench.core.torch_version import check_torch
 
-            check_system()
-            check_torch()
-            return super().invoke(ctx)
+            with interruptible():
+                check_system()
+                check_torch()
+                return super().invoke(ctx)
         except BenchError as error:
             message, code = str(error), error.exit_code
         except OSError as error:
             message, code = f"{error}. What is finished is kept; mend this and run the same command again.", 2
         except KeyboardInterrupt as interrupt:
-            message, code = f"interrupted. {interrupt}".rstrip(), 130
+            number = Interrupted.by(interrupt, "").number
+            by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+            message, code = f"interrupted{by}. {interrupt}".rstrip(), 128 + number
         click.echo(f"Error: {message}", err=True)
         raise click.exceptions.Exit(code)
 
@@ -130,6 +136,22 @@ def _data_dir(ctx: click.Context, _: click.Parameter, path: Path | None) -> None
         ctx.with_resource(variable("BENCH_DATA_DIR", str(path.absolute())))
 
 
+def going_on(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets a command that is interrupted say how it goes on."""
+
+    @wraps(command)
+    def saying(suites: str, out: Path | None, **options: Any) -> Any:
+        try:
+            return command(suites=suites, out=out, **options)
+        except KeyboardInterrupt as interrupt:
+            from bench.storage.store import default_out
+
+            message = f"What is done is kept in {out or default_out(suites)}; the same command goes on from there."
+            raise Interrupted.by(interrupt, message) from None
+
+    return saying
+
+
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE", callback=_plugins,
     help="A Python file with your own algorithm or suite, named like it; may be repeated.",
@@ -168,7 +190,7 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return taking
 
 
-@main.command()
+@main.command(cls=Configured)
 @json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
@@ -191,7 +213,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--engine", type=click.Choice(["auto", "eager", "compiled", "learn2learn"]), default="auto", show_default=True,
     help="How meta-gradients are computed; auto compiles where it pays.",
 )  # fmt: skip
-@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
 @click.option(
     "--chunk-tasks", default="auto", show_default=True, callback=_chunk, metavar="N",
     help="Tasks computed at once; auto takes all, half as many each time memory runs out, and one on each core where "
@@ -205,6 +230,8 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Also send curves and scores there while running (an extra); may be repeated.",
 )  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Show the cells and a predicted time; run nothing.")
+@config_options
+@going_on
 def run(
     suites: str,
     out: Path | None,
@@ -233,26 +260,23 @@ def run(
     from bench.terminal.progress import Progress
     from reports.views import comparisons
 
-    options["threads"] = options["threads"] or execution.threads
-    asked = Request(suites=suites, plugins=plugins, **options)
+    asked = Request(suites=suites, plugins=plugins, share=execution.threads, **options)
     root = out or default_out(suites)
     broken: list[PluginError] = []
+    if not dry_run:
+        keep_memory()
+    with logging_to(logging.StreamHandler()):
+        cells = cells_of(asked, root, tuned, remembered if dry_run else measured, broken.append)
     if dry_run:
-        whole = tables.forecast(cells_of(asked, root, tuned, remembered, broken.append), root, plugins)
+        whole = tables.forecast(cells, root, plugins)
         _tell(broken)
         if broken or not whole:
             sys.exit(3)
         return
-    keep_memory()
-    with logging_to(logging.StreamHandler()):
-        cells = cells_of(asked, root, tuned, measured, broken.append)
     store = Store.create(root)
-    try:
-        with Progress() as progress:
-            watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
-            records = run_cells(cells, store, watch, time_limit, plugins, execution)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
+    with Progress() as progress:
+        watch = Watches([progress, *(Tracker(store, name) for name in trackers)])
+        records = run_cells(cells, store, watch, time_limit, plugins, execution)
     for view in comparisons(results(store, records), records):
         tables.comparison(view)
     for label, message in progress.lost.items():
@@ -265,7 +289,7 @@ def run(
         sys.exit(3)
 
 
-@main.command()
+@main.command(cls=Configured)
 @json_option
 @click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
@@ -303,9 +327,14 @@ def run(
     "--engine", type=click.Choice(["eager", "compiled", "learn2learn"]), default="eager", show_default=True,
     help="How meta-gradients are computed; trials are short and of many shapes, so compiling seldom pays.",
 )  # fmt: skip
-@click.option("--threads", callback=_count(256), metavar="N", help="CPU threads.  [default: all cores]")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
 @execution_options
 @plugin_option
+@config_options
+@going_on
 def tune(
     suites: str,
     trials: int,
@@ -325,6 +354,7 @@ def tune(
     Every algorithm gets the same trials, meta-iterations and seeds; `bench run --tuned` reads what is chosen. The first
     trial is the suite's protocol. Killed or interrupted, the same command goes on and proposes what it would have.
     """
+    from bench.cells.cell import logging_to
     from bench.learning.engines.vectorised import keep_memory
     from bench.planning.plan import Request
     from bench.storage.store import default_out
@@ -337,15 +367,12 @@ def tune(
         trials=trials, sampler=sampler, pruner=pruner, seed=seed, batch=batch, storage=storage, search=search
     )
     root = out or default_out(suites)
-    options["threads"] = options["threads"] or execution.threads
-    found = sweeps(Request(suites=suites, **options), settings)
-    tables.sweeps(found)
     keep_memory()
-    try:
-        with Progress() as progress:
-            done = sweep(found, root, progress, time_limit, execution)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"What is done is kept in {root}; the same command goes on from there.") from None
+    with logging_to(logging.StreamHandler()):
+        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root)
+    tables.sweeps(found)
+    with Progress() as progress:
+        done = sweep(found, root, progress, time_limit, execution)
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     for label, message in progress.lost.items():

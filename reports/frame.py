@@ -1,12 +1,12 @@
 """Records -> one tidy DataFrame: a row per suite, setting, algorithm, seed, task, inner step and metric."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pandas as pd
 
-from bench.core.records import Record
+from bench.core.records import Record, Tuning
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
@@ -120,28 +120,29 @@ def progress(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
 
 def trials(records: Iterable[Record]) -> pd.DataFrame:
     """The trials of the sweeps that chose the records' parameters: what each reached and what was spent by then."""
-    sweeps = {}
-    for record in records:
-        if record.tuning:
-            sweeps[record.tuning.study] = (record, record.tuning)
-    rows: list[dict[str, Any]] = []
-    for record, sweep in sweeps.values():
-        spent, best = 0, float("nan")
-        for trial in sweep.trials:
-            spent += trial.iterations
-            score = _number(trial.score)
-            best = min(best, score) if sweep.better == "lower" else max(best, score)
-            best = score if best != best else best
-            rows.append(
-                {
-                    "suite": record.spec.suite.label,
-                    "algorithm": record.spec.algorithm.label,
-                    "arm": record.spec.arm,
-                    **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
-                    **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
-                }
-            )
-    return pd.DataFrame(rows)
+    chosen = {record.tuning.study: (record.spec, record.tuning) for record in records if record.tuning}
+    sweeps = ((spec.suite.label, spec.algorithm.label, spec.arm, tuning) for spec, tuning in chosen.values())
+    return pd.DataFrame([row for sweep in sweeps for row in _trials(*sweep)])
+
+
+def trials_of(tunings: Iterable[Tuning]) -> pd.DataFrame:
+    """Likewise of sweeps, whether or not anything was run with what they chose."""
+    sweeps = ((tuning.suite.label, tuning.algorithm.label, tuning.study, tuning) for tuning in tunings)
+    return pd.DataFrame([row for sweep in sweeps for row in _trials(*sweep)])
+
+
+def _trials(suite: str, algorithm: str, arm: str, sweep: Tuning) -> Iterator[dict[str, Any]]:
+    spent, best = 0, float("nan")
+    for trial in sweep.trials:
+        spent += trial.iterations
+        score = _number(trial.score)
+        best = min(best, score) if sweep.better == "lower" else max(best, score)
+        best = score if best != best else best
+        yield {
+            **{"suite": suite, "algorithm": algorithm, "arm": arm},
+            **{"trial": trial.number, "outcome": trial.outcome, "spent": spent, "score": score, "best": best},
+            **{"metric": sweep.metric, "better": sweep.better, "parameters": json.dumps(trial.parameters)},
+        }
 
 
 def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:

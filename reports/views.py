@@ -313,6 +313,15 @@ def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
     return _view("cells", "Cells", rows, [])
 
 
+def plain(name: str, title: str, table: pd.DataFrame) -> View:
+    """A frame of texts and numbers as it is."""
+    rows = [
+        tuple(_number(value, ".4g") if isinstance(value, (int, float)) else Entry(str(value)) for value in row)
+        for row in table.itertuples(index=False)
+    ]
+    return View(name, title, tuple(table.columns), tuple(rows))
+
+
 def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
     """What came out, in sentences: each suite's headline setting after its last report step, then the cost."""
     said = []

@@ -2,15 +2,22 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import sys
 import tempfile
-from collections.abc import Generator
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+
+from bench.cli import main
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--threads", "1", "--iterations", "20", "--preset", "smoke"]
@@ -104,3 +111,73 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, None, None]:
     if report.skipped and os.environ.get("BENCH_REQUIRE_DATA") and "BENCH_DATA_DIR" in str(report.longrepr):
         report.outcome = "failed"
         report.longrepr = f"skipped for want of data that lies beside the checkout: {report.longrepr}"
+
+
+@pytest.fixture
+def strike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, float], None]:
+    """Lets each cell's first process be killed around the writing of its record (`tests/probes/record_strike.py`)."""
+
+    def set_up(number: int, seconds: float) -> None:
+        folder = tmp_path / "struck"
+        folder.mkdir()
+        (tmp_path / "sitecustomize.py").write_text("import record_strike\n")
+        monkeypatch.setenv("STRIKE", f"{int(number)} {seconds} {folder}")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path, ROOT / "tests" / "probes", ROOT))))
+
+    return set_up
+
+
+class Forked:
+    """A `bench` command in a process that is this one once more: a new one would take seconds to import torch."""
+
+    def __init__(self, arguments: list[str], output: Path, before: Callable[[], object] = lambda: None) -> None:
+        """Starts it in a process group of its own, with the handlers of signals that a shell's command is born with.
+
+        Args:
+            arguments: of the command.
+            output: where what it prints goes.
+            before: is called in the process first.
+        """
+        self.output = output
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads, which do nothing here
+            self.pid = os.fork()
+        if self.pid == 0:
+            code: object = 99
+            try:
+                os.setpgid(0, 0)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+                file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)
+                before()
+                main(arguments)
+            except SystemExit as error:
+                code = error.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code if isinstance(code, int) else 0)
+
+    @property
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    def says(self, text: str, within: float = 60.0) -> None:
+        """Waits until it has printed something."""
+        until = time.monotonic() + within
+        while text not in self.said:
+            assert time.monotonic() < until, self.said
+            time.sleep(0.01)
+
+    def wait(self, within: float = 60.0) -> int:
+        """Its exit code, minus the signal that killed it; kills it where it takes too long."""
+        until = time.monotonic() + within
+        while (ended := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
+            if time.monotonic() > until:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                pytest.fail(f"it did not end: {self.said}")
+            time.sleep(0.01)
+        return os.waitstatus_to_exitcode(ended[1])

@@ -1,7 +1,10 @@
 """The library: what is called leaves the process that calls it as it was."""
 
+import html
 import logging
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -9,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import pytest
 import torch
 from click.testing import CliRunner
 
+import bench
 from bench.api import load, run
 from bench.cells.watch import Silent
 from bench.cli import main
@@ -21,9 +26,11 @@ from bench.planning.forecast import predict
 from bench.planning.plan import Request, plan
 from bench.reporting.costing import cost
 from bench.reporting.filming import film
+from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps, tune
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 3}
+TRIAL: dict[str, Any] = {"preset": "smoke", "trial_iterations": 2, "threads": 1}
 ASKED = Request(suites="sinusoid", algos="maml[meta_batch=2]", engine="eager", threads=1, **SMALL)
 
 
@@ -57,7 +64,13 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "cost": lambda _: cost("sinusoid", "maml", steps=(1,), tasks=(2,), threads=1),
     "load and model": lambda out: load(out).model(load(out)["cell"][0]),
     "forecast": lambda out: list(predict(plan(ASKED), out / "none")),
-    "tune": lambda out: tune(sweeps(ASKED, Settings(trials=1)), out / "tuned", Silent()),
+    "sweep": lambda out: tune(sweeps(ASKED, Settings(trials=1)), out / "tuned", Silent()),
+    "tune": lambda out: bench.tune(
+        "sinusoid", "maml", out=out, trials=1, trial_iterations=1, threads=1, preset="smoke"
+    ),
+    "report": lambda out: bench.report(out, out=out / "report"),
+    "audit": lambda out: bench.audit(out),
+    "merge": lambda out: bench.merge([out], into=out.parent / "merged"),
     "film": refused_film,
     "the command": lambda out: CliRunner().invoke(main, ["data", "fetch", "sinusoid", "--data-dir", str(out)]),
 }
@@ -82,3 +95,74 @@ def test_a_call_leaves_the_process_as_it_was(name: str, tmp_path: Path, monkeypa
     loggers = after.pop("loggers")
     assert {key: value for key, value in loggers.items() if key in before["loggers"]} == before.pop("loggers")
     assert after == before
+
+
+def said(*arguments: str) -> str:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code in (0, 1, 3), result.output
+    return result.output
+
+
+def test_every_command_that_makes_or_reads_a_run_directory_has_its_namesake_in_python() -> None:
+    for name in ("run", "tune", "report", "audit", "merge", "cost"):
+        assert name in main.commands
+        assert callable(getattr(bench, name))
+    with pytest.raises(AttributeError, match="no attribute 'meerge'"):
+        bench.meerge  # noqa: B018
+
+
+def test_tune_report_audit_and_merge_are_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    trials = bench.tune("sinusoid", ["maml[meta_batch=2]"], out="a", trials=2, **TRIAL)
+    assert list(trials["outcome"]) == ["finished"] * 2
+    again = said(
+        *("tune", "--suite", "sinusoid", "--algos", "maml[meta_batch=2]", "--trials", "2", "--trial-iterations", "2"),
+        *("--threads", "1", "--preset", "smoke", "--out", "a"),
+    )
+    assert len(list(Path("a/tuning").glob("*/sweep.json"))) == 1
+    assert f"{trials['best'].iloc[-1]:.4g}"[:4] in again
+    run("sinusoid", "maml[meta_batch=2]", out="a", tuned=True, threads=1, engine="eager", **SMALL)
+    run("sinusoid", "fomaml[meta_batch=2]", out="b", threads=1, engine="eager", seeds=2, **SMALL)
+    merged = bench.merge(["a", "b"])
+    assert list(merged["what"]) == ["copied", "copied"]
+    assert "2 already there" in said("merge", "a", "b")
+    found = bench.audit("a")
+    assert not found.sound
+    output = " ".join(said("audit", "a").split())
+    assert all(finding.what in output for finding in found.findings)
+    page = bench.report("a", out=tmp_path / "page")
+    before = page.read_bytes()
+    said("report", "a", "--out", str(tmp_path / "other"))
+    assert (tmp_path / "other" / "index.html").read_bytes() == before
+    assert bench.report("a", compare="b", out=tmp_path / "both").exists()
+    for call in (bench.report, bench.audit, bench.load, lambda path: bench.merge([path, "a"])):
+        with pytest.raises(BenchError, match="is no run directory"):
+            call("nowhere")
+
+
+def test_a_sweep_alone_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    bench.tune("sinusoid", "maml[meta_batch=2],scratch", out="a", trials=3, **TRIAL)
+    output = said("report", "a")
+    assert "chosen" in output and "written to a/report/index.html" in output
+    text = Path("a/report/index.html").read_text()
+    for fact in (
+        "6 trials of 2 sweeps",
+        "What the sweeps chose",
+        "All trials",
+        "every comparison stands",
+        "torch_build",
+    ):
+        assert fact in text
+    assert len(pd.read_csv("a/report/data/trials.csv")) == 6
+    assert {path.name for path in Path("a/report/figures").glob("*.png")} == {"budget.png", "tuning.png"}
+    commands = re.findall(r"bench tune .*$", html.unescape(text), re.MULTILINE)
+    assert len(commands) == 2
+    before = len(list(Path("a/tuning/cells").iterdir()))
+    said(*shlex.split(commands[0])[1:], "--threads", "1")
+    assert len(list(Path("a/tuning/cells").iterdir())) == before
+    bench.tune("sinusoid", "fomaml[meta_batch=2]", out="a", trials=1, **TRIAL)
+    bench.report("a")
+    assert "tuning budgets differ" in Path("a/report/index.html").read_text()
+    with pytest.raises(BenchError, match="nothing to report on"):
+        bench.report(Store.create(Path("empty")).root)

@@ -152,16 +152,21 @@ def test_ctrl_c_while_planning_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bench.api.plan", interrupt)
-    assert bench(*RUN, "--algos", "maml", code=130).output == "Error: interrupted.\n"
+    output = bench(*RUN, "--algos", "maml", code=130).output
+    assert output.startswith("Error: interrupted. What is done is kept in store; the same command goes on from there.")
 
 
-def test_the_second_of_two_runs_on_a_cell_says_who_holds_it() -> None:
-    command = (*RUN, "--algos", "maml", "--iterations", "3")
+def test_the_second_of_two_runs_says_whom_it_waits_for_and_runs_what_nobody_holds() -> None:
+    command = (*RUN, "--algos", "maml,metasgd", "--iterations", "3")
     dry = bench(*command, "--dry-run").output
-    [cell] = re.findall(r"^ ([0-9a-f]{16}) ", dry, re.MULTILINE)
+    cell, other = re.findall(r"^ ([0-9a-f]{16}) ", dry, re.MULTILINE)
     with Store.create(Path("store")).hold(cell):
-        output = bench(*command, code=2).output
-    assert f"cell {cell} is being run by process {os.getpid()} on {os.uname().nodename}" in output
+        output = bench(*command, "--time-limit", "3s").output
+    assert f"process {os.getpid()} on {os.uname().nodename} runs it; waiting" in output
+    assert "the time limit came first: 1 of 2 cells done. The same command goes on." in output
+    assert [record["cell"] for record in records()] == [other]
+    assert "waiting" not in bench(*command).output
+    assert len(records()) == 2
 
 
 @pytest.mark.parametrize("name", ["sinusoid", "sinusoid_freq", "omniglot[ways=20]", "glyphs"])

@@ -1,8 +1,8 @@
 """Whatever is killed, filled or cut, what was done stays, the rest ends with the same digest, no process is left.
 
-BENCH_FAULTS says how often each fault is injected (`tox -e faults`: 20), BENCH_FAULTS_TABLE where the table goes. Where
-processes are killed, cells are light: they checkpoint and resume as the real ones do and import nothing. The moments
-are random; the seed of a test is printed where it fails.
+BENCH_FAULTS says how often each fault is injected (`tox -e faults`: 20), BENCH_FAULTS_TABLE where the table goes. In
+the first half, where processes are killed, cells are light: they checkpoint and resume as the real ones do and import
+nothing; in the second they are real. The moments are random.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps, tune
-from tests.conftest import ROOT, PostgreSQL
+from tests.conftest import ROOT, Forked, PostgreSQL
 from tests.probes import chores
 from tests.tuning.test_sweep import SMALL
 
@@ -57,11 +57,13 @@ def _environment() -> Iterator[None]:
 
 
 def write_table(path: Path) -> None:
-    rows = [f"| {fault} | {n} | {lost} | {resumed} |" for fault, (n, lost, resumed) in tally.items()]
-    table = "\n".join(
-        ["| fault | times injected | results lost | resumed to the same digests |", "|---|---|---|---|", *rows]
-    )
+    """Of the faults that were injected; the rows of others stay as they are."""
     text = path.read_text(encoding="utf-8")
+    rows = {line.split(" | ")[0][2:]: line for line in re.findall(r"^\| .* \| \d+ \| \d+ \| \d+ \|$", text, re.M)}
+    rows |= {fault: f"| {fault} | {n} | {lost} | {resumed} |" for fault, (n, lost, resumed) in tally.items()}
+    table = "\n".join(
+        ["| fault | times injected | results lost | resumed to the same digests |", "|---|---|---|---|", *rows.values()]
+    )
     made = re.sub(r"(?<=<!-- faults -->\n).*?(?=<!-- /faults -->)", lambda _: f"{table}\n", text, flags=re.S)
     path.write_text(made, encoding="utf-8")
 
@@ -248,7 +250,7 @@ def test_a_hundred_cells_of_which_ten_crash_in_native_code(
     counted("100 cells of which 10 crash in native code", before, tmp_path, len(mended) == 100)
 
 
-# What follows befalls real cells, in this process.
+# What follows befalls real cells.
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +259,70 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], list[st
     asked: Any = {"preset": "smoke", "threads": 1, "engine": "eager", "iterations": 70}
     cells = plan(Request(suites="sinusoid", algos="maml[meta_batch=2],metasgd[meta_batch=2]", **asked))
     return cells, [record.digest for record in run(cells, tmp_path_factory.mktemp("whole"))]
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Cell], list[str]]:
+    """Four cells of about a second, and the digests of a run that nothing befell."""
+    asked: Any = {"preset": "smoke", "threads": 1, "engine": "eager", "iterations": 150, "seeds": (0, 1)}
+    cells = plan(Request(suites="sinusoid", algos="maml[meta_batch=2],metasgd[meta_batch=2]", **asked))
+    return cells, [record.digest for record in run(cells, tmp_path_factory.mktemp("longer"))]
+
+
+def command(root: Path, output: Path, *more: str) -> Forked:
+    """`bench run` of those."""
+    what = ["--suite", "sinusoid", "--algos", "maml[meta_batch=2],metasgd[meta_batch=2]", "--seeds", "2"]
+    how = ["--preset", "smoke", "--threads", "1", "--engine", "eager", "--iterations", "150", "--out", str(root)]
+    return Forked(["run", *what, *how, *more], output)
+
+
+@pytest.mark.parametrize("time_", range(TIMES))
+def test_sigkill_around_the_writing_of_a_record(
+    time_: int, whole: tuple[list[Cell], list[str]], tmp_path: Path, strike: Callable[[int, float], None]
+) -> None:
+    cells, digests = whole
+    strike(signal.SIGKILL, random.choice([-1.0, random.uniform(0, 0.02)]))
+    told = tmp_path / "told"
+    records = run(cells, tmp_path / "store", Telling(told), workers=2)
+    assert len(list((tmp_path / "struck").iterdir())) == 2
+    right = [record.digest for record in records] == digests
+    assert set(told.read_text().split()) == set(records_of(tmp_path / "store"))
+    counted("SIGKILL of a cell's process around the writing of its record *", {}, tmp_path / "store", right)
+
+
+@pytest.mark.parametrize("time_", range(TIMES))
+def test_sigterm_of_the_main_process(time_: int, longer: tuple[list[Cell], list[str]], tmp_path: Path) -> None:
+    cells, digests = longer
+    root, workers = tmp_path / "store", ["--workers", "2"] if time_ % 2 else []
+    started = command(root, tmp_path / "output", *workers)
+    time.sleep(random.uniform(0.1, 8.0 if workers else 3.0))
+    number = random.choice([signal.SIGTERM, signal.SIGHUP])
+    os.kill(started.pid, number)
+    code = started.wait()
+    assert (code == 128 + number and "the same command goes on from there" in started.said) or code in (0, -number)
+    before = records_of(root)
+    assert all(b'"failed"' not in content for content in before.values())
+    resumed = [record.digest for record in run(cells, root)] == digests
+    counted("SIGTERM or SIGHUP of `bench run`, with workers and without *", before, root, resumed)
+
+
+@pytest.mark.parametrize("time_", range(TIMES))
+def test_several_commands_of_which_one_is_killed(
+    time_: int, longer: tuple[list[Cell], list[str]], tmp_path: Path
+) -> None:
+    cells, digests = longer
+    root = tmp_path / "store"
+    commands = [command(root, tmp_path / f"output-{i}") for i in range(3)]
+    time.sleep(random.uniform(0.1, 3.0))
+    before = records_of(root)
+    killed = random.choice(commands)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert [each.wait() for each in commands if each is not killed] == [0, 0]
+    begun = [(Store.open(root).folder(cell.id) / "log.txt").read_text().count(" INFO engine ") for cell in cells]
+    assert sum(begun) <= len(cells) + 1  # that which the killed one held
+    found = [record.digest for record in Store.open(root).records()]
+    counted("three `bench run` on one directory, one killed *", before, root, sorted(found) == sorted(digests))
 
 
 class At(Silent):

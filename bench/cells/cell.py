@@ -3,8 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -13,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
+from bench.cells.restore import resumed
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, StoreError, told
+from bench.core.errors import BenchError, told
+from bench.core.interrupts import deferred
 from bench.core.records import Record
 from bench.core.threads import threads
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.planning.plan import Cell
 from bench.protocols.episodic import Episodic
+from bench.storage.hold import Hold
 from bench.storage.store import Store
 
 SAVE_EVERY = 30.0  # seconds between checkpoints, unless BENCH_SAVE_EVERY says otherwise
@@ -39,15 +40,32 @@ class Deadline:
         return self.at is not None and time.monotonic() >= self.at
 
 
-def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> Record | None:
-    """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept)."""
-    record = store.record(cell.id)
-    if record and record.outcome != "failed":
+def run_cell(
+    cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue, failure: str | None = None
+) -> Record | None:
+    """The cell's record, from the store or by running it; None if the deadline came first (the checkpoint is kept).
+
+    Args:
+        cell: what to run.
+        store: where to.
+        watch: looks on.
+        deadline: when to stop.
+        catalogue: of suites and algorithms.
+        failure: the one that is to be tried again (`Store.failure`); by default, whichever is there.
+
+    Raises:
+        HeldError: somebody else is at it.
+    """
+    failure = store.failure(cell.id) if failure is None else failure
+    if record := store.ended(cell.id, failure):
         watch.ends(cell, record, False)
         return record
     if deadline.passed():
         return None
-    with store.hold(cell.id):
+    with store.hold(cell.id) as hold:
+        if record := store.ended(cell.id, failure):  # in the meantime
+            watch.ends(cell, record, False)
+            return record
         store.write(cell.id, "spec.json", cell.spec.model_dump_json(indent=1).encode())
         with _logging_to(store, cell), threads(cell.spec.threads):
             log.info("engine %s: %s", cell.spec.engine, cell.reason)
@@ -55,14 +73,15 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
                 log.info("one task after the other: %s", cell.why_by_task)
             peak = PeakMemory()
             try:
-                outcome = _Life(cell, store, watch, deadline).record(peak)
+                outcome = _Life(cell, store, hold, watch, deadline).record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc())
                 outcome = record_of(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
         if outcome:
-            store.write(cell.id, "record.json", outcome.model_dump_json(indent=1).encode())
+            hold.check()
+            outcome = store.conclude(outcome)
             watch.ends(cell, outcome, True)
         return outcome
 
@@ -70,8 +89,8 @@ def run_cell(cell: Cell, store: Store, watch: Watch, deadline: Deadline, catalog
 class _Life:
     """From where the cell stands in the store to its record."""
 
-    def __init__(self, cell: Cell, store: Store, watch: Watch, deadline: Deadline) -> None:
-        self.cell, self.store, self.watch, self.deadline = cell, store, watch, deadline
+    def __init__(self, cell: Cell, store: Store, hold: Hold, watch: Watch, deadline: Deadline) -> None:
+        self.cell, self.store, self.hold, self.watch, self.deadline = cell, store, hold, watch, deadline
         self.spec = cell.spec
         self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm)
 
@@ -88,6 +107,7 @@ class _Life:
         began = time.perf_counter()
         scores, selected = self.protocol.score(state)
         curve = curve_of(state)
+        self.hold.check()
         tables = {"scores.parquet": scores, "curve.parquet": curve}
         files = {name: self.store.write_table(self.cell.id, name, table) for name, table in tables.items()}
         return record_of(
@@ -114,73 +134,51 @@ class _Life:
             return {}
 
     def _state(self) -> Training:
-        found = self._checkpoint()
-        if found is None:
+        path = self._checkpoint()
+        if path is None:
             return self.protocol.begin(None)
-        path, content = found
-        try:
-            state = self.protocol.begin(content)
-        except Exception as error:
-            raise StoreError(
-                f"the checkpoint {path} is corrupt or foreign ({_first_line(error)}). Remove it and run again."
-            ) from None
+        state = resumed(self.protocol, path, "Remove it and run again.")
         state.pieces += 1
         log.info("going on from iteration %d (%s)", state.iteration, path)
         return state
 
-    def _checkpoint(self) -> tuple[Path, bytes] | None:
+    def _checkpoint(self) -> Path | None:
         """Its own, or that of the longest of the cells from which it can go on."""
-        for cell in (self.cell.id, *self.cell.goes_on_from):
-            path = self.store.folder(cell) / "checkpoint.safetensors"
-            if path.exists():
-                return path, path.read_bytes()
-        return None
+        paths = (self.store.folder(cell) / "checkpoint.safetensors" for cell in (self.cell.id, *self.cell.goes_on_from))
+        return next((path for path in paths if path.exists()), None)
 
     def _train(self, state: Training) -> bool:
         """Whether training reached its end before the deadline."""
-        if state.iteration < self.spec.iterations:
-            saved, pause = time.monotonic(), float(os.environ.get("BENCH_SAVE_EVERY", SAVE_EVERY))
+        begun = state.iteration
+        if begun < self.spec.iterations:
             try:
-                for _ in _between_interrupts(self.protocol.advance(state)):
-                    self.watch.trains(self.cell, state)
-                    if self.deadline.passed():
-                        break
-                    if time.monotonic() - saved > pause:
-                        self._save(state)
-                        saved = time.monotonic()
+                self._iterate(state)
             except KeyboardInterrupt:
-                if state.whole:  # else the last checkpoint stands
+                if state.whole and state.iteration > begun:  # else the last checkpoint stands
                     self._save(state)
                 raise
             self._save(state)
         return state.iteration >= self.spec.iterations
 
+    def _iterate(self, state: Training) -> None:
+        """Trains; interrupted between two iterations, or at once in the first, which may compile for minutes."""
+        saved, pause = time.monotonic(), float(os.environ.get("BENCH_SAVE_EVERY", SAVE_EVERY))
+        iterations = self.protocol.advance(state)
+        next(iterations)
+        self.watch.trains(self.cell, state)
+        with deferred() as interrupted:
+            while not self.deadline.passed():
+                if time.monotonic() - saved > pause:
+                    self._save(state)
+                    saved = time.monotonic()
+                interrupted()
+                if next(iterations, None) is None:
+                    break
+                self.watch.trains(self.cell, state)
+
     def _save(self, state: Training) -> None:
-        self.store.write(self.cell.id, "checkpoint.safetensors", state.save())
-
-
-def _between_interrupts(iterations: Iterator[Training]) -> Iterator[Training]:
-    """The iterations, with a first Ctrl-C raised between two of them, where all that is done can be saved."""
-    caught: list[int] = []
-    usual = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, _: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, usual)  # a second one does not wait
-
-    ours = threading.current_thread() is threading.main_thread() and usual is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        for state in iterations:
-            if caught:
-                raise KeyboardInterrupt
-            yield state
-        if caught:
-            raise KeyboardInterrupt
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, usual)
+        self.hold.check()
+        self.store.write(self.cell.id, "checkpoint.safetensors", state.save(self.spec.trajectory))
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,13 +1,15 @@
 """What a finished cell had come to, from its record and checkpoint: to be looked at, drawn and filmed."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from bench.core.discovery import Catalogue, Named
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, StoreError, unknown
 from bench.core.records import Component, Record
 from bench.core.task import SuiteTask
 from bench.core.types import Learner, Meta, Params, Suite
+from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
 from bench.protocols.episodic import Episodic
@@ -49,20 +51,34 @@ class Restored(NamedTuple):
         return SuiteTask(self.suite, self.running if self.suite.norm == "inductive" else {})
 
 
+def resumed(protocol: Episodic, path: Path, advice: str) -> Training:
+    """Where training stands by a checkpoint.
+
+    Raises:
+        StoreError: there is none, or it is not one of this trajectory; ends with the advice.
+    """
+    try:
+        return protocol.begin(path.read_bytes())
+    except Exception as error:  # broken files break readers in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        missing = "missing" if isinstance(error, FileNotFoundError) else "corrupt or foreign"
+        raise StoreError(f"the checkpoint {path} is {missing} ({reason}). {advice}") from None
+
+
 def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, Learner, Meta, Params]:
     """What a cell was trained and tested on, its learner, all that was meta-learned, as selected, and what was kept.
 
     Raises:
-        BenchError: the suite or the algorithm is not at hand, or it has no checkpoint.
+        BenchError: the suite or the algorithm is not at hand.
+        StoreError: its checkpoint is missing, corrupt or of another cell.
     """
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
     protocol = Episodic(spec, suite, algorithm)
     path = store.folder(record.cell) / "checkpoint.safetensors"
-    if algorithm.trains and not path.exists():
-        raise BenchError(f"{path} is missing, and with it what was learned. Remove {path.parent} and run again.")
-    state = protocol.begin(path.read_bytes() if algorithm.trains else None)
+    advice = f"Move {path.parent} away and run again."
+    state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")
 
 

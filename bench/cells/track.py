@@ -69,6 +69,9 @@ class Tracker:
         if not again and (sink := self.sinks.pop(cell.id, None)):
             sink.close("failed")
 
+    def waits(self, cell: Cell, who: str) -> None:
+        """Nothing: whoever runs it tells its own."""
+
 
 class _TensorBoard:
     """Event files under tracking/tensorboard/<cell> of the run directory."""

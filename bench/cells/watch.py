@@ -29,6 +29,9 @@ class Watch(Protocol):
     def loses(self, cell: Cell, message: str, again: bool) -> None:
         """The cell was lost where it ran; `again` if it is sent once more."""
 
+    def waits(self, cell: Cell, who: str) -> None:
+        """Somebody else runs the cell, and all the others have ended or are with somebody too."""
+
 
 class Silent:
     """A Watch that says nothing but what went wrong."""
@@ -48,6 +51,9 @@ class Silent:
     def loses(self, cell: Cell, message: str, again: bool) -> None:
         """Warns, since nothing that is returned tells of it."""
         log.warning("%s was lost: %s", cell.label, message)
+
+    def waits(self, cell: Cell, who: str) -> None:
+        """Nothing."""
 
 
 class Watches:
@@ -81,3 +87,8 @@ class Watches:
         """Tells all."""
         for watch in self.watches:
             watch.loses(cell, message, again)
+
+    def waits(self, cell: Cell, who: str) -> None:
+        """Tells all."""
+        for watch in self.watches:
+            watch.waits(cell, who)

@@ -35,7 +35,11 @@ class PluginError(BenchError):
 
 
 class StoreError(BenchError):
-    """A run directory that cannot be read or written, or that somebody else holds."""
+    """A run directory that cannot be read or written."""
+
+
+class HeldError(StoreError):
+    """Somebody else is at it."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str], advice: str = "") -> BenchError:

@@ -83,6 +83,11 @@ class Spec(BaseModel):
         return self._hash({"iterations"})
 
     @property
+    def kin(self) -> str:
+        """Likewise of all but iterations, engine and threads, which may be left open: equal for the same experiment."""
+        return self._hash({"iterations", "engine", "threads"})
+
+    @property
     def arm(self) -> str:
         """Likewise of all but the seed: equal for cells that repeat one another."""
         return self._hash({"seed"})

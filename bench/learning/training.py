@@ -1,6 +1,8 @@
 """All that meta-training has come to, and its checkpoint."""
 
+import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,8 @@ PLAIN = (
     *("iteration", "best_score", "curve", "losses", "notes", "counts", "rejected"),
     *("pace", "train_seconds", "compile_seconds", "pieces"),
 )
+SEAL = re.compile(rb'(?<="sha256":")[0-9a-f]{64}(?=")')  # in the header, where quotes of other values are escaped
+OPEN = b"0" * 64  # in its place while the file is hashed
 
 
 @dataclass
@@ -42,8 +46,8 @@ class Training:
         """Meta and what is kept beside it: the best on the validation tasks if asked and known, else the last."""
         return (self.best, self.best_kept) if best and self.best is not None else (self.meta, self.kept)
 
-    def save(self) -> bytes:
-        """The checkpoint, as a safetensors file."""
+    def save(self, trajectory: str) -> bytes:
+        """The checkpoint, as a safetensors file that names its trajectory (`Spec.trajectory`) and its own SHA-256."""
         from safetensors.torch import save
 
         tensors = {f"meta{name}": leaf for name, leaf in named_leaves(self.meta)}
@@ -54,19 +58,30 @@ class Training:
         for i, slots in enumerate(self.memory):
             tensors |= {f"outer/{i}/{name}": slot for name, slot in slots.items() if isinstance(slot, Tensor)}
         state = {name: getattr(self, name) for name in PLAIN}
-        return save({k: v.contiguous().cpu() for k, v in tensors.items()}, {"state": json.dumps(state)})
+        about = {"state": json.dumps(state), "trajectory": trajectory, "sha256": OPEN.decode()}
+        content = save({k: v.contiguous().cpu() for k, v in tensors.items()}, about)
+        return SEAL.sub(hashlib.sha256(content).hexdigest().encode(), content, count=1)
 
     @classmethod
-    def load(cls, content: bytes, like: Meta, device: str = "cpu") -> "Training":
-        """The state in a checkpoint whose meta has the structure of `like`."""
+    def load(cls, content: bytes, like: Meta, trajectory: str, device: str = "cpu") -> "Training":
+        """The state in a checkpoint of a trajectory whose meta has the structure of `like`.
+
+        Raises:
+            Exception: the file is broken, was edited, or is of another trajectory.
+        """
         from safetensors.torch import load
 
+        seal = SEAL.search(content)
+        if seal is None or hashlib.sha256(SEAL.sub(OPEN, content, count=1)).hexdigest().encode() != seal[0]:
+            raise ValueError("its SHA-256 is not the one that it was written with")
         tensors = load(content)
+        about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        if about["trajectory"] != trajectory:
+            raise ValueError(f"it is of another run, whose trajectory is {about['trajectory']} and not {trajectory}")
         for name, leaf in named_leaves(like):
             if tensors[f"meta{name}"].shape != leaf.shape:
                 raise ValueError(f"{name} has shape {tuple(tensors[f'meta{name}'].shape)}, not {tuple(leaf.shape)}")
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        state: dict[str, Any] = json.loads(header["__metadata__"]["state"])
+        state: dict[str, Any] = json.loads(about["state"])
         names, spec = [name for name, _ in named_leaves(like)], tree_flatten(like)[1]
 
         def pick(prefix: str) -> Meta:

@@ -18,6 +18,8 @@ RETRIES = 2  # times that a lost cell is sent again
 class Place(Protocol):
     """Somewhere that jobs run; what they say and how they end comes by the queue that it was made with."""
 
+    shared: bool  # its jobs see the run directory; else what they make comes back with their ending
+
     def __enter__(self) -> Self:
         """Ready to start jobs."""
 

@@ -3,7 +3,8 @@
 Why a process each: a crash in native code, a leak or a lock held for minutes takes one job along and nobody else. The
 child is `python -m bench.places.jobs PARENT`. It reads the job from standard input as a line of JSON and then obeys
 what follows there ("stop"; the end of it means that its parent is gone); it writes events, a line of JSON each, to what
-was its standard output, and the last says how it ended. SIGINT stops it at once. Nothing heavy is imported here.
+was its standard output, and the last says how it ended. SIGINT, SIGTERM and SIGHUP stop it at once, however many of
+them come: its parent knows when it has had enough. Nothing heavy is imported here.
 """
 
 import contextlib
@@ -24,7 +25,8 @@ from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
 from typing import Any, Literal, Self
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, HeldError
+from bench.core.interrupts import SIGNALS, interruptible
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LAST_WORDS = 4_000  # bytes of a crashed job's standard error that are kept
@@ -44,9 +46,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a job ended: done, stopped as it was told, refused with a message for the user, or crashed."""
+    """How a job ended: done, stopped as it was told, held by somebody else, refused with a message, or crashed."""
 
-    how: Literal["done", "stopped", "refused", "crashed"]
+    how: Literal["done", "stopped", "held", "refused", "crashed"]
     message: str = ""
     trace: str = ""  # the last of standard error, if it crashed
     files: dict[str, bytes] = field(default_factory=dict)  # made where the one who asked can't read
@@ -83,7 +85,8 @@ class Child:
                 return Ending(**last)
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - LAST_WORDS))
             trace = self._errors.read().decode(errors="replace")
-        return Ending("crashed", _death(code), trace)
+        interrupted = -code in SIGNALS  # before it could listen to them
+        return Ending("stopped" if interrupted else "crashed", _death(code), trace)
 
     def stop(self, at_once: bool) -> None:
         """Asks it to end at the next point from which it can go on later, or interrupts it as Ctrl-C does."""
@@ -105,9 +108,12 @@ class Child:
 class Local:
     """So many jobs at a time on this machine; what they say and how they end comes by the queue."""
 
+    shared = True
+
     def __init__(self, workers: int, messages: Messages) -> None:
         """Starts none yet."""
-        self._messages, self._running, self._stopping = messages, set[Child](), False
+        self._messages, self._running = messages, set[Child]()
+        self._stopping = self._at_once = False
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="bench")  # a thread listens to a process
 
     def __enter__(self) -> Self:
@@ -127,7 +133,7 @@ class Local:
 
     def stop(self, at_once: bool) -> None:
         """Passes it on to all that run."""
-        self._stopping = True
+        self._stopping, self._at_once = True, at_once
         for child in list(self._running):
             child.stop(at_once)
 
@@ -137,6 +143,8 @@ class Local:
             if not self._stopping:
                 child = Child(job)
                 self._running.add(child)
+                if self._stopping:  # while it was being started
+                    child.stop(self._at_once)
                 try:
                     ending = child.listen(lambda event: self._messages.put((job.key, event)))
                 finally:
@@ -169,11 +177,14 @@ def main() -> None:
 
     stop = threading.Event()
     try:
-        job = json.loads(sys.stdin.buffer.readline())
-        threading.Thread(target=_obey, args=(stop,), daemon=True).start()
-        module, _, name = job["call"].partition(":")
-        done = getattr(importlib.import_module(module), name)(job["arguments"], emit, stop)
+        with interruptible(again=lambda _: None):
+            job = json.loads(sys.stdin.buffer.readline())
+            threading.Thread(target=_obey, args=(stop,), daemon=True).start()
+            module, _, name = job["call"].partition(":")
+            done = getattr(importlib.import_module(module), name)(job["arguments"], emit, stop)
         emit({"how": "done" if done else "stopped"})
+    except HeldError as error:
+        emit({"how": "held", "message": str(error)})
     except BenchError as error:
         emit({"how": "refused", "message": str(error)})
     except KeyboardInterrupt:

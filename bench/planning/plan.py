@@ -2,10 +2,11 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -24,6 +25,8 @@ from bench.places.execution import cores
 from bench.planning import engines as choose
 from bench.planning import networks
 
+log = logging.getLogger("bench")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -39,6 +42,7 @@ class Request:
     engine: EngineName | Literal["auto"] = "auto"
     device: str = "cpu"
     threads: int | None = None
+    share: int | None = None  # of the cores, for cells for which no threads are asked; all of them by default
     chunk_tasks: int | None = None
     split: Literal["test", "validation"] = "test"  # whose tasks are scored; "validation" never draws a test task
     plugins: tuple[Path, ...] = ()
@@ -70,6 +74,7 @@ class Begun:
         """Of these specifications."""
         self.ids: set[str] = set()
         self._ends: dict[str, dict[str, int]] = {}  # trajectory -> id -> meta-iterations
+        self._kin: dict[str, list[Spec]] = {}
         self.add(specs)
 
     def add(self, specs: Iterable[Spec]) -> None:
@@ -78,11 +83,19 @@ class Begun:
             if spec.id not in self.ids:
                 self.ids.add(spec.id)
                 self._ends.setdefault(spec.trajectory, {})[spec.id] = spec.iterations
+                self._kin.setdefault(spec.kin, []).append(spec)
 
     def shorter(self, spec: Spec) -> tuple[str, ...]:
         """The ids of cells from whose end a cell can go on, the longest first."""
         ends = self._ends.get(spec.trajectory, {})
         return tuple(sorted((key for key, end in ends.items() if end < spec.iterations), key=lambda key: -ends[key]))
+
+    def but_for_threads(self, spec: Spec, engines: Sequence[str]) -> Spec | None:
+        """What a cell is, or goes on from, but for its threads, with one of the engines; None if also with its own."""
+        kin = [s for s in self._kin.get(spec.kin, ()) if s.engine in engines and s.iterations <= spec.iterations]
+        if any(s.threads == spec.threads for s in kin):
+            return None
+        return max(kin, key=lambda s: s.iterations, default=None)
 
     def going_on(self, cells: Iterable[Cell]) -> list[Cell]:
         """The cells, each told from which others it can go on."""
@@ -102,7 +115,7 @@ def plan(
 
     Args:
         request: what was asked.
-        known: the store's specifications; an engine left open is the one that a cell was started with.
+        known: the store's specifications; engine and threads left open are those that a cell was started with.
         choice: of the engine of the others.
         broken: told of what somebody's own code does not let be planned, so that the others go on.
 
@@ -125,6 +138,7 @@ def plan(
     if broken:
         for each in lost:
             broken(each)
+    cells = planner.with_threads(cells, begun)
     if request.engine == "auto":
         cells = planner.with_engines(cells, begun, choice)
     first: dict[str, Cell] = {}
@@ -225,8 +239,8 @@ def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Sui
 
 
 def threads_of(request: Request) -> int:
-    """The threads asked for, else as many as this process may use cores."""
-    return request.threads or cores()
+    """The threads asked for, else a cell's share of the cores, else as many as this process may use."""
+    return request.threads or request.share or cores()
 
 
 def check_device(device: str) -> None:
@@ -310,6 +324,27 @@ class _Planner:
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for", why)
 
+    def with_threads(self, cells: list[Cell], begun: Begun) -> list[Cell]:
+        """The cells with the threads that they were begun with, if those are left open; says what does not count."""
+        engines = [("eager", "compiled") if self.request.engine == "auto" else (c.spec.engine,) for c in cells]
+        others = [begun.but_for_threads(cell.spec, some) for cell, some in zip(cells, engines, strict=True)]
+        for threads in sorted({other.threads for other in others if other}):
+            count = sum(other is not None and other.threads == threads for other in others)
+            there = f"{count} of these cells {'is' if count == 1 else 'are'} in the store with {_threads(threads)}"
+            if self.request.threads is None:
+                log.info("%s, which goes on; --threads begins anew", there)
+            else:
+                log.warning(
+                    "%s, which does not count for %s: another number changes digits. --threads %d goes on with that",
+                    there, _threads(self.request.threads), threads,
+                )  # fmt: skip
+        if self.request.threads is not None:
+            return cells
+        return [
+            replace(cell, spec=cell.spec.model_copy(update={"threads": other.threads})) if other else cell
+            for cell, other in zip(cells, others, strict=True)
+        ]
+
     def with_engines(self, cells: list[Cell], known: Begun, choice: Choice) -> list[Cell]:
         begun = [_open_engine(cell, known) for cell in cells]
         cases = [self._case(cell) for cell, engine in zip(cells, begun, strict=True) if not engine]
@@ -389,6 +424,10 @@ def _is_wrapped(algorithm: Learner) -> bool:
     owner: Any = next(cls for cls in type(algorithm).__mro__ if "learn2learn" in vars(cls))
     methods = ("init", "start", "step", "params", "adapted", "meta_loss")
     return bool(owner.learn2learn) and all(getattr(type(algorithm), m) is getattr(owner, m) for m in methods)
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'' if number == 1 else 's'}"
 
 
 def _typed(named: Named, instance: Any) -> dict[str, Any]:

@@ -64,7 +64,10 @@ class Episodic:
         if checkpoint is None:
             kept = modules.statistics(self.views.training.skeleton)
             return Training(meta=to(fresh, self.spec.device), kept=to(kept, self.spec.device))
-        return Training.load(checkpoint, fresh, self.spec.device)
+        state = Training.load(checkpoint, fresh, self.spec.trajectory, self.spec.device)
+        if state.iteration > self.spec.iterations:
+            raise ValueError(f"it is of a longer run, after {state.iteration} of {self.spec.iterations} iterations")
+        return state
 
     def advance(self, state: Training) -> Iterator[Training]:
         """Trains to the specified number of iterations, yielding the updated state after each."""

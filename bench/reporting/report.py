@@ -11,12 +11,12 @@ import pandas as pd
 
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
-from bench.core.findings import Audit
-from bench.core.records import Record
+from bench.core.findings import Audit, Finding
+from bench.core.records import Record, Tuning
 from bench.reporting.predictions import CONFUSED_TASKS, confusions, regression_curves
 from bench.storage.audit import audit
-from bench.storage.store import Store, check_claim, claim, write
-from reports import comparison, figures, frame, published, views
+from bench.storage.store import TUNING, Store, check_claim, claim, tunings, write
+from reports import comparison, figures, frame, published, tuning, views
 from reports.comparison import Cube
 from reports.figures import Looks
 from reports.page import Picture, Report, publish
@@ -42,11 +42,15 @@ class Contents:
 def report(root: Path, out: Path | None = None, plugins: Sequence[Path] = ()) -> Path:
     """Writes the report of a run directory and gives its page; by default to `report/` in it.
 
+    One that holds nothing but sweeps gets the report of those.
+
     Raises:
         BenchError: there is nothing to report on, or no way to write it.
     """
     folder = out or root / "report"
     check_claim(folder, MARK, KIND)
+    if not any(Store.open(root).records()) and (found := [each for each in tunings(root) if each.trials]):
+        return _publish_sweeps(found, root, folder, Catalogue(tuple(plugins)))
     contents = read(root, folder, Catalogue(tuple(plugins)))
     commands, notes = reproduce(contents.records, Catalogue(tuple(plugins)), root)
     return _publish(contents, folder, root.name, str(root), audit(Store.open(root)), commands, notes)
@@ -186,12 +190,71 @@ def _publish(
         "cells.csv": cells.drop(columns="metrics"),
         "scores.parquet": contents.scores,
     }
+    return _written(made, folder, {name: table for name, table in frames.items() if len(table)})
+
+
+def _written(made: Report, folder: Path, frames: dict[str, pd.DataFrame]) -> Path:
     try:
         claim(folder, MARK, KIND)
-        return publish(made, folder, {name: table for name, table in frames.items() if len(table)}, write)
+        return publish(made, folder, frames, write)
     except OSError as error:
         reason = error.strerror or error
         raise BenchError(f"cannot write to {folder}: {reason}. Give another folder with --out.") from None
+
+
+def _publish_sweeps(found: list[Tuning], root: Path, folder: Path, catalogue: Catalogue) -> Path:
+    """The report of sweeps, of which nothing was run yet with what they chose."""
+    trials, records = frame.trials_of(found), list(Store.open(root / TUNING).records())
+    look = figures.looks([*catalogue.names("algorithm"), *trials["algorithm"]])
+    columns = ["suite", "algorithm", "trial", "outcome", "score", "metric", "spent", "parameters"]
+    made = Report(
+        title=root.name,
+        subtitle=f"{len(trials)} trials of {len(found)} sweep{'s' if len(found) > 1 else ''} in {root}, "
+        f"last finished {max(each.finished for each in found)}",
+        audit=Audit(tuple(_unequal(found)), ()),
+        summary=[f"{t.algorithm.label} on {t.suite.label}: {tuning.values(t.best)}." for t in found],
+        scores=[views.plain("sweeps", "What the sweeps chose, on validation tasks", tuning.summary(found))],
+        analyses=[],
+        pictures=[
+            Picture(
+                "budget",
+                "The best validation score against the number of trials: median over orders in which they might have "
+                "come, with the interval of 95 % of them; dots: as they came.",
+                tuning.budget(found, look),
+            ),
+            Picture(
+                "tuning", "The best validation score so far against what a sweep spent.", figures.tuning(trials, look)
+            ),
+        ],
+        cells=views.plain("trials", "All trials", trials[columns]),
+        commands=[*(_tune_command(each, root, catalogue) for each in found), f"bench report {shlex.quote(str(root))}"],
+        environment=_environment(records),
+    )
+    return _written(made, folder, {"trials.csv": trials.drop(columns="arm")})
+
+
+def _unequal(found: list[Tuning]) -> Iterator[Finding]:
+    """A fault for each suite on which sweeps had other budgets than others."""
+    for suite in dict.fromkeys(each.suite.label for each in found):
+        budgets: dict[str, list[str]] = {}
+        for each in (each for each in found if each.suite.label == suite):
+            said = ", ".join(f"{name} {value}" for name, value in each.budget.items())
+            budgets.setdefault(said, []).append(each.algorithm.label)
+        if len(budgets) > 1:
+            listed = "; ".join(f"{budget}: {', '.join(names)}" for budget, names in budgets.items())
+            yield Finding("fault", suite, "tuning budgets differ", listed, "Give all of them the same.")
+
+
+def _tune_command(found: Tuning, root: Path, catalogue: Catalogue) -> str:
+    options = {
+        "suite": found.suite.label, "algos": found.algorithm.label, "trials": len(found.trials),
+        "trial-iterations": found.iterations, "seeds": ",".join(map(str, found.seeds)) + ",", "sampler": found.sampler,
+        "pruner": found.pruner, "sampler-seed": found.seed, "batch": found.batch, "out": root,
+    }  # fmt: skip
+    presets = catalogue.load("suite", found.suite.name).presets if found.suite.name in catalogue.names("suite") else {}
+    fits = [name for name, budget in presets.items() if budget.validation_tasks == found.validation_tasks]
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["bench", "tune", *words, *(("--preset", fits[0]) if fits else ())])
 
 
 def _pictures(contents: Contents, cubes: list[Cube], compared: pd.DataFrame, orders: pd.DataFrame) -> Iterator[Picture]:

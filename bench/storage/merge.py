@@ -52,7 +52,7 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
     tunings = [store.root / TUNING for store in stores if (store.root / TUNING).is_dir()]
     if any(path.parent.resolve() != into.resolve() for path in tunings):
         yield from merge(tunings, into / TUNING)
-        for path in (path for tuning in tunings for path in sorted(tuning.glob("*/sweep.json"))):
+        for path in (path for tuning in tunings for path in sorted(tuning.glob("*/s*.json"))):
             kept = into / TUNING / path.parent.name / path.name
             if not kept.exists():
                 kept.parent.mkdir(exist_ok=True)

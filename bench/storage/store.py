@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from bench.core.errors import StoreError
-from bench.core.records import FORMAT, Record, Spec
+from bench.core.records import FORMAT, Record, Spec, Tuning
+from bench.storage.hold import Hold
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +36,20 @@ def default_out(suites: str) -> Path:
     """runs/<suites>, without brackets and commas."""
     name = "".join(c if c.isalnum() or c in "_-" else "-" for c in suites.replace(" ", ""))
     return Path("runs") / name.strip("-")
+
+
+def tunings(root: Path) -> Iterator[Tuning]:
+    """The sweeps of a run directory, in order of their names.
+
+    Raises:
+        StoreError: one is corrupt.
+    """
+    for path in sorted((root / TUNING).glob("*/sweep.json")):
+        try:
+            yield Tuning.model_validate_json(path.read_bytes())
+        except (ValidationError, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise StoreError(f"{path} is corrupt or foreign ({first}). `bench tune` writes it anew.") from None
 
 
 @dataclass(frozen=True)
@@ -137,28 +152,52 @@ class Store:
             ) from None
         return table
 
-    @contextmanager
-    def hold(self, cell: str) -> Iterator[None]:
-        """Keeps everybody else from running the cell; the lock falls with the process."""
-        from filelock import FileLock, Timeout
+    def ended(self, cell: str, failure: str = "") -> Record | None:
+        """The record of a cell that has ended; none where it has failed, by the `failure` that is to be tried again."""
+        record = self.record(cell)
+        again = record is not None and record.outcome == "failed" and self.failure(cell) == failure
+        return None if again else record
 
+    def failure(self, cell: str) -> str:
+        """What tells the failure of a cell from a later one: its record's SHA-256; "" where it has not failed."""
+        record = self.record(cell)
+        if record is None or record.outcome != "failed":
+            return ""
+        return hashlib.sha256((self.folder(cell) / "record.json").read_bytes()).hexdigest()
+
+    def conclude(self, record: Record) -> Record:
+        """Writes the record of a cell that is held, unless one as good is there; the one that stands.
+
+        Only a failure is ever replaced.
+        """
+        there = self.record(record.cell)
+        if there and there.outcome != "failed":
+            return there
+        self.write(record.cell, "record.json", record.model_dump_json(indent=1).encode())
+        return record
+
+    def claim(self, cell: str) -> Hold:
+        """What to take a cell by, for whoever can wait for it."""
         folder = self.folder(cell)
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / "lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise StoreError(
-                    f"cell {cell} is being run by {_holder(folder)}. Wait for it, stop it, or give another --out."
-                ) from None
+        return Hold(folder, f"cell {cell}")
+
+    @contextmanager
+    def hold(self, cell: str) -> Iterator[Hold]:
+        """Keeps everybody else from running the cell.
+
+        Raises:
+            HeldError: somebody has it.
+        """
+        hold = self.claim(cell)
+        with _writing(hold.path):
+            if not hold.take():
+                raise hold.held()
         try:
-            self.write(cell, "holder.json", json.dumps({"pid": os.getpid(), "host": os.uname().nodename}).encode())
-            yield
+            yield hold
         finally:
-            with suppress(OSError):  # what can no longer be written to is told of already
-                (folder / "holder.json").unlink(missing_ok=True)
-            lock.release()
+            hold.release()
 
 
 def claim(folder: Path, mark: str, what: str) -> None:
@@ -217,14 +256,6 @@ def _reason(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _holder(folder: Path) -> str:
-    try:
-        holder: dict[str, Any] = json.loads((folder / "holder.json").read_bytes())
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        return "another process"
 
 
 @contextmanager

@@ -87,6 +87,10 @@ class Progress:
             self.lost[cell.label] = message
         self._line(f"{cell.label}: lost: {message}{'; sent again' if again else ''}")
 
+    def waits(self, cell: Cell, who: str) -> None:
+        """Says whom a cell waits for."""
+        self._line(f"{cell.label}: {who} runs it; waiting")
+
     def _line(self, text: str, its: "_Running | None" = None) -> None:
         """Prints a line, or on a terminal shows it as that of a running cell."""
         if self.live and its:

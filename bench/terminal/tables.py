@@ -17,7 +17,7 @@ from bench.core.errors import DataError, PluginError
 from bench.core.findings import Audit
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
-from bench.storage.store import Store, claim
+from bench.storage.store import Store, claim, tunings
 from bench.terminal.document import gathered, value
 from bench.terminal.outlet import sayable
 from bench.terminal.progress import span
@@ -79,8 +79,22 @@ def stored(root: Path) -> None:
 
     held = Store.open(root)
     records = list(held.records())
+    if not records:
+        chosen(list(tunings(root)))
+        return
     for view in comparisons(results(held, records), records):
         comparison(view)
+
+
+def chosen(found: "list[Tuning]") -> None:
+    """Prints what sweeps chose and what it cost."""
+    from reports import tuning as drawn
+
+    summary = drawn.summary(found)
+    rows = grid(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
+    for row in summary.itertuples(index=False):
+        rows.add_row(*row)
+    console().print(rows)
 
 
 def _unmarked(view: View) -> list[str]:
@@ -231,11 +245,7 @@ def swept(done: "list[tuple[Tuning, Study]]", root: Path) -> None:
 
     out = console()
     tunings = [tuning for tuning, _ in done]
-    summary = drawn.summary(tunings)
-    rows = grid(*summary.columns, right=set(summary.columns) - {"suite", "algorithm", "chosen", "of them"})
-    for row in summary.itertuples(index=False):
-        rows.add_row(*row)
-    out.print(rows)
+    chosen(tunings)
     pictures = []
     if any(tuning.trials for tuning in tunings):
         look = looks([*Catalogue().names("algorithm"), *(tuning.algorithm.label for tuning in tunings)])

@@ -1,23 +1,25 @@
 """`bench tune`: every algorithm gets the same trials, meta-iterations and seeds, scored on validation tasks alone.
 
 A trial is a set of cells, one per seed, in a store of its own, run as any other cell. What is proposed depends on the
-sweep's seed, the trial's number and the trials of earlier rounds, never on where a sweep was killed.
+sweep's seed, the trial's number and the trials of earlier rounds, never on where a sweep was killed nor on how many
+commands are at it: they propose and tell in turn, and share a round's cells as those of any run.
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend
@@ -34,6 +36,7 @@ from bench.core.errors import BenchError, StoreError, foreign, unknown
 from bench.core.records import Choices, Record, Trial, Tuning
 from bench.places.execution import Execution
 from bench.planning.plan import Begun, Cell, Request, plan, suite_of
+from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
 from bench.tuning.space import rounded, searched, space, spaced, within
 
@@ -41,6 +44,12 @@ SHARE = 10  # of a preset's meta-iterations that a trial gets
 SAMPLERS = ("tpe", "random", "cmaes", "grid")
 PRUNERS = ("none", "median", "hyperband")
 REDUCTION = 3  # a trial that may be pruned stops at a ninth, a third and the whole of its meta-iterations
+OPTIONS = {  # what a sweep depends on -> what says it
+    **{name: f"--{name}" for name in ("threads", "engine", "device", "seeds", "sampler", "pruner", "batch", "trials")},
+    **{"iterations": "--trial-iterations", "sampler seed": "--sampler-seed"},
+}
+log = logging.getLogger("bench")
+JOURNAL, ABOUT = "journal.log", "study.json"  # of all sweeps, in the folder of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +127,21 @@ class Sweep:
     @property
     def name(self) -> str:
         """The study's: names for people, and a hash of all that its proposals depend on."""
+        content = json.dumps(self.about, sort_keys=True)
+        suite, algorithm = (default_out(str(named)).name for named in self.named)
+        return f"{suite}-{algorithm}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """All that the proposals and what becomes of them depend on."""
         settings = dataclasses.asdict(replace(self.settings, storage=None))
         settings.pop("search")  # which the ranges tell
         if self.settings.sampler != "grid":  # more trials go on from fewer; a grid is laid for a number of them
             settings.pop("trials")
+        spec = self.cell.spec.model_dump(mode="json")
+        spec["suite"].pop("given"), spec["algorithm"].pop("given")
         ranges = {key: repr(value) for key, value in self.space.items()}
-        content = json.dumps([self.cell.id, self.request.seeds, settings, ranges], sort_keys=True)
-        suite, algorithm = (default_out(str(named)).name for named in self.named)
-        return f"{suite}-{algorithm}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+        return {"spec": spec, "seeds": list(self.request.seeds), "settings": settings, "space": ranges}
 
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
@@ -247,12 +263,14 @@ def validation_score(record: Record, store: Store) -> float:
     return mean if math.isfinite(mean) else (math.inf if judged.headline.better == "lower" else -math.inf)
 
 
-def sweeps(request: Request, settings: Settings) -> list[Sweep]:
+def sweeps(request: Request, settings: Settings, root: Path | None = None) -> list[Sweep]:
     """One per suite and algorithm; every mistake shows before any trial runs.
 
     Args:
-        request: what to tune; iterations are a trial's, a tenth of the preset's unless given.
+        request: what to tune; iterations are a trial's, a tenth of the preset's unless given. Threads that are left
+            open are those that a sweep was begun with.
         settings: of all sweeps.
+        root: the run directory, which may hold some of them, or almost.
     """
     for kind, name, allowed in (("sampler", settings.sampler, SAMPLERS), ("pruner", settings.pruner, PRUNERS)):
         if name not in allowed:
@@ -268,10 +286,72 @@ def sweeps(request: Request, settings: Settings) -> list[Sweep]:
         for algorithm in parse(request.algos):
             asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
             sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
+            if root:
+                sweep = _as_begun(sweep, root / TUNING)
             _check_rungs(sweep)
             sweep.grid if settings.sampler == "grid" else sweep.space  # noqa: B018  # what is wrong with it shows now
             found.append(sweep)
     return list({sweep.name: sweep for sweep in found}.values())
+
+
+def _as_begun(sweep: Sweep, folder: Path) -> Sweep:
+    """The sweep with the threads that it was begun with, if those are left open; says what there does not count."""
+    if (folder / sweep.name / ABOUT).exists():
+        return sweep
+    label = f"{sweep.named[1]} on {sweep.named[0]}"
+    differences = [(other, _differences(about, sweep.about)) for other, about in _alike(sweep, folder)]
+    for other, found in sorted(differences, key=lambda each: len(each[1])):
+        count = _trials(sweep, json.loads((folder / other / ABOUT).read_bytes()), folder)
+        there = f"{folder / other} holds a sweep of {label} with {count} finished trial{'' if count == 1 else 's'}"
+        if sweep.request.threads is None and list(found) == ["threads"]:
+            log.info("%s, which goes on with --threads %s, as it was begun", there, found["threads"][0])
+            asked = replace(sweep.request, threads=found["threads"][0])
+            return Sweep(plan(asked)[0], sweep.named, asked, sweep.settings)
+        what = ", ".join(f"{name} {theirs}, not {ours}" for name, (theirs, ours) in found.items())
+        options = " ".join(f"{OPTIONS[name]} {theirs}" for name, (theirs, _) in found.items() if name in OPTIONS)
+        more = f"{options} goes on with it" if len(options.split()) == 2 * len(found) else "nothing goes on with it"
+        log.warning("%s, which does not count here, for it has %s: %s", there, what, more)
+    return sweep
+
+
+def _alike(sweep: Sweep, folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sweeps of the same algorithm on the same suite, as they were named, and what they depend on."""
+    prefix = sweep.name.rpartition("-")[0]
+    for path in sorted(folder.glob(f"{prefix}-*/{ABOUT}")):
+        if path.parent.name.rpartition("-")[0] == prefix:
+            try:
+                yield path.parent.name, json.loads(path.read_bytes())
+            except (ValueError, OSError) as error:
+                raise StoreError(f"{path} is corrupt ({error}). Move it away: `bench tune` writes it anew.") from None
+
+
+def _differences(about: dict[str, Any], ours: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> theirs, ours; of what an option says and of what none does."""
+
+    def flat(of: dict[str, Any]) -> dict[str, Any]:
+        settings = {"sampler seed" if name == "seed" else name: value for name, value in of["settings"].items()}
+        spec = {name: value for name, value in of["spec"].items() if name not in ("seed", "outer")}
+        sources = {f"the source of the {kind}": spec.pop(kind) for kind in ("suite", "algorithm")}
+        seeds = ",".join(map(str, of["seeds"])) + ("," if len(of["seeds"]) == 1 else "")
+        return {**spec, "seeds": seeds, **settings, "ranges": of["space"], **sources}
+
+    theirs, mine = flat(about), flat(ours)
+    found = {name: (theirs.get(name), mine.get(name)) for name in {**theirs, **mine}}
+    long = ("ranges", "manifests", "the source of the suite", "the source of the algorithm")
+    differing = {name: pair for name, pair in found.items() if pair[0] != pair[1]}
+    return {name: ("another", "the present one") if name in long else pair for name, pair in differing.items()}
+
+
+def _trials(sweep: Sweep, about: dict[str, Any], folder: Path) -> int:
+    """How many trials of a sweep have ended."""
+    same = ("suite", "suite_version", "engine", "device", "threads", "validation_tasks")
+    cells = 0
+    for record in Store.open(folder).records():
+        spec = record.spec.model_dump(mode="json")
+        spec["suite"].pop("given")
+        alike = all(spec[name] == about["spec"][name] for name in same)
+        cells += alike and spec["algorithm"]["source"] == about["spec"]["algorithm"]["source"]
+    return cells // len(about["seeds"])
 
 
 def _check_rungs(sweep: Sweep) -> None:
@@ -305,31 +385,23 @@ def tune(
 
     Raises:
         BenchError: the storage does not answer.
-        StoreError: another process tunes in this run directory.
     """
     Store.create(root)
     store = Store.create(root / TUNING)
     settings = found[0].settings
-    lock = FileLock(store.root / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise StoreError(f"another `bench tune` is at work in {root}. Wait for it, or give another --out.") from None
     storage, verbosity = None, optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        storage = _storage(settings.storage, store.root)
-        studies = [
-            (sweep, optuna.create_study(storage=storage, study_name=sweep.name, sampler=optuna.samplers.RandomSampler(),
-                                        pruner=sweep.pruner, direction=sweep.direction, load_if_exists=True))
-            for sweep in found
-        ]  # fmt: skip
+        with _turn(store):
+            storage = _storage(settings.storage, store.root)
+            studies = [(sweep, _study(sweep, storage, store)) for sweep in found]
         deadline, begun = time.monotonic() + time_limit if time_limit else None, Begun(store.specs())
         for first in range(0, settings.trials, settings.batch):
             numbers = range(first, min(first + settings.batch, settings.trials))
             if not _round(studies, numbers, store, begun, watch, deadline, execution):
                 break
-        return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
+        with _turn(store):
+            return [(_kept(sweep.tuning(study, store), store), _copy(sweep, study.trials)) for sweep, study in studies]
     except (StorageInternalError, SQLAlchemyError) as error:
         raise _silent(settings.storage, error) from None
     finally:
@@ -337,7 +409,29 @@ def tune(
             storage.remove_session()
             storage.engine.dispose()
         optuna.logging.set_verbosity(verbosity)
-        lock.release()
+
+
+@contextmanager
+def _turn(store: Store) -> Iterator[None]:
+    """Meanwhile no other command proposes or tells, and the journal ends with a whole line."""
+    with briefly(store.root, "the sweep"):
+        path = store.root / JOURNAL
+        content = path.read_bytes() if path.exists() else b""
+        if content and not content.endswith(b"\n"):  # a full disk or a kill cut it short, and the next would go bad
+            os.truncate(path, content.rfind(b"\n") + 1)
+        yield
+
+
+def _study(sweep: Sweep, storage: optuna.storages.BaseStorage, store: Store) -> Study:
+    """The sweep's study in the storage; what it is stands beside its trials, for whoever asks for almost the same."""
+    path = store.root / sweep.name / ABOUT
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write(path, json.dumps(sweep.about, indent=1).encode())
+    return optuna.create_study(
+        storage=storage, study_name=sweep.name, sampler=optuna.samplers.RandomSampler(), pruner=sweep.pruner,
+        direction=sweep.direction, load_if_exists=True,
+    )  # fmt: skip
 
 
 def _copy(sweep: Sweep, trials: Iterable[FrozenTrial]) -> Study:
@@ -359,16 +453,17 @@ def _round(
     execution: Execution,
 ) -> bool:
     """Asks, runs and tells some trials of every sweep; whether the time sufficed."""
-    for sweep, study in studies:
-        for number in numbers:
-            earlier = study.get_trials(deepcopy=False)
-            if len(earlier) <= number:
-                study.add_trial(propose(earlier, sweep))
-                if len(study.get_trials(deepcopy=False)) != number + 1:
-                    raise BenchError(
-                        f"somebody else adds trials to the study {sweep.name} in the same storage. One `bench tune` at "
-                        "a time proposes; give it workers or a cluster instead."
-                    )
+    with _turn(store):
+        for sweep, study in studies:
+            for number in numbers:
+                earlier = study.get_trials(deepcopy=False)
+                if len(earlier) <= number:
+                    study.add_trial(propose(earlier, sweep))
+                    if len(study.get_trials(deepcopy=False)) != number + 1:
+                        raise BenchError(
+                            f"somebody else adds trials to the study {sweep.name} in the same storage, from another "
+                            "run directory. Several `bench tune` share a sweep that have the same --out."
+                        )
     for level in range(max(len(sweep.rungs) for sweep, _ in studies)):
         cells: list[Cell] = []
         for sweep, study in studies:
@@ -383,10 +478,11 @@ def _round(
         ended = run_cells(cells, store, watch, left, plugins, execution) if cells else []
         if {record.cell for record in ended} != {cell.id for cell in cells}:
             return False
-        for sweep, study in studies:
-            for trial in _reaching(sweep, study, numbers, level):
-                if trial.state == TrialState.RUNNING:
-                    _tell(sweep, study, trial, level, store)
+        with _turn(store):
+            for sweep, study in studies:
+                for trial in _reaching(sweep, study, numbers, level):
+                    if trial.state == TrialState.RUNNING:
+                        _tell(sweep, study, trial, level, store)
     return True
 
 
@@ -424,10 +520,7 @@ def _kept(tuning: Tuning, store: Store) -> Tuning:
 def _storage(url: str | None, folder: Path) -> optuna.storages.BaseStorage:
     """A journal file, or the PostgreSQL database of a URL."""
     if url is None:
-        path = folder / "journal.log"
-        content = path.read_bytes() if path.exists() else b""
-        if content and not content.endswith(b"\n"):  # a full disk cut the last line short, and the next would go bad
-            os.truncate(path, content.rfind(b"\n") + 1)
+        path = folder / JOURNAL
         try:
             return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         except (ValueError, KeyError) as error:

@@ -1,16 +1,14 @@
 """What `bench tune` chose: the cells of a request with tuned values, from sweeps of equal budgets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from bench.core.discovery import Named, parse
-from bench.core.errors import BenchError, StoreError
+from bench.core.errors import BenchError
 from bench.core.records import Component, Spec, Tuning
 from bench.planning.plan import Cell, Choice, Request, plan
-from bench.storage.store import TUNING
+from bench.storage.store import TUNING, tunings
 
 
 def tuned(request: Request, root: Path, known: Iterable[Spec], choice: Choice) -> list[Cell]:
@@ -20,7 +18,7 @@ def tuned(request: Request, root: Path, known: Iterable[Spec], choice: Choice) -
         BenchError: a sweep is missing, unequal or without a usable trial; says which command to run.
     """
     cells: list[Cell] = []
-    stored = list(_stored(root / TUNING))
+    stored = list(tunings(root))
     for suite in parse(request.suites):
         algorithms = parse(request.algos)
         chosen = _chosen(replace(request, suites=str(suite)), algorithms, stored, root)
@@ -35,15 +33,6 @@ def tuned(request: Request, root: Path, known: Iterable[Spec], choice: Choice) -
             asked = replace(request, suites=str(suite), algos=str(Named(algorithm.name, given)))
             cells += [replace(cell, tuning=tuning) for cell in plan(asked, known, choice)]
     return list({cell.id: cell for cell in cells}.values())
-
-
-def _stored(folder: Path) -> Iterator[Tuning]:
-    for path in sorted(folder.glob("*/sweep.json")):
-        try:
-            yield Tuning.model_validate_json(path.read_bytes())
-        except (ValidationError, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise StoreError(f"{path} is corrupt or foreign ({first}). `bench tune` writes it anew.") from None
 
 
 def _chosen(request: Request, algorithms: list[Named], stored: list[Tuning], root: Path) -> list[Tuning]:

@@ -1,6 +1,9 @@
 """A cell's result is its specification's: whatever was cut, resumed or extended on the way."""
 
+import contextlib
 import dataclasses
+import random
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from bench.cells.cell import Deadline, run_cell
 from bench.cells.execute import run_cells
 from bench.cells.watch import Silent
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, StoreError
 from bench.core.records import Record, Spec
 from bench.core.trees import named_leaves
 from bench.learning.training import Training
@@ -154,12 +157,124 @@ def test_training_states_survive_a_round_trip() -> None:
     state = Training(meta, [{"exp_avg": torch.rand(2, 3)}, {"exp_avg": torch.rand(2, 3), "step": torch.tensor(7.0)}])
     state.kept = {"norms.0.mean": torch.rand(3)}
     state.iteration, state.losses, state.curve = 7, [0.1, 1 / 3], [(50, 0.5, None), (100, 0.25, 1 / 7)]
-    loaded = Training.load(state.save(), meta)
+    loaded = Training.load(state.save("t"), meta, "t")
     bare = {"meta": None, "memory": [], "kept": {}}
     assert dataclasses.replace(loaded, **bare) == dataclasses.replace(state, **bare)
     before, after = (dict(named_leaves((s.meta, s.memory, s.kept))) for s in (state, loaded))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+KEPT = {"iterations": 5}
+FOREIGN: dict[str, dict[str, Any]] = {
+    "another seed": {"seeds": (1,)},
+    "another algorithm": {"algos": "fomaml"},
+    "other parameters": {"algos": "maml[inner_lr=0.02]"},
+    "another suite": {"suites": "sinusoid[shots=5]"},
+    "another engine": {"engine": "learn2learn"},
+    "other threads": {"threads": 2},
+    "another selection": {"selection": "best"},
+    "another source of the algorithm": {"edit": ("algorithm", "source", "0" * 64)},
+    "another source of the suite": {"edit": ("suite", "source", "0" * 64)},
+    "another version of the suite": {"edit": ("suite_version", 99)},
+    "other frozen tasks": {"edit": ("manifests", {})},
+    "a longer run": {"iterations": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cell, and the folder of its store in which it has a checkpoint and no record."""
+    root = tmp_path_factory.mktemp("unfinished")
+    [record] = run(root, "sinusoid", "maml", **KEPT)
+    (Store.open(root).folder(record.cell) / "record.json").unlink()
+    return next(iter(cells_of("sinusoid", "maml", **KEPT))), root
+
+
+def refused(cell: Any, store: Store, content: bytes) -> str:
+    """Why a cell does not go on from a checkpoint."""
+    path = store.folder(cell.id) / "checkpoint.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(
+        StoreError, match=r"checkpoint\.safetensors is corrupt or foreign .*Remove it and run again"
+    ) as e:
+        run_cell(cell, store, Silent(), Deadline(), Catalogue())
+    assert store.record(cell.id) is None
+    assert path.read_bytes() == content
+    return str(e.value)
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_a_checkpoint_of_another_cell_is_refused(tmp_path: Path, unfinished: Any, what: str) -> None:
+    cell, _ = unfinished
+    options = {"suites": "sinusoid", "algos": "maml", **KEPT, **FOREIGN[what]}
+    suite, algos, edit = options.pop("suites"), options.pop("algos"), options.pop("edit", ())
+    [other] = cells_of(suite, algos, **options)
+    if edit:
+        name, *path, value = edit
+        before = getattr(other.spec, name)
+        new = before.model_copy(update={path[0]: value}) if path else value
+        other = dataclasses.replace(other, spec=other.spec.model_copy(update={name: new}))
+    assert other.id != cell.id
+    store = Store.create(tmp_path)
+    with contextlib.suppress(StoreError):  # frozen tasks that are not there: it has trained by then
+        run_cell(other, store, Silent(), Deadline(), Catalogue())
+    content = (store.folder(other.id) / "checkpoint.safetensors").read_bytes()
+    store.folder(cell.id).mkdir()
+    assert ("of a longer run" if what == "a longer run" else "of another run") in refused(cell, store, content)
+
+
+def test_a_checkpoint_with_any_one_bit_turned_is_refused(tmp_path: Path, unfinished: Any) -> None:
+    cell, root = unfinished
+    store = Store.open(shutil.copytree(root, tmp_path / "store"))
+    whole = (store.folder(cell.id) / "checkpoint.safetensors").read_bytes()
+    header = int.from_bytes(whole[:8], "little") + 8
+    some = random.Random(0)
+    for byte in (0, 8, header - 1, header, len(whole) - 1, *(some.randrange(n) for n in [header, len(whole)] * 40)):
+        turned = bytearray(whole)
+        turned[byte] ^= 1 << some.randrange(8)
+        refused(cell, store, bytes(turned))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 8, 100, -1, -1000])
+def test_a_checkpoint_cut_short_or_grown_is_refused(tmp_path: Path, unfinished: Any, cut: int) -> None:
+    cell, root = unfinished
+    store = Store.open(shutil.copytree(root, tmp_path / "store"))
+    whole = (store.folder(cell.id) / "checkpoint.safetensors").read_bytes()
+    refused(cell, store, whole[:cut])
+    refused(cell, store, whole + whole[:cut] + b"x")
+
+
+def test_a_checkpoint_written_anew_by_hand_is_refused(tmp_path: Path, unfinished: Any) -> None:
+    import json
+
+    from safetensors.torch import load, save
+
+    cell, root = unfinished
+    store = Store.open(shutil.copytree(root, tmp_path / "store"))
+    whole = (store.folder(cell.id) / "checkpoint.safetensors").read_bytes()
+    about = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])["__metadata__"]
+    state = json.loads(about["state"])
+    ahead = about | {"state": json.dumps(state | {"iteration": 4})}
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in load(whole).items()}
+    without = {name: value for name, value in about.items() if name != "sha256"}
+    for content in (save(load(whole), ahead), save(zeros, about), save(load(whole), without)):
+        assert "SHA-256" in refused(cell, store, content)
+    (store.folder(cell.id) / "checkpoint.safetensors").write_bytes(whole)
+    assert run_cell(cell, store, Silent(), Deadline(), Catalogue())
+
+
+@pytest.mark.parametrize("damage", ["edited", "of another seed", "missing"])
+def test_a_module_is_not_given_from_a_checkpoint_that_is_not_the_cell_s(tmp_path: Path, damage: str) -> None:
+    frame = bench.run("sinusoid", "maml", out=tmp_path, iterations=2, seeds=2, **SMALL)
+    first, second = (frame.store.folder(cell) / "checkpoint.safetensors" for cell in frame["cell"].unique())
+    if damage == "missing":
+        first.unlink()
+    else:
+        first.write_bytes(second.read_bytes() + (b"x" if damage == "edited" else b""))
+    expected = "missing" if damage == "missing" else "corrupt or foreign"
+    with pytest.raises(StoreError, match=rf"checkpoint\.safetensors is {expected} .*Move .* away and run again"):
+        frame.model(first.parent.name)
 
 
 def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_path: Path) -> None:

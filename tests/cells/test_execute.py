@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import bench
 from bench.cells.execute import run_cells
+from bench.cells.outcome import crashed
 from bench.cells.watch import Silent
 from bench.core.errors import BenchError
 from bench.core.records import Record
@@ -300,6 +302,89 @@ def test_needs_that_no_worker_offers_are_said(tmp_path: Path, scheduler: str) ->
         BenchError, match=r"a cell needs CORES=3, and no worker offers that; the nearest offers CORES=1"
     ):
         run(cells, tmp_path, dask=scheduler)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["in processes", "on a cluster", "on a cluster that does not see the store"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])
+def test_a_record_that_is_there_wins_whatever_becomes_of_the_process(
+    tmp_path: Path, place: str, number: int, strike: Callable[[int, float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    cells = plan(Request(suites="sinusoid", algos="maml[meta_batch=2]", **SMALL))
+    strike(number, -1.0)
+    if place == "in processes":
+        [record], watch = run(cells, tmp_path / "store", workers=1, retries=0)
+    else:
+        if "not see" in place:
+            original = cluster.Cluster.__enter__
+
+            def unseen(self: Any) -> Any:
+                made = original(self)
+                self.shared = False
+                self.sign.unlink()
+                return made
+
+            monkeypatch.setattr(cluster.Cluster, "__enter__", unseen)
+        with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as made:
+            [record], watch = run(cells, tmp_path / "store", dask=made.scheduler_address, retries=0)
+    assert list((tmp_path / "struck").iterdir())
+    assert (record.outcome, watch.lost) == ("finished", [])
+    assert watch.ended == [(0, "finished", True)]
+    assert Store.open(tmp_path / "store").record(record.cell) == record
+
+
+@pytest.mark.slow
+def test_a_failed_record_is_replaced_by_the_next_command_s_and_by_no_late_failure(
+    tmp_path: Path, strike: Callable[[int, float], None]
+) -> None:
+    cells, store = plan(THREE)[:1], Store.create(tmp_path / "store")
+    [failed] = [crashed(cells[0], "lost")]
+    store.conclude(failed)
+    strike(signal.SIGKILL, -1.0)
+    while not (tmp_path / "struck" / cells[0].id).exists():
+        [record], watch = run(cells, store.root, workers=1, retries=0)
+    assert (record.outcome, watch.lost) == ("finished", [])
+    assert store.conclude(failed) == record
+
+
+def test_another_command_s_record_wins_over_a_loss_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.cells.execute.WORK", "chores:cell")
+    cells, store = cells_of(10, crash=True)[9:], Store.create(tmp_path)
+    finished = crashed(cells[0], "").model_copy(update={"outcome": "finished", "digest": "ab"})
+
+    class Other(Noting):
+        def loses(self, cell: Cell, message: str, again: bool) -> None:
+            super().loses(cell, message, again)
+            store.conclude(finished)  # by somebody who has it by now
+
+    watch = Other()
+    assert run_cells(cells, store, watch, None, (), Execution(workers=1, retries=0)) == [finished]
+    assert len(watch.lost) == 1
+
+
+def test_what_another_command_holds_is_left_to_it_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.cells.execute.WORK", "chores:holding")
+    cells, store = cells_of(4), Store.create(tmp_path)
+    finished = crashed(cells[1], "").model_copy(update={"outcome": "finished", "digest": "ab"})
+    asked: list[str] = []
+
+    class Other(Noting):
+        def waits(self, cell: Cell, who: str) -> None:
+            asked.append(f"{cell.spec.seed} {who}")
+            store.conclude(finished)
+
+    watch, hold = Other(), store.claim(cells[1].id)
+    assert hold.take()
+    records = run_cells(cells, store, watch, None, (), Execution(workers=2))
+    hold.release()
+    assert asked == [f"1 process {os.getpid()} on {os.uname().nodename}"]
+    assert [record.cell for record in records] == [cell.id for cell in cells]
+    assert watch.lost == []
+    assert (1, "finished", False) in watch.ended
 
 
 @pytest.mark.slow

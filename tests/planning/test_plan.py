@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bench.cells.watch import Silent
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
+from bench.places.execution import cores
 from bench.planning.plan import Cell, Request, check_device, plan
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps
@@ -126,6 +128,33 @@ def test_a_rate_that_falls_until_the_end_is_not_pruned() -> None:
     told = message(sweeps, asked, Settings(trials=2, pruner="median"))
     assert "the outer rate of reptile falls until a run's end" in told and "--pruner none" in told
     assert sweeps(asked, Settings(trials=2))
+
+
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+def test_threads_left_open_are_those_that_the_store_began_with(engine: Any, caplog: pytest.LogCaptureFixture) -> None:
+    asked = Request(suites="sinusoid", algos="maml,fomaml", preset="smoke", iterations=50, engine=engine)
+    begun = [cell.spec for cell in plan(replace(asked, algos="maml", engine="eager", threads=77, iterations=20))]
+
+    def choice(cases: list[Any]) -> list[Any]:
+        return [("eager", "") for _ in cases]
+
+    caplog.set_level("INFO", "bench")
+    for default in (replace(asked, share=1), replace(asked, share=3), asked):
+        maml, fomaml = plan(default, begun, choice)
+        assert maml.spec.threads == 77
+        assert maml.goes_on_from == (begun[0].id,)
+        assert fomaml.spec.threads == (default.share or cores())
+    assert "1 of these cells is in the store with 77 threads, which goes on; --threads begins anew" in caplog.text
+    caplog.clear()
+    maml, _ = plan(replace(asked, threads=2), begun, choice)
+    assert maml.spec.threads == 2
+    assert "does not count for 2 threads: another number changes digits. --threads 77 goes on with that" in caplog.text
+    caplog.clear()
+    both = [*begun, *(cell.spec for cell in plan(replace(asked, algos="maml", engine="eager", threads=2)))]
+    assert plan(replace(asked, share=2), both, choice)[0].spec.threads == 2  # its own is there
+    longer = [spec.model_copy(update={"iterations": 60}) for spec in begun]
+    assert plan(replace(asked, share=2), longer, choice)[0].spec.threads == 2  # from which it cannot go on
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "CUDA", "gpu"])

@@ -76,6 +76,14 @@ def cell(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
     return True
 
 
+def holding(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Does as `cell` does, unless somebody else has it."""
+    from bench.storage.store import Store
+
+    with Store.open(Path(arguments["store"])).hold(arguments["cell"]):
+        return cell(arguments, emit, stop)
+
+
 def digest(seed: int, iterations: int, state: str = "", done: int = 0) -> str:
     """What `trained` must end with."""
     for i in range(done, iterations):

@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filelock import FileLock
 
 import bench
-from bench.core.errors import StoreError
+from bench.core.errors import HeldError, StoreError
+from bench.core.records import Outcome
 from bench.storage.store import Store
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 2, "threads": 1, "engine": "eager"}
@@ -161,10 +161,9 @@ def test_a_run_that_met_a_full_disk_goes_on_once_there_is_space(
 
 
 def test_a_held_cell_says_who_holds_it(store: Store, cell: str) -> None:
-    (store.folder(cell) / "holder.json").write_text('{"pid": 4711, "host": "elsewhere"}')
     with (
-        FileLock(store.folder(cell) / "lock"),
-        pytest.raises(StoreError, match=f"cell {cell} is being run by process 4711 on elsewhere"),
+        store.hold(cell),
+        pytest.raises(HeldError, match=f"cell {cell} is being run by process {os.getpid()} on {os.uname().nodename}"),
         store.hold(cell),
     ):
         pass
@@ -173,5 +172,29 @@ def test_a_held_cell_says_who_holds_it(store: Store, cell: str) -> None:
 def test_a_cell_is_free_again_after_an_error(store: Store, cell: str) -> None:
     with pytest.raises(RuntimeError), store.hold(cell):
         raise RuntimeError
-    with store.hold(cell):
-        assert json.loads((store.folder(cell) / "holder.json").read_bytes())["pid"] == os.getpid()
+    with store.hold(cell) as hold:
+        hold.check()
+
+
+@pytest.mark.parametrize("there", ["finished", "diverged"])
+@pytest.mark.parametrize("late", ["finished", "diverged", "failed"])
+def test_only_a_failure_is_ever_replaced(store: Store, cell: str, there: Outcome, late: Outcome) -> None:
+    record = next(store.records())
+    store.write(cell, "record.json", edited(store, cell, outcome="failed"))
+    first = store.conclude(record.model_copy(update={"outcome": there}))
+    path = store.folder(cell) / "record.json"
+    before = path.read_bytes()
+    assert first.outcome == there
+    assert store.conclude(record.model_copy(update={"outcome": late, "digest": "other"})) == first
+    assert path.read_bytes() == before
+
+
+def test_a_failure_is_known_again_and_a_later_one_is_not(store: Store, cell: str) -> None:
+    assert store.failure(cell) == ""
+    assert store.ended(cell)
+    store.write(cell, "record.json", edited(store, cell, outcome="failed", message="first"))
+    first = store.failure(cell)
+    assert store.ended(cell, first) is None
+    store.conclude(next(store.records()).model_copy(update={"message": "second"}))
+    ended = store.ended(cell, first)
+    assert ended and ended.message == "second"

@@ -200,6 +200,62 @@ def test_trials_that_diverge_or_fail_are_results_and_the_sweep_goes_on(tmp_path:
     assert {path: path.stat().st_mtime_ns for path in Path("store/tuning/cells").rglob("*")} == written
 
 
+def command(*more: str) -> str:
+    asked_for = ("--algos", "maml[meta_batch=2]", "--trials", "2", "--trial-iterations", "2")
+    return bench("tune", "--suite", "sinusoid", "--preset", "smoke", "--out", "store", *asked_for, *more).output
+
+
+def test_a_sweep_goes_on_whatever_the_default_of_threads_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.planning.plan.cores", lambda: 3)
+    command()
+    [study] = Path("store/tuning").glob("*/study.json")
+    begun = sorted(Path("store/tuning/cells").iterdir())
+    monkeypatch.setattr("bench.planning.plan.cores", lambda: 1)
+    output = command()
+    assert f"{study.parent} holds a sweep of maml[meta_batch=2] on sinusoid with 2 finished trials" in output
+    assert "which goes on with --threads 3, as it was begun" in output
+    command("--trials", "3")
+    monkeypatch.setattr("bench.places.execution.cores", lambda: 8)
+    command("--trials", "4", "--workers", "2")
+    assert list(Path("store/tuning").glob("*/study.json")) == [study]
+    assert len(begun) == 2 and len(list(Path("store/tuning/cells").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "what", "how"),
+    [
+        (["--threads", "2"], "threads 1, not 2", "--threads 1 goes on with it"),
+        (["--sampler", "random"], "sampler tpe, not random", "--sampler tpe goes on with it"),
+        (["--trial-iterations", "3"], "iterations 2, not 3", "--trial-iterations 2 goes on with it"),
+        (["--seeds", "2"], "seeds 0,, not 0,1", "--seeds 0, goes on with it"),
+        (["--sampler-seed", "5"], "sampler seed 0, not 5", "--sampler-seed 0 goes on with it"),
+        (
+            ["--batch", "4", "--threads", "2"],
+            "threads 1, not 2, batch 5, not 4",
+            "--threads 1 --batch 5 goes on with it",
+        ),
+    ],
+)
+def test_a_sweep_that_is_almost_there_is_said_why_it_does_not_count_and_what_would(
+    more: list[str], what: str, how: str
+) -> None:
+    assert "does not count" not in command("--threads", "1")
+    study = next(Path("store/tuning").glob("*/study.json")).parent
+    output = " ".join(command("--threads", "1", *more).split())
+    assert f"{study} holds a sweep of maml[meta_batch=2] on sinusoid with 2 finished trials" in output
+    assert f"does not count here, for it has {what}: {how}" in output
+    assert "does not count" not in command("--threads", "1", *more)  # it has been begun, and goes on
+
+
+def test_a_sweep_of_another_source_is_said_not_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(PLUGIN)
+    more = ("--plugin", "mine.py", "--algos", "mine[meta_batch=2]", "--trials", "1")
+    command("--threads", "1", *more)
+    (tmp_path / "mine.py").write_text(PLUGIN + "# edited")
+    output = command("--threads", "1", *more)
+    assert "for it has the source of the algorithm another, not the present one: nothing goes on with it" in output
+
+
 @pytest.mark.slow
 def test_the_command_says_what_it_does_and_draws_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
