@@ -249,7 +249,7 @@ def test_a_sweep_that_is_almost_there_is_said_why_it_does_not_count_and_what_wou
 
 def test_a_sweep_of_another_source_is_said_not_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
-    more = ("--plugin", "mine.py", "--algos", "mine[meta_batch=2]", "--trials", "1")
+    more = ("--plugin", "mine.py", "--algos", "mine[meta_batch=2,steps=2]", "--trials", "1")
     command("--threads", "1", *more)
     (tmp_path / "mine.py").write_text(PLUGIN + "# edited")
     output = command("--threads", "1", *more)
