@@ -111,6 +111,7 @@ def test_every_command_that_makes_or_reads_a_run_directory_has_its_namesake_in_p
         bench.meerge  # noqa: B018
 
 
+@pytest.mark.slow
 def test_tune_report_audit_and_merge_are_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     trials = bench.tune("sinusoid", ["maml[meta_batch=2]"], out="a", trials=2, **TRIAL)
@@ -140,6 +141,7 @@ def test_tune_report_audit_and_merge_are_the_commands(tmp_path: Path, monkeypatc
             call("nowhere")
 
 
+@pytest.mark.slow
 def test_a_sweep_alone_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     bench.tune("sinusoid", "maml[meta_batch=2],scratch", out="a", trials=3, **TRIAL)

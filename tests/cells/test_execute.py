@@ -76,9 +76,8 @@ SPY = """if True:
 """
 
 
-@pytest.mark.parametrize(
-    "workers", [pytest.param(None, id="here"), pytest.param(2, id="in processes", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [None, 2], ids=["here", "in processes"])
 def test_a_fresh_cell_reads_nothing_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int | None
 ) -> None:

@@ -229,6 +229,7 @@ def test_a_folder_with_files_of_other_people_is_refused_and_left_as_it_is(
     assert found == dict.fromkeys(strangers, "years of work")
 
 
+@pytest.mark.slow
 def test_a_report_is_not_written_among_the_cells_and_only_over_a_report(runs: Path, tmp_path: Path) -> None:
     assert called(runs, "--out", str(runs)).exit_code == 2
     assert not (runs / "index.html").exists()

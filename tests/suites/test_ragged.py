@@ -174,9 +174,9 @@ def test_what_is_no_range_is_refused_with_one_that_is(shots: str, said: str) -> 
         bench.run(f"sinusoid[shots={shots}]", "maml")
 
 
-@pytest.mark.parametrize("engine", [
-    "eager", pytest.param("compiled", marks=[pytest.mark.slow, pytest.mark.timeout(600)])
-])  # fmt: skip
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["eager", "compiled"])
 def test_maml_learns_from_supports_of_different_sizes(engine: Any, tmp_path: Path) -> None:
     scores = bench.run(
         "sinusoid[shots=1-20]", "maml[outer_lr=0.01]", preset="smoke", iterations=500, engine=engine, threads=1,
@@ -189,6 +189,7 @@ def test_maml_learns_from_supports_of_different_sizes(engine: Any, tmp_path: Pat
     assert mean[1] < mean[0]
 
 
+@pytest.mark.slow
 def test_a_report_draws_only_the_support_points_that_are_there(tmp_path: Path) -> None:
     runner, run = CliRunner(), str(tmp_path / "run")
     asked = ["run", "--suite", "sinusoid[shots=1-20]", "--algos", "maml", *SMALL, "--engine", "eager", "--out", run]

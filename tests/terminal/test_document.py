@@ -43,6 +43,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_table_is_a_document_of_rows(store: Path, tmp_path: Path, name: str) -> None:
     words = [{"STORE": str(store), "NEW": str(tmp_path / "new")}.get(word, word) for word in COMMANDS[name]]
@@ -53,6 +54,7 @@ def test_every_table_is_a_document_of_rows(store: Path, tmp_path: Path, name: st
         assert len({tuple(row) for row in table["rows"]}) <= 1  # every row has the same columns
 
 
+@pytest.mark.slow
 def test_the_numbers_are_those_that_the_tables_round(store: Path) -> None:
     [table] = document("report", str(store))["tables"]
     frame = bench.load(store)
@@ -64,6 +66,7 @@ def test_the_numbers_are_those_that_the_tables_round(store: Path) -> None:
         assert row["tasks"] == 20 and row["iterations"] == 2
 
 
+@pytest.mark.slow
 def test_a_refusal_and_a_fault_are_documents_too(store: Path, tmp_path: Path) -> None:
     refused = document("show", "mmal", code=2)
     assert refused["tables"] == [] and "Did you mean 'maml'?" in refused["error"]

@@ -26,6 +26,7 @@ def test_every_encoding_gets_what_is_refused(codec: str) -> None:
     assert ("∞" if sayable("∞", codec) == "∞" else "inf") in done.stderr.decode(codec)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["ascii", "cp1252", "utf-16"])
 @pytest.mark.parametrize("arguments", [["show", "maml"], ["show", "sinusoid"]])
 def test_every_encoding_gets_all_that_is_said(codec: str, arguments: list[str]) -> None:
@@ -49,6 +50,7 @@ def test_what_an_encoding_lacks_is_said_in_other_words(text: str, encoding: str,
     assert sayable(text, encoding) == said
 
 
+@pytest.mark.slow
 def test_a_table_in_ascii_is_aligned(tmp_path: Path) -> None:
     done = call(*RUN, "--out", str(tmp_path / "store"), environment={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0
@@ -57,6 +59,7 @@ def test_a_table_in_ascii_is_aligned(tmp_path: Path) -> None:
     assert any("+-" in row and row.startswith("|") for row in rows) and len({len(row) for row in rows}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streams", ["1", "2", "1 2"])
 def test_a_reader_that_has_gone_keeps_no_work_from_being_done(tmp_path: Path, streams: str) -> None:
     read, written = os.pipe()
@@ -76,6 +79,7 @@ def test_only_the_first_line_is_wanted() -> None:
     assert (done.stdout, done.stderr) == (b"maml (algorithm)\n", b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["show", "maml"], ["--help"]])
 def test_words_that_a_full_disk_loses_are_an_error_and_no_traceback(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:
@@ -84,12 +88,14 @@ def test_words_that_a_full_disk_loses_are_an_error_and_no_traceback(arguments: l
     assert done.stderr.startswith("Error: ") and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_process_without_streams_does_its_work(tmp_path: Path) -> None:
     command = f"{sys.executable} -m bench {' '.join(RUN)} --out {tmp_path / 'store'} >&- 2>&-"
     assert subprocess.run(command, shell=True).returncode == 0
     assert len(list((tmp_path / "store").glob("cells/*/record.json"))) == 2
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_is_no_text_can_be_run_in_and_reported_on(tmp_path: Path) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")
     assert call(*RUN, "--out", folder).returncode == 0
@@ -97,6 +103,7 @@ def test_a_folder_whose_name_is_no_text_can_be_run_in_and_reported_on(tmp_path: 
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("columns", "terminal"), [("1", "xterm"), ("7", "dumb"), ("20", "")])
 def test_a_narrow_or_dumb_terminal_is_no_crash(columns: str, terminal: str) -> None:
     import pty

@@ -205,6 +205,7 @@ def command(*more: str) -> str:
     return bench("tune", "--suite", "sinusoid", "--preset", "smoke", "--out", "store", *asked_for, *more).output
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_whatever_the_default_of_threads_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.planning.plan.cores", lambda: 3)
     command()
@@ -221,6 +222,7 @@ def test_a_sweep_goes_on_whatever_the_default_of_threads_is(monkeypatch: pytest.
     assert len(begun) == 2 and len(list(Path("store/tuning/cells").iterdir())) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "what", "how"),
     [
@@ -247,6 +249,7 @@ def test_a_sweep_that_is_almost_there_is_said_why_it_does_not_count_and_what_wou
     assert "does not count" not in command("--threads", "1", *more)  # it has been begun, and goes on
 
 
+@pytest.mark.slow
 def test_a_sweep_of_another_source_is_said_not_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
     more = ("--plugin", "mine.py", "--algos", "mine[meta_batch=2,steps=2]", "--trials", "1")
@@ -413,6 +416,7 @@ class Kinds(MAML):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
 def test_categories_booleans_and_whole_numbers_are_searched_by_every_sampler(tmp_path: Path, sampler: str) -> None:
     (tmp_path / "kinds.py").write_text(KINDS)
