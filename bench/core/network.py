@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from bench.core import modules
 from bench.core.errors import BenchError
+from bench.core.layers import Written
 from bench.core.types import Params
 
 Build = tuple[Any, ...]  # a function or class that makes a module, then its arguments, which can be hashed
@@ -34,7 +35,7 @@ def new_params(build: Build, generator: Generator) -> Params:
 
 def run(build: Build, params: Params, *inputs: Any) -> Tensor:
     """The module's output with these parameters."""
-    with modules.Written():
+    with Written():
         output: Tensor = torch.func.functional_call(_skeleton(build), params, inputs)
     return output
 

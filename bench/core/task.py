@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from torch import Generator, Tensor
 
-from bench.core.modules import Keyed, calling
+from bench.core.call import Keyed, calling
 from bench.core.types import Data, Kind, Normal, Params, Prediction, Role, Suite
 
 

@@ -16,7 +16,9 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from bench.core import modules
+from bench.core.call import calling
 from bench.core.errors import BenchError
+from bench.core.layers import Written
 from bench.core.metric import Metric as Metric  # which suites import from here
 from bench.core.outer import Adam, Outer
 from bench.core.sheet import Sheet
@@ -375,14 +377,14 @@ class Suite(ABC):
         data = self.example("query")
         dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
         params = {n: p.to(dtype) if p.is_floating_point() else p for n, p in self.new_params(_first()).items()}
-        with torch.no_grad(), modules.calling(torch.zeros((), dtype=torch.int64)) as call:
+        with torch.no_grad(), calling(torch.zeros((), dtype=torch.int64)) as call:
             return self.predict(params, data), call.dropped
 
     def call(self, params: Params, *inputs: Any) -> Tensor:
         """The module's output with these parameters instead of its own; nothing is learned through what is `fixed`."""
         if self.fixed:
             params = {name: p.detach() if name in self.fixed else p for name, p in params.items()}
-        with contextlib.nullcontext() if self.plain else modules.Written():
+        with contextlib.nullcontext() if self.plain else Written():
             output: Tensor = torch.func.functional_call(self.skeleton, params, inputs)
         return output
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from bench.core import seeds
-from bench.core.modules import Keyed
+from bench.core.call import Keyed
 from bench.core.trees import cut, part, shapes_of, to, tree_leaves
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised
 from bench.learning.rollouts import episode

@@ -16,6 +16,7 @@ from torch.func import functional_call, grad, vmap
 
 from bench.core import modules, seeds
 from bench.core.errors import BenchError, PluginError
+from bench.core.layers import Written
 from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Interactive, Learner, Suite
@@ -203,7 +204,7 @@ def _calls(suite: Suite) -> list[tuple[str, nn.Module, tuple[Any, ...]]]:
 
 
 def _run(layer: nn.Module, values: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
-    with modules.Written():
+    with Written():
         outputs = functional_call(layer, values, inputs)
     return torch.stack([x.sum() for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]).sum()
 

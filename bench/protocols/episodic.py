@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bench.core import modules, seeds
+from bench.core.call import Statistics
 from bench.core.discovery import parameters
 from bench.core.errors import StoreError
-from bench.core.modules import Statistics
 from bench.core.records import Spec
 from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, part, shapes_of, to, tree_map

@@ -22,9 +22,10 @@ from torch.func import functional_call
 
 from algorithms.maml import MAML
 from bench.certificate.checks import ORDER, gap
-from bench.core import modules
+from bench.core.call import Keyed
 from bench.core.errors import BenchError
 from bench.core.gradients import OPERATORS
+from bench.core.layers.dropout import uniform
 from bench.core.task import SuiteTask
 from bench.core.trees import part, tree_leaves
 from bench.core.types import Episode, Params
@@ -48,7 +49,7 @@ def masks(key: Tensor) -> Iterator[None]:
     count = itertools.count(1)
 
     def kept(shape: tuple[int, ...], p: float, dtype: torch.dtype) -> Tensor:
-        return (modules.uniform(key, next(count), shape) >= p).to(dtype)
+        return (uniform(key, next(count), shape) >= p).to(dtype)
 
     def dropout(x: Tensor, p: float, training: bool = True, inplace: bool = False, axes: int = 0) -> Tensor:
         shape = (*x.shape[: x.dim() - axes], *(1,) * axes)
@@ -95,9 +96,7 @@ def plain_gradient(net: nn.Module, meta: Params, batch: Episode, steps: int, sec
     }
 
     def loss(params: Params, data: Any) -> Tensor:
-        pairs, key = (
-            (data.data, data.key) if isinstance(data, modules.Keyed) else (data, torch.zeros((), dtype=torch.int64))
-        )
+        pairs, key = (data.data, data.key) if isinstance(data, Keyed) else (data, torch.zeros((), dtype=torch.int64))
         with masks(key):
             output = functional_call(net, params, (pairs.x,))
         return (output - pairs.y).square().mean()

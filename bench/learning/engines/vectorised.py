@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bench.core import modules
-from bench.core.modules import Statistics
+from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
@@ -69,7 +69,7 @@ def meta_gradient(
             def loss(episode: Episode) -> tuple[Tensor, dict[str, Statistics]]:
                 if not normalised:
                     return task_loss(tree_unflatten(live, specs[0]), episode), {}
-                with modules.recording() as statistics:
+                with recording() as statistics:
                     return task_loss(tree_unflatten(live, specs[0]), episode), statistics
 
             # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
