@@ -8,8 +8,9 @@ import pandas as pd
 import torch
 from torch import nn
 
+from bench.cells.adapt import Trained, learner
 from bench.cells.execute import run_cells
-from bench.cells.restore import trained
+from bench.cells.restore import finished_cell, trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
@@ -22,6 +23,7 @@ from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
 from bench.reporting import report as reporting
+from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
 from bench.storage.store import MARK, Store, default_out
@@ -42,14 +44,14 @@ class Results(pd.DataFrame):
         return Results
 
     def model(self, cell: str, plugins: Sequence[str | Path] = ()) -> nn.Module:
-        """The meta-trained module of a cell, before adaptation; plug-in files as for `bench run`.
+        """The meta-trained module of a cell, unadapted: its initialisation; plug-in files as for `bench run`.
+
+        It knows nothing of a task; `learner` adapts to one.
 
         Raises:
             BenchError: there is no such cell, or it has no checkpoint.
         """
-        record = self.store.record(cell)
-        if record is None:
-            raise BenchError(f"there is no finished cell {cell!r} in {self.store.root}; see the column 'cell'.")
+        record = finished_cell(self.store, cell)
         catalogue = Catalogue(tuple(map(Path, plugins)))
         views, algorithm, meta, running = trained(self.store, record, catalogue)
         noise = part(algorithm.noise(shapes_of(meta), 1, seeds_.generator(0)), 0)
@@ -67,6 +69,16 @@ class Results(pd.DataFrame):
                 "there is no module to give."
             )
         return module
+
+    def learner(self, cell: str, plugins: Sequence[str | Path] = ()) -> Trained:
+        """The learner of a cell, to be adapted to data of one's own: `learner(cell).adapt((x, y))(x_query)`.
+
+        Any learner of a suite that isn't a control suite, as it was tested; plug-in files as for `bench run`.
+
+        Raises:
+            BenchError: there is no such cell, it has no checkpoint, or it acts instead of predicting.
+        """
+        return learner(self.store, cell, Catalogue(tuple(map(Path, plugins))))
 
 
 def run(
@@ -122,7 +134,7 @@ def run(
 
 
 def load(path: str | Path) -> Results:
-    """All finished cells of a run directory as a tidy DataFrame; `.model(cell)` gives the meta-trained module."""
+    """All finished cells of a run directory as a tidy DataFrame; `.learner(cell)` adapts to data of one's own."""
     store = Store.open(Path(path))
     return results(store, list(store.records()))
 
@@ -222,6 +234,21 @@ def audit(store: str | Path) -> Audit:
         StoreError: it is no run directory, or a file of it is corrupt.
     """
     return audit_.audit(Store.open(Path(store)))
+
+
+def predict(
+    store: str | Path, cell: str, *, support: str | Path, query: str | Path, plugins: Sequence[str | Path] = ()
+) -> pd.DataFrame:
+    """What a cell's learner takes images of one's own for, as `bench predict` does; `Results.learner` takes any data.
+
+    Returns:
+        A row for each image: file, class, probability.
+
+    Raises:
+        BenchError: as the command, which prints its message.
+    """
+    found = classify(Path(store), cell, Path(support), Path(query), tuple(map(Path, plugins)))
+    return pd.DataFrame(found.rows, columns=["file", "class", "probability"])
 
 
 def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.DataFrame:

@@ -563,6 +563,30 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     click.echo(f"written to {page}")
 
 
+@main.command("predict")
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--cell", required=True, metavar="ID", help="Whose learner: a folder's name in STORE/cells.")
+@click.option(
+    "--support", required=True, type=click.Path(path_type=Path), metavar="FOLDER",
+    help="What to adapt to: a folder with a folder of images for each class.",
+)  # fmt: skip
+@click.option(
+    "--query", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="The images to be named."
+)
+@data_option
+@plugin_option
+def predict_(store: Path, cell: str, support: Path, query: Path, plugins: tuple[Path, ...]) -> None:
+    """Name your own images by a trained learner.
+
+    It is adapted to a few images of each class; then each image of the query has a class and a probability.
+    """
+    from bench.reporting.classify import classify
+    from bench.terminal import tables
+
+    tables.answers(classify(store, cell, support, query, plugins))
+
+
 @main.command()
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))

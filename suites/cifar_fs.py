@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from bench.core.errors import DataError
+from bench.core.images import image_files
 from suites import published
 from suites.parts import photographs
 from suites.parts.photographs import SPLITS, By, ColourImages
@@ -80,7 +81,7 @@ def _from_python(folder: Path) -> Iterator[By]:
 
 def _from_folders(folder: Path) -> Iterator[By]:
     found: By = {}
-    for path in photographs.image_files(folder):
+    for path in image_files(folder):
         if path.parent.name in split_of():
             found.setdefault(path.parent.name, []).append(photographs.decode(path, SHAPE))
     if found:

@@ -15,6 +15,8 @@ from bench.planning.plan import algorithm_of, suite_of
 from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 
+SHOWN = 5  # cells that a refusal names
+
 
 def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     """The finished cell of the least seed, by the names or labels of its suite and its algorithm.
@@ -35,6 +37,26 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
                 raise unknown(f"{kind} in this run directory", asked, labels)
             done = known
     return done[0]
+
+
+def finished_cell(store: Store, cell: str) -> Record:
+    """The finished cell of this id.
+
+    Raises:
+        BenchError: there is none.
+    """
+    done = {r.cell: f"{r.cell} ({label(r)})" for r in store.records() if r.outcome == "finished"}
+    record = store.record(cell) if cell in done else None
+    if record is None:
+        held = ", ".join(list(done.values())[:SHOWN]) or "none"
+        more = f" and {len(done) - SHOWN} more" if len(done) > SHOWN else ""
+        raise BenchError(f"there is no finished cell {cell!r} in {store.root}. Finished are: {held}{more}.")
+    return record
+
+
+def label(record: Record) -> str:
+    """A cell in words."""
+    return f"{record.spec.algorithm.label} on {record.spec.suite.label}, seed {record.spec.seed}"
 
 
 class Restored(NamedTuple):

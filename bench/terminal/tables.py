@@ -1,4 +1,4 @@
-"""Printed tables: comparison, costs, forecast, sweeps, certificate, audit, merge."""
+"""Printed tables: comparison, costs, forecast, sweeps, certificate, audit, answers, merge."""
 
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from optuna.study import Study
 
     from bench.core.records import Tuning
+    from bench.reporting.classify import Answers
     from bench.tuning.sweep import Sweep
 
 SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "outcome")  # where all rows agree
@@ -302,6 +303,17 @@ def audit(found: Audit) -> bool:
     verdict = "sound" if found.sound else "not every comparison stands"
     out.print(f"faults: {faults}, cautions: {cautions}: {verdict}")
     return found.sound
+
+
+def answers(found: "Answers") -> None:
+    """Prints what images are taken for."""
+    rows = grid("file", "class", "probability", right=("probability",))
+    for row in found.rows:
+        rows.add_row(row.file, row.answer, f"{row.probability:.3f}", values=row)
+    out = console()
+    out.print(rows)
+    if found.caveat:
+        out.print(Text(found.caveat, style="dim"), soft_wrap=True)
 
 
 def merged(cells: Iterable[Merged], into: Path) -> None:

@@ -7,6 +7,7 @@ augmentation of Finn et al. 2017, code). Letters: T tasks, W ways, S shots, Q qu
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self, get_args
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from bench.core.errors import BenchError
+from bench.core.images import decode
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
 from suites.parts.nets import BatchNorm, Conv4, FullyConnected, Pool4, ResNet12
@@ -257,6 +259,15 @@ class Images(Supervised):
             turned = turns == quarter
             images[turned] = torch.rot90(images[turned], quarter, (-2, -1))
         return 1 - images.flatten(1, 2).unsqueeze(2).float() / 255
+
+    def picture(self, path: Path) -> Tensor:
+        """An image file, dark ink on light paper, as the network sees it: [1, H, W], ink 1 on paper 0.
+
+        Raises:
+            DataError: it is no image.
+        """
+        height, width = self.image_shape
+        return 1 - torch.from_numpy(decode(path, (height, width), "L").copy()).unsqueeze(0).float() / 255
 
     def _labels(self, drawings: Tensor) -> Tensor:
         count, ways, each = drawings.shape

@@ -7,7 +7,7 @@ Letters: C classes, H height, W width.
 import io
 import pickle
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from bench.core import images
 from bench.core.data import cached_array, data_dir
 from bench.core.errors import DataError
 from bench.core.types import Setting, Split
@@ -25,7 +26,6 @@ from suites.parts.fewshot import FINN, Classes, Images
 from suites.parts.nets import Pool4
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png")
 By = dict[str, list[NDArray[np.uint8]]]  # class -> images [H, W, 3]
 
 
@@ -77,6 +77,14 @@ class ColourImages(Images):
         """[T, W, S] -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[tasks.classes.unsqueeze(-1), drawings].flatten(1, 2).float() / 255
 
+    def picture(self, path: Path) -> Tensor:
+        """An image file as the network sees it, [3, H, W], from 0 to 1.
+
+        Raises:
+            DataError: it is no image.
+        """
+        return torch.from_numpy(decode(path, self.image_shape).copy()).movedim(-1, 0).float() / 255
+
     def classes_of(self, split: Split) -> Tensor:
         """The classes of a split, which lie one split after the other."""
         sizes = [self.split_sizes[s] for s in SPLITS]
@@ -105,16 +113,16 @@ def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path],
 
     def build() -> NDArray[np.uint8]:
         for read in layouts.values():
-            found = {label: images for split in read(folder) for label, images in sorted(split.items())}
+            found = {label: some for split in read(folder) for label, some in sorted(split.items())}
             if not found:
                 continue
-            few = [label for label, images in found.items() if len(images) != ColourImages.drawings_per_class]
+            few = [label for label, some in found.items() if len(some) != ColourImages.drawings_per_class]
             if len(found) != 100 or few:
                 raise DataError(
                     f"{folder} has {len(found)} classes, of 100, and {len(few)} of them do not have 600 images "
                     f"({', '.join(few[:3])}). Get an intact copy."
                 )
-            return np.stack([np.stack(images).transpose(0, 3, 1, 2) for images in found.values()])
+            return np.stack([np.stack(some).transpose(0, 3, 1, 2) for some in found.values()])
         raise DataError(f"nothing in {folder} is {name} as bench reads it: {ways}.")
 
     files = sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*"))
@@ -123,21 +131,8 @@ def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path],
 
 
 def decode(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image file as [H, W, 3], resized as the paper's code does where it is not of that size."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            colour = image.convert("RGB")
-            size = (shape[2], shape[1])
-            return np.asarray(colour if colour.size == size else colour.resize(size, Image.Resampling.LANCZOS))
-    except OSError as error:
-        raise DataError(f"cannot read the image {path} ({error}). Get an intact copy.") from None
-
-
-def image_files(folder: Path) -> Iterator[Path]:
-    """The images in a folder and below, sorted."""
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES)
+    """An image file as [H, W, 3], resized as the paper's code does where it is not of the shape [3, H, W]."""
+    return images.decode(path, (shape[1], shape[2]), "RGB")
 
 
 def unpickle(path: Path) -> Any:
