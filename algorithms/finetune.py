@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.gradients import descend, gradient
+from bench.core.gradients import InnerClip, descend, gradient
 from bench.core.types import Data, Episode, Learner, Params, Search, Task
 
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
@@ -25,6 +25,7 @@ class Finetune(Learner):
         Field(gt=0, description="α; unless given, chosen from a grid on the validation tasks"),
         Search(0.01, 10, log=True, times_protocol=True),
     ] = None
+    inner_clip: InnerClip = None
 
     train_view: ClassVar[str] = "pretraining"
 
@@ -32,7 +33,7 @@ class Finetune(Learner):
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
         if self.inner_lr is None:
             raise ValueError("the rate is open: adapt with one of candidates()")
-        return descend(state, gradient("first_order", task)(state, data), self.inner_lr)
+        return descend(state, gradient("first_order", task)(state, data), self.inner_lr, self.inner_clip)
 
     def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """L(θ), not adapted."""

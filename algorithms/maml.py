@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from bench.core.gradients import GradientName, descend, gradient
+from bench.core.gradients import GradientName, InnerClip, descend, gradient
 from bench.core.types import Data, Learner, Params, Search, Task
 
 
@@ -24,6 +24,7 @@ class MAML(Learner):
     gradient: Annotated[
         GradientName, Field(description="how an inner step is differentiated: first_order is FOMAML")
     ] = "reverse"
+    inner_clip: InnerClip = None
 
     learn2learn: ClassVar[str] = "MAML"
 
@@ -34,4 +35,4 @@ class MAML(Learner):
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
-        return descend(state, gradient(self.gradient, task)(state, data), self.inner_lr)
+        return descend(state, gradient(self.gradient, task)(state, data), self.inner_lr, self.inner_clip)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Generator
 
 from bench.core.errors import BenchError
-from bench.core.gradients import GradientName, descend, gradient
+from bench.core.gradients import GradientName, InnerClip, descend, gradient
 from bench.core.types import Data, Learner, Meta, Params, Search, Task
 
 
@@ -27,6 +27,7 @@ class MetaSGD(Learner):
         float, Field(gt=0, description="upper end of the rates' first value"), Search(0.01, 1, log=True)
     ] = 0.1
     gradient: Annotated[GradientName, Field(description="how an inner step is differentiated")] = "reverse"
+    inner_clip: InnerClip = None
 
     def __post_init__(self) -> None:
         """Refuses an empty range."""
@@ -53,4 +54,4 @@ class MetaSGD(Learner):
 
     def step(self, meta: Meta, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∘ ∇L(θ_k)."""
-        return descend(state, gradient(self.gradient, task)(state, data), meta["rates"])
+        return descend(state, gradient(self.gradient, task)(state, data), meta["rates"], self.inner_clip)

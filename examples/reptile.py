@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.core.gradients import descend, gradient
+from bench.core.gradients import InnerClip, descend, gradient
 from bench.core.outer import SGD
 from bench.core.types import Data, Episode, Learner, Params, Search, Task
 
@@ -25,6 +25,7 @@ class Reptile(Learner):
     ]
     steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(1, 10)] = 5
     outer_lr: Annotated[float, Field(gt=0, le=1, description="ε at first"), Search(0.1, 1, log=True)] = 1.0
+    inner_clip: InnerClip = None
 
     @property
     def second_order(self) -> bool:
@@ -38,7 +39,7 @@ class Reptile(Learner):
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """θ_{k+1} = θ_k − α ∇L(θ_k)."""
-        return descend(state, gradient("first_order", task)(state, data), self.inner_lr)
+        return descend(state, gradient("first_order", task)(state, data), self.inner_lr, self.inner_clip)
 
     def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """½ ‖φ − stop(θ_K)‖²."""

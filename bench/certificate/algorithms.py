@@ -267,12 +267,11 @@ def _closed_form(make: Make) -> float:
         x, y = episode.support[0]
         curvature = x.T @ x / len(y)
         theta = case.meta["theta"]
-        stepped = case.algorithm.step(case.meta, case.meta, task, episode.support[0], 0)
-        descended = theta - rate * (curvature @ theta - x.T @ y / len(y))
-        if not isinstance(stepped, dict) or not torch.allclose(stepped["theta"], descended, atol=1e-12):
-            raise NotApplicable("its inner step is not θ − α ∇L(θ)")
-        for _ in episode.support:
+        for k, data in enumerate(episode.support):
+            stepped = case.algorithm.step(case.meta, {"theta": theta}, task, data, k)
             theta = theta - rate * (curvature @ theta - x.T @ y / len(y))
+            if not isinstance(stepped, dict) or not torch.allclose(stepped["theta"], theta, atol=1e-12):
+                raise NotApplicable("its inner step is not θ − α ∇L(θ)")
         xq, yq = episode.query
         pulled = xq.T @ (xq @ theta - yq) / len(yq)
         factor = torch.eye(4, dtype=torch.float64) - rate * curvature
@@ -291,7 +290,7 @@ def _operators(make: Make, one: str, other: str, *beds: Bed) -> float:
 
 def _learn2learn_case(make: Make, bed: Bed) -> Case:
     case = _trained_case(make, bed)
-    if not case.algorithm.learn2learn:
+    if not learn2learn.wrapper(case.algorithm):
         raise NotApplicable("learn2learn does not have it")
     if importlib.util.find_spec("learn2learn") is None:
         raise NotApplicable("learn2learn is not installed: pip install --no-deps -r requirements/learn2learn.txt")

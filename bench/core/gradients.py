@@ -5,9 +5,10 @@ is an object that algorithms name, not code that each of them writes. Letters: T
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
@@ -114,9 +115,25 @@ def gradient(operator: GradientName | Operator, task: Adapts) -> Gradient:
     return chosen(task.loss, task.adaptable)
 
 
-def descend(params: Params, gradients: Params, rate: float | Tensor | Params) -> Params:
-    """θ − rate · g for the parameters that have a gradient; the others stay. `rate` may hold one tensor per name."""
+# What a field `inner_clip` takes. By value, as the fast gradient of Finn et al. 2017 (arXiv:1709.04905), code, is cut.
+InnerClip = Annotated[
+    float | None,
+    Field(gt=0, description="each entry of an inner step's gradient is cut to ± this (Finn et al. 2017b, code: 10)"),
+]
+
+
+def descend(params: Params, gradients: Params, rate: float | Tensor | Params, clip: float | None = None) -> Params:
+    """θ − rate · g for the parameters that have a gradient; the others stay.
+
+    Args:
+        params: θ.
+        gradients: g, of those that move.
+        rate: one for all, or one tensor per name.
+        clip: each entry of g is cut to ± this first, so that none that is cut moves with θ; None: none is.
+    """
     rates = rate if isinstance(rate, dict) else dict.fromkeys(gradients, rate)
+    if clip is not None:
+        gradients = {name: g.clamp(-clip, clip) for name, g in gradients.items()}
     return {**params, **{name: params[name] - rates[name] * g for name, g in gradients.items()}}
 
 

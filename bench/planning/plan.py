@@ -411,6 +411,10 @@ def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str, why
             "learn2learn keeps buffers, frozen parameters, dropout and running statistics elsewhere than in what is "
             f"meta-learned, so that its {name} would not be ours. Use --engine auto."
         )
+    if algorithm.learn2learn and not learn2learn.wrapper(algorithm):
+        raise BenchError(
+            f"learn2learn's {name} does not clip inner gradients. Use --engine auto, or leave inner_clip out."
+        )
     if not _is_wrapped(algorithm):
         raise BenchError(
             f"learn2learn has no {name}. Use --engine auto, or what it has, such as maml, fomaml and metasgd."

@@ -238,7 +238,7 @@ def _variants(
     if "gradient" in get_type_hints(type(algorithm)):
         operators = list(get_args(GradientName)) if algorithm.second_order else ["first_order"]
     for operator, engine in itertools.product(operators, engines):
-        if engine == "learn2learn" and (operator == "mixed" or not algorithm.learn2learn):
+        if engine == "learn2learn" and (operator == "mixed" or not learn2learn.wrapper(algorithm)):
             continue  # it has no such operator
         kept = algorithm if operator is None else replace(algorithm, gradient=operator)  # type: ignore[call-arg]
         yield Variant(name, kept, engine)

@@ -290,7 +290,19 @@ def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_pa
     )
     with pytest.raises(BenchError, match="learn2learn has no mine"):
         cells_of("sinusoid", "mine", engine="learn2learn", plugins=(plugin,))
+    for name in ("maml", "metasgd"):
+        with pytest.raises(BenchError, match=f"learn2learn's {name} does not clip inner gradients"):
+            cells_of("sinusoid", f"{name}[inner_clip=10]", engine="learn2learn")
     assert cells_of("sinusoid", "fomaml", engine="learn2learn")[0].spec.engine == "learn2learn"
+
+
+@pytest.mark.parametrize("name", ["maml", "fomaml", "metasgd", "finetune"])
+def test_inner_gradients_are_clipped_where_that_is_asked_for_and_changes_nothing_else(
+    tmp_path: Path, name: str
+) -> None:
+    asked = (name, f"{name}[inner_clip=1e9]", f"{name}[inner_clip=0.01]")
+    none, wide, tight = (run(tmp_path, "sinusoid", algorithm, iterations=3)[0] for algorithm in asked)
+    assert none.digest == wide.digest != tight.digest
 
 
 def test_a_chunk_that_was_asked_for_is_kept_and_changes_no_digit_that_counts(tmp_path: Path) -> None:

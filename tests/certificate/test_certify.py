@@ -119,6 +119,24 @@ def test_every_operator_is_certified(name: str, operator: str) -> None:
     assert not [check for check in checks if check.verdict == "FAULT"]
 
 
+CLIPPING = ("maml", "fomaml", "metasgd", "finetune", "reptile", "ensemble")
+CLIPPED = [(name, clip) for name in CLIPPING for clip in ("0.3", "2.0")]  # most entries, few
+
+
+@pytest.mark.parametrize(
+    ("name", "clip"), [pytest.param(*case, marks=() if case == CLIPPED[0] else pytest.mark.slow) for case in CLIPPED]
+)
+def test_a_method_that_clips_its_inner_gradient_is_certified(name: str, clip: str) -> None:
+    catalogue = Catalogue(() if name in ALGORITHMS else (probe(name),))
+    given = {"inner_clip": clip} | ({"inner_lr": "0.1"} if name == "finetune" else {})
+    checks = list(algorithm_checks(lambda bed: algorithm_of(catalogue, Named(name, given), bed)))
+    assert not [check for check in checks if check.verdict == "FAULT"]
+    if name in ("maml", "metasgd"):
+        assert verdicts(checks)["claims second order: plain central differences"] == "pass"
+        assert verdicts(checks)["mixed = reverse"] == "pass"
+        assert verdicts(checks)["engines agree: loss and meta-gradient"].startswith("n/a")  # learn2learn does not clip
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_compiler_leaves_every_operator_as_it_was() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.func import vmap
@@ -69,6 +69,31 @@ def test_one_rate_per_weight() -> None:
     rates = {"theta": torch.tensor([1.0, 2.0, 3.0]), "fixed": torch.ones(3)}
     after = descend(params, gradient("reverse", Cubic())(params, torch.ones(3)), rates)
     torch.testing.assert_close(after["theta"], torch.tensor([-1.0, -2.0, -3.0]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(theta=numbers, data=numbers, rate=st.floats(0.01, 1), clip=st.floats(0.01, 20))
+@pytest.mark.parametrize("operator", ["reverse", "mixed", "first_order"])
+def test_a_clipped_step_and_its_derivative_by_hand(
+    operator: GradientName, theta: list[float], data: list[float], rate: float, clip: float
+) -> None:
+    t, x = (torch.tensor(v, dtype=torch.float64) for v in (theta, data))
+    slope = 3 * x * t**2 + 1
+    assume((slope.abs() - clip).abs().min() > 1e-6)  # not at the edge, where it has two derivatives
+    t.requires_grad_()
+    params = {"theta": t, "fixed": torch.ones(3, dtype=torch.float64)}
+    after = descend(params, gradient(operator, Cubic())(params, x), rate, clip)
+    torch.testing.assert_close(after["theta"].detach(), (t - rate * slope.clip(-clip, clip)).detach())
+    [found] = torch.autograd.grad(after["theta"].sum(), [t])
+    curvature = 6 * x * t.detach() * (slope.abs() < clip) * (operator != "first_order")
+    torch.testing.assert_close(found, 1 - rate * curvature)
+
+
+def test_one_rate_per_weight_multiplies_what_was_clipped() -> None:
+    params = {"theta": torch.zeros(3), "fixed": torch.tensor([1.0, -9.0, 0.25])}
+    rates = {"theta": torch.tensor([1.0, 2.0, 4.0])}
+    after = descend(params, gradient("reverse", Cubic())(params, torch.ones(3)), rates, 0.5)
+    torch.testing.assert_close(after["theta"], torch.tensor([-0.5, 1.0, -1.0]))
 
 
 @pytest.mark.parametrize("shared", [True, False])

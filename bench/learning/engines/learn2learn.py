@@ -56,6 +56,11 @@ def meta_gradient(suite: Suite, algorithm: Learner) -> MetaGradient:
     return mean
 
 
+def wrapper(algorithm: Learner) -> str:
+    """The name of the wrapper that is a method; none where inner gradients are clipped, which no wrapper does."""
+    return "" if getattr(algorithm, "inner_clip", None) is not None else algorithm.learn2learn
+
+
 def trace(
     suite: Suite, algorithm: Learner, meta: Meta, tasks: Any, steps: int, device: str = "cpu"
 ) -> dict[str, Tensor]:
