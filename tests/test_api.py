@@ -63,6 +63,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     "run in processes": lambda out: run("sinusoid", "maml", out=out, workers=1, engine="eager", **SMALL),
     "cost": lambda _: cost("sinusoid", "maml", steps=(1,), tasks=(2,), threads=1),
     "load and model": lambda out: load(out).model(load(out)["cell"][0]),
+    "load and learner": lambda out: load(out).learner(load(out)["cell"][0]).adapt(([[0.0]], [[1.0]]))([[2.0]]),
     "forecast": lambda out: list(predict(plan(ASKED), out / "none")),
     "sweep": lambda out: tune(sweeps(ASKED, Settings(trials=1)), out / "tuned", Silent()),
     "tune": lambda out: bench.tune(

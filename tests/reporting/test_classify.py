@@ -13,7 +13,7 @@ from PIL import Image
 import bench
 from bench.cli import main
 from suites.glyphs import drawings
-from suites.omniglot import Omniglot
+from suites.omniglot import BACKGROUND, DATA, Omniglot, names
 from suites.parts.photographs import ColourImages
 from tests.conftest import ROOT
 
@@ -160,3 +160,15 @@ def test_a_file_is_seen_as_the_suite_s_own_images_are(tmp_path: Path) -> None:
 
     expected = torch.from_numpy(colours).permute(2, 0, 1).float() / 255
     torch.testing.assert_close(Small().picture(tmp_path / "colour.png"), expected)
+
+
+@pytest.mark.slow
+def test_a_file_of_omniglot_is_seen_as_the_data_set_s_own(
+    tmp_path: Path, omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
+    name, content = next(DATA.files(BACKGROUND))
+    (tmp_path / "file.png").write_bytes(content)
+    assert name.rpartition("/")[0] == names()[0]
+    own = 1 - torch.from_numpy(np.array(Omniglot().pixels[0, 0])).float() / 255
+    torch.testing.assert_close(Omniglot().picture(tmp_path / "file.png")[0], own)
