@@ -10,6 +10,7 @@ import tempfile
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,22 @@ from bench.cli import main
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--threads", "1", "--iterations", "20", "--preset", "smoke"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test with the mark `forms(n)`, n of its forms run, for the time it takes; all with BENCH_ALL_FORMS."""
+    if os.environ.get("BENCH_ALL_FORMS"):
+        return
+    seen: Counter[str] = Counter()
+    left_out = []
+    for item in items:
+        mark = item.get_closest_marker("forms")
+        name = item.nodeid.partition("[")[0]
+        seen[name] += 1
+        if mark and seen[name] > mark.args[0]:
+            left_out.append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -231,6 +231,7 @@ DRY = ["run", "--preset", "smoke", "--iterations", "3", "--threads", "1", "--out
 COST = ["cost", "--steps", "1", "--tasks", "2", "--threads", "1"]
 
 
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [DRY, COST])
 @pytest.mark.parametrize(

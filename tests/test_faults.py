@@ -37,7 +37,7 @@ from tests.conftest import ROOT, Forked, PostgreSQL
 from tests.probes import chores
 from tests.tuning.test_sweep import SMALL
 
-TIMES = int(os.environ.get("BENCH_FAULTS", "3"))
+TIMES = int(os.environ.get("BENCH_FAULTS", "1"))
 FEW = max(1, TIMES // 3) if TIMES < 20 else TIMES  # of those that take seconds each
 TOKEN = f"bench-fault-{uuid.uuid4().hex}"
 ITERATIONS, CELLS = 150, 6

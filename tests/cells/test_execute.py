@@ -76,6 +76,7 @@ SPY = """if True:
 """
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [None, 2], ids=["here", "in processes"])
 def test_a_fresh_cell_reads_nothing_of_the_others(
@@ -303,6 +304,7 @@ def test_needs_that_no_worker_offers_are_said(tmp_path: Path, scheduler: str) ->
         run(cells, tmp_path, dask=scheduler)
 
 
+@pytest.mark.forms(3)
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["in processes", "on a cluster", "on a cluster that does not see the store"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])

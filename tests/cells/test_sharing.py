@@ -39,6 +39,7 @@ def digests(folder: str = "store") -> list[str]:
     return [record.digest for record in Store.open(Path(folder)).records()]
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("more", [[], ["--workers", "1"]], ids=["here", "in processes"])
 def test_each_cell_is_run_once_and_all_commands_end_with_all_results(more: list[str]) -> None:
     command = [*RUN, "--iterations", "100", "--seeds", "2"]
@@ -53,6 +54,7 @@ def test_each_cell_is_run_once_and_all_commands_end_with_all_results(more: list[
     assert not list(Path("shared").rglob(hold.NAME))
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_what_a_killed_one_held_is_taken_over(number: int) -> None:
     commands = start(2, *RUN, "--iterations", "400", "--seeds", "2")
@@ -89,6 +91,7 @@ def test_a_cell_that_fails_is_not_tried_by_each() -> None:
     assert begun() == [2]
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("pruner", ["none", "hyperband"])
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_sweep_is_shared_and_ends_as_one_command_s(sampler: str, pruner: str) -> None:

@@ -89,6 +89,7 @@ def ends_as_on(number: int, process: Forked, within: float = 20.0) -> None:
     assert "failed" not in process.said
 
 
+@pytest.mark.forms(2)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_in_training_it_is_saved_and_goes_on_to_the_same_digest(number: int) -> None:
     process = start("--iterations", "1500")
@@ -117,6 +118,7 @@ def test_more_than_one_at_once_is_one() -> None:
     assert min(checkpoints().values()) > 0
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("all_of_them", [False, True], ids=["the command", "each process of the job"])
 @pytest.mark.parametrize("number", SIGNALS)
 def test_with_workers_every_cell_is_saved(number: int, all_of_them: bool) -> None:
@@ -141,6 +143,7 @@ def test_a_signal_for_a_cell_s_process_alone_costs_it_nothing() -> None:
     assert "going on from iteration" in process.said
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["here", "in processes"])
 def test_in_a_sweep_the_trials_are_saved(workers: list[str]) -> None:
     asked = ["--trials", "4", "--batch", "2", "--trial-iterations", "100000", *workers]
@@ -182,6 +185,7 @@ def test_in_evaluation_the_training_is_kept() -> None:
     assert "going on from iteration 20" in again.said
 
 
+@pytest.mark.forms(2)
 @pytest.mark.parametrize(
     "moment", ["before the update", "in the update", "in the first update", "before the record", "after the record"]
 )

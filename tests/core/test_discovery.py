@@ -244,6 +244,7 @@ EDITABLE = f"""if True:  # as setuptools' finder of an editable install, which i
 """
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [None, ""], ids=["an empty folder", "a package"])
 @pytest.mark.parametrize("first", [False, True], ids=["working directory", "PYTHONPATH"])
@@ -312,6 +313,7 @@ def test_a_file_that_is_not_one_choice_is_named_with_its_classes(house: Path, co
     assert f"goes into {house / 'suites' / 'parts'}" in last
 
 
+@pytest.mark.forms(1)
 @pytest.mark.parametrize(
     "content",
     ["x = 1", *(pytest.param(c, marks=pytest.mark.slow) for c in ("class Helper: pass", "class _Shared(Suite): pass"))],

@@ -26,6 +26,7 @@ def test_every_encoding_gets_what_is_refused(codec: str) -> None:
     assert ("∞" if sayable("∞", codec) == "∞" else "inf") in done.stderr.decode(codec)
 
 
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("codec", ["ascii", "cp1252", "utf-16"])
 @pytest.mark.parametrize("arguments", [["show", "maml"], ["show", "sinusoid"]])
@@ -59,6 +60,7 @@ def test_a_table_in_ascii_is_aligned(tmp_path: Path) -> None:
     assert any("+-" in row and row.startswith("|") for row in rows) and len({len(row) for row in rows}) == 1
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", ["1", "2", "1 2"])
 def test_a_reader_that_has_gone_keeps_no_work_from_being_done(tmp_path: Path, streams: str) -> None:
@@ -79,6 +81,7 @@ def test_only_the_first_line_is_wanted() -> None:
     assert (done.stdout, done.stderr) == (b"maml (algorithm)\n", b"")
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["list"], ["show", "maml"], ["--help"]])
 def test_words_that_a_full_disk_loses_are_an_error_and_no_traceback(arguments: list[str]) -> None:
@@ -103,6 +106,7 @@ def test_a_folder_whose_name_is_no_text_can_be_run_in_and_reported_on(tmp_path: 
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(("columns", "terminal"), [("1", "xterm"), ("7", "dumb"), ("20", "")])
 def test_a_narrow_or_dumb_terminal_is_no_crash(columns: str, terminal: str) -> None:

@@ -222,6 +222,7 @@ def test_a_sweep_goes_on_whatever_the_default_of_threads_is(monkeypatch: pytest.
     assert len(begun) == 2 and len(list(Path("store/tuning/cells").iterdir())) == 4
 
 
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "what", "how"),
@@ -416,6 +417,7 @@ class Kinds(MAML):
 """
 
 
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
 def test_categories_booleans_and_whole_numbers_are_searched_by_every_sampler(tmp_path: Path, sampler: str) -> None:
