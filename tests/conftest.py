@@ -25,19 +25,22 @@ SMALL = ["--threads", "1", "--iterations", "20", "--preset", "smoke"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of a test with the mark `forms(n)`, n of its forms run, for the time it takes; all with BENCH_ALL_FORMS."""
+    """What may take longest comes first, lest one process be left with it when the others are done.
+
+    Of a test with the mark `forms(n)`, n of its forms are run, for the time it takes; all of them with BENCH_ALL_FORMS.
+    """
+    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout") if mark.args), default=0))
     if os.environ.get("BENCH_ALL_FORMS"):
         return
     seen: Counter[str] = Counter()
-    left_out = []
+    left_out = set()
     for item in items:
-        mark = item.get_closest_marker("forms")
-        name = item.nodeid.partition("[")[0]
+        mark, name = item.get_closest_marker("forms"), item.nodeid.partition("[")[0]
         seen[name] += 1
         if mark and seen[name] > mark.args[0]:
-            left_out.append(item)
+            left_out.add(item)
     config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,11 +116,6 @@ def postgresql() -> Generator[PostgreSQL, None, None]:
             yield server
         finally:
             server.stop()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What may take longest comes first, lest one process be left with it when the others are done."""
-    items.sort(key=lambda item: -max((mark.args[0] for mark in item.iter_markers("timeout") if mark.args), default=0))
 
 
 @pytest.hookimpl(hookwrapper=True)
