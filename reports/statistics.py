@@ -1,11 +1,11 @@
 """Means with intervals, differences, tests and the sources of variance of scores [S, T]; array in, value out.
 
 Every one of S seeds met the same T tasks, so that intervals come from a crossed bootstrap (Owen 2007,
-arXiv:0712.1111, "pigeonhole"): each replicate draws seeds and, once for all of them, tasks. Seeds are few, and two
-things are done about it: S - 1 of them are drawn, since S would understate their variance by (S - 1) / S, and the
-quantile is Student's with Satterthwaite's degrees of freedom. An interaction of seeds with tasks counts up to three
-times, so that intervals are too wide rather than too narrow. The draws depend on S and T alone: two algorithms meet
-the same ones.
+arXiv:0712.1111, "pigeonhole"): each replicate draws seeds and, once for all of them, tasks. Seeds are few, tasks may
+be, and two things are done about it: S - 1 and T - 1 of them are drawn, since S would understate the variance of seeds
+by (S - 1) / S, and the quantile is Student's with Satterthwaite's degrees of freedom. An interaction of seeds with tasks
+counts up to three times, so that intervals are too wide rather than too narrow. The draws depend on S and T alone: two
+algorithms meet the same ones.
 
 Fewer than three seeds say nothing of seeds: two have one degree of freedom, with which Student's quantile is 12.7, and
 an interval that wide excludes nothing. There the trained models are taken as they are, and intervals are over tasks
@@ -25,6 +25,7 @@ from bench.core.records import FEWEST_SEEDS
 Scores = NDArray[np.float64]  # [S, T]
 Better = Literal["lower", "higher"]
 REPLICATES = 2_000
+FEWEST_ORDERED = 6  # tasks: all that lies between the ends of T has the median with a probability of 1 - 2 / 2^T
 DRAWN = 20_000_000  # numbers in memory at once; fewer replicates where there are very many tasks
 
 
@@ -57,15 +58,15 @@ class Variance(NamedTuple):
 def interval(scores: Scores) -> Interval:
     """The mean and its 95 % interval.
 
-    Over seeds and tasks by the crossed bootstrap from three seeds on; with fewer over tasks, 1.96 sd / sqrt(T) of the
-    seeds' means as published. The value is infinite, without an interval, where a single score is not finite.
+    Over seeds and tasks by the crossed bootstrap from three seeds on; with fewer over tasks, Student's t sd / sqrt(T)
+    of the seeds' means (600 tasks: t = 1.964, the published 1.96). No interval where there is one task; none and an
+    infinite value where a single score is not finite.
     """
     if not scores.size or not np.isfinite(scores).all():
         return Interval(-math.inf if np.isneginf(scores).any() else math.inf, math.nan, math.nan)
-    seeds, tasks = scores.shape
     mean = float(scores.mean())
-    if seeds < FEWEST_SEEDS:
-        half = float(1.96 * scores.mean(0).std() / np.sqrt(tasks))
+    if len(scores) < FEWEST_SEEDS:
+        half = _over_tasks(scores)
     else:
         half = float(_quantile(_freedom(scores)) * _means(scores, stream=0).std())
     return Interval(mean, mean - half, mean + half)
@@ -107,7 +108,7 @@ def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
 
 
 class Robust(NamedTuple):
-    """What is left of scores of which single ones may be anything."""
+    """What is left of scores of which single ones may be anything; no intervals of a model or two on five tasks."""
 
     median: Interval
     iqm: Interval  # interquartile mean (Agarwal et al. 2021, arXiv:2108.13264)
@@ -182,7 +183,7 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
     if value in (0.0, 1.0):
         return bounded(wins, 0, 1)
     if min(len(a), len(b)) < FEWEST_SEEDS:
-        half = float(1.96 * wins.mean(0).std() / np.sqrt(wins.shape[1]))
+        half = _over_tasks(wins)
     else:  # the variances of the seeds of a, of b and of the tasks add up
         parts = [(_mean_variance(w.mean(1)), len(w) - 1) for w in (wins, others)]
         parts.append((_mean_variance(wins.mean(0)), wins.shape[1] - 1))
@@ -224,7 +225,7 @@ def _means(scores: Scores, stream: int) -> NDArray[np.float64]:
     """The mean in every replicate, [R]; streams differ in the seeds that they draw, never in the tasks."""
     seeds, tasks = scores.shape
     count = _replicates(tasks)
-    of_tasks = _weights(tasks, tasks, count, -1 % 2**32)
+    of_tasks = _weights(tasks, max(tasks - 1, 1), count, -1 % 2**32)
     return np.asarray(((_weights(seeds, seeds - 1, count, stream) @ scores) * of_tasks).sum(1))
 
 
@@ -240,7 +241,7 @@ def _replicate(scores: Scores, most: int) -> NDArray[np.float64]:
     """Median and interquartile mean in every replicate, [R, 2]."""
     seeds, tasks = scores.shape
     count = min(_replicates(tasks), most)
-    which_tasks = _draws(tasks, tasks, _replicates(tasks), -1 % 2**32)[:count]
+    which_tasks = _draws(tasks, max(tasks - 1, 1), _replicates(tasks), -1 % 2**32)[:count]
     if seeds < FEWEST_SEEDS:
         which_seeds = np.tile(np.arange(seeds), (count, 1))
     else:
@@ -249,13 +250,15 @@ def _replicate(scores: Scores, most: int) -> NDArray[np.float64]:
     parts = [
         _robust(scores[which_seeds[i : i + step, :, None], which_tasks[i : i + step, None, :]].reshape(-1, n))
         for i in range(0, count, step)
-        for n in [which_seeds.shape[1] * tasks]
+        for n in [which_seeds.shape[1] * which_tasks.shape[1]]
     ]
     return np.concatenate(parts)
 
 
 def _expanded(replicates: NDArray[np.float64], freedom: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The percentile interval, widened to Student's quantile (Hesterberg 2015, arXiv:1411.5279)."""
+    if freedom == 0:
+        return (np.full(replicates.shape[1:], math.nan),) * 2
     outside = float(ndtr(-_quantile(freedom)))
     low, high = np.quantile(replicates, [outside, 1 - outside], axis=0, method="closest_observation")
     return low, high
@@ -265,11 +268,19 @@ def _rank_freedom(scores: Scores) -> float:
     """Degrees of freedom of what depends on the order of the scores alone."""
     from scipy.stats import rankdata
 
+    if scores.shape[0] < FEWEST_SEEDS and scores.shape[1] < FEWEST_ORDERED:
+        return 0
     return _freedom(np.asarray(rankdata(scores), dtype=float).reshape(scores.shape))
 
 
 def _quantile(freedom: float) -> float:
-    return 1.96 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))
+    return 1.96 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))  # NaN of none
+
+
+def _over_tasks(scores: Scores) -> float:
+    """Half the interval of the mean over tasks of the seeds' mean; NaN of one task."""
+    tasks = scores.shape[1]
+    return _quantile(tasks - 1) * math.sqrt(_mean_variance(scores.mean(0)))
 
 
 def _mean_variance(means: NDArray[np.float64]) -> float:
@@ -279,7 +290,7 @@ def _mean_variance(means: NDArray[np.float64]) -> float:
 def _freedom(scores: Scores) -> float:
     seeds, tasks = scores.shape
     if seeds < FEWEST_SEEDS:
-        return math.inf
+        return tasks - 1
     return _satterthwaite([(_mean_variance(scores.mean(1)), seeds - 1), (_mean_variance(scores.mean(0)), tasks - 1)])
 
 

@@ -1,5 +1,6 @@
 """Intervals cover, tests and estimates agree with hand-worked cases and with the libraries that have them."""
 
+import itertools
 import math
 
 import numpy as np
@@ -19,10 +20,71 @@ def crossed(rng: np.random.Generator, seeds: int, tasks: int, sd: tuple[float, f
     )
 
 
-def test_one_seed_has_the_published_interval_over_tasks() -> None:
+def test_one_seed_has_students_interval_over_tasks() -> None:
     found = statistics.interval(np.array([[1.0, 2.0, 3.0, 6.0]]))
     assert found.value == 3.0
-    assert found.half == pytest.approx(1.96 * np.std([1, 2, 3, 6]) / 2)
+    assert found.half == pytest.approx(3.1824 * math.sqrt(14 / 3) / 2, rel=1e-4)  # t(3), squares 4 + 1 + 0 + 9
+
+
+def test_one_seed_on_many_tasks_has_the_published_interval() -> None:
+    scores = np.random.default_rng(0).normal(size=(1, 600))
+    published = 1.96 * scores.std() / math.sqrt(600)
+    assert published < statistics.interval(scores).half < 1.003 * published
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_one_task_says_nothing_of_others(seeds: int) -> None:
+    one = np.arange(seeds, dtype=float)[:, None]
+    robust = statistics.median_and_iqm(one)
+    for found in (statistics.interval(one), statistics.difference(one, one + 1), robust.median, robust.iqm):
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+    assert statistics.improvement(one, one, "higher")[1:] == (0, 1)
+
+
+SPREADS = {"mixed": (1.0, 1.0, 1.0), "tasks": (0.3, 3.0, 1.0), "seeds": (1.0, 0.1, 0.1)}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "tasks"),
+    [
+        pytest.param(seeds, tasks, marks=[pytest.mark.slow] if seeds > 2 and tasks == 600 else [])
+        for seeds, tasks in itertools.product([1, 2, 3, 5], [2, 5, 8, 20, 600])
+    ],
+)
+@pytest.mark.parametrize("sd", SPREADS.values(), ids=SPREADS)
+def test_intervals_cover_however_few_tasks_and_seeds_there_are(
+    sd: tuple[float, float, float], seeds: int, tasks: int
+) -> None:
+    rng = np.random.default_rng(0)
+    single, apart, paired = [], [], []
+    for _ in range(300 if tasks < 600 else 100):
+        shared = sd[1] * rng.normal(size=(1, tasks))
+        models = sd[0] * rng.normal(size=(3, seeds, 1))
+        a, b, c = (shared + model + crossed(rng, seeds, tasks, (0.0, sd[1], sd[2])) for model in models)
+        # Of these models where seeds are few, else of any: their means are 0.
+        one, other, _ = models.mean((1, 2)) if seeds < 3 else np.zeros(3)
+        found = statistics.interval(a)
+        single.append(found.low <= one <= found.high)
+        found = statistics.difference(a, b, paired_seeds=False)
+        apart.append(found.low <= one - other <= found.high)
+        found = statistics.difference(a, c + (other - models[2].mean() if seeds < 3 else 0))
+        paired.append(found.low <= one - other <= found.high)
+    # 0.95 less three standard errors. Two tasks leave the share of variance that is theirs all but unknown, which the
+    # degrees of freedom of three seeds and more depend on.
+    least = 0.88 if tasks == 2 and seeds > 2 else 0.95 - 3 * math.sqrt(0.95 * 0.05 / len(single))
+    assert min(map(np.mean, (single, apart, paired))) >= least
+
+
+@pytest.mark.parametrize("tasks", [2, 5, 6, 8, 20])
+def test_the_median_of_few_tasks_has_an_interval_that_covers_or_none(tasks: int) -> None:
+    rng = np.random.default_rng(0)
+    found = [statistics.median_and_iqm(rng.normal(size=(1, tasks)), 300) for _ in range(300)]
+    for intervals in ([f.median for f in found], [f.iqm for f in found]):
+        if tasks < 6:
+            assert all(math.isnan(i.low) for i in intervals)
+        else:
+            assert np.mean([i.low <= 0 <= i.high for i in intervals]) >= 0.91
 
 
 def test_seeds_that_agree_add_nothing_and_seeds_that_differ_have_students_interval() -> None:
@@ -57,7 +119,7 @@ def test_two_seeds_have_no_interval_wider_than_their_scores() -> None:
     scores = 20.0 * rng.integers(0, 6, size=(2, 40)) * [[0.5], [1.0]]  # percent right, of seeds that differ
     found = statistics.interval(scores)
     assert found.half < 10
-    assert found.half == pytest.approx(1.96 * scores.mean(0).std() / math.sqrt(40))
+    assert found.half == pytest.approx(2.0227 * scores.mean(0).std(ddof=1) / math.sqrt(40), rel=1e-4)  # t(39)
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
