@@ -3,9 +3,9 @@
 Every one of S seeds met the same T tasks, so that intervals come from a crossed bootstrap (Owen 2007,
 arXiv:0712.1111, "pigeonhole"): each replicate draws seeds and, once for all of them, tasks. Seeds are few, tasks may
 be, and two things are done about it: S - 1 and T - 1 of them are drawn, since S would understate the variance of seeds
-by (S - 1) / S, and the quantile is Student's with Satterthwaite's degrees of freedom. An interaction of seeds with tasks
-counts up to three times, so that intervals are too wide rather than too narrow. The draws depend on S and T alone: two
-algorithms meet the same ones.
+by (S - 1) / S, and the quantile is Student's with Satterthwaite's degrees of freedom. An interaction of seeds with
+tasks counts up to three times, so that intervals are too wide rather than too narrow. The draws depend on S and T
+alone: two algorithms meet the same ones.
 
 Fewer than three seeds say nothing of seeds: two have one degree of freedom, with which Student's quantile is 12.7, and
 an interval that wide excludes nothing. There the trained models are taken as they are, and intervals are over tasks
@@ -280,7 +280,8 @@ def _quantile(freedom: float) -> float:
 def _over_tasks(scores: Scores) -> float:
     """Half the interval of the mean over tasks of the seeds' mean; NaN of one task."""
     tasks = scores.shape[1]
-    return _quantile(tasks - 1) * math.sqrt(_mean_variance(scores.mean(0)))
+    by_task: NDArray[np.float64] = scores.mean(0)
+    return _quantile(tasks - 1) * math.sqrt(_mean_variance(by_task))
 
 
 def _mean_variance(means: NDArray[np.float64]) -> float:
@@ -290,7 +291,7 @@ def _mean_variance(means: NDArray[np.float64]) -> float:
 def _freedom(scores: Scores) -> float:
     seeds, tasks = scores.shape
     if seeds < FEWEST_SEEDS:
-        return tasks - 1
+        return float(tasks - 1)
     return _satterthwaite([(_mean_variance(scores.mean(1)), seeds - 1), (_mean_variance(scores.mean(0)), tasks - 1)])
 
 
