@@ -36,6 +36,7 @@ from bench.certificate.checks import (
     gap,
     task_of,
 )
+from bench.certificate.precision import CLOSE, network_check, off_double
 from bench.certificate.suites import suite_checks
 from bench.certificate.trpo import trust_region_checks
 from bench.core import seeds
@@ -53,7 +54,7 @@ from bench.core.trees import (
     tree_map_with_path,
     tree_unflatten,
 )
-from bench.core.types import Episode, Learner, Meta, Prediction
+from bench.core.types import Episode, Learner, Meta, Prediction, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn
 from bench.learning.engines.vectorised import meta_gradient
@@ -64,7 +65,9 @@ from bench.learning.train import Gradients, Validation, train
 from bench.learning.training import Training
 from bench.planning.engines import compiler
 from bench.planning.plan import algorithm_of, suite_of
+from suites.glyphs import Glyphs
 from suites.parts.control import Estimator
+from suites.sinusoid import Sinusoid
 
 LATE = 10**9  # a meta-iteration after which a learner changes no more
 RENAMED = torch.tensor([1, 2, 0])  # class c becomes class RENAMED[c]
@@ -86,7 +89,7 @@ def certificate(
         try:
             with foreign(f"{named} can't be certified"):
                 found = [
-                    (f"{named.name}{stage}", [*algorithm_checks(make), *([compiled_check(make)] if compiled else [])])
+                    (f"{named.name}{stage}", [*algorithm_checks(make), *(compiled_checks(make) if compiled else [])])
                     for stage, make in stages(partial(algorithm_of, catalogue, named))
                 ]
         except PluginError as error:
@@ -97,7 +100,8 @@ def certificate(
     for name in catalogue.names("suite") if algos is None else ():
         try:
             with foreign(f"{name} can't be certified"):
-                checks = list(suite_checks(suite_of(catalogue, Named(name, {})), name))
+                suite = suite_of(catalogue, Named(name, {}))
+                checks = [*suite_checks(suite, name), *([network_check(suite)] if compiled else [])]
         except MissingExtraError as error:
             checks = [Check(str(error), "–", "–", "n/a")]
         except PluginError as error:
@@ -145,9 +149,10 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("bandit: recorded episodes evaluated again: change of the loss", 1e-6, lambda: _recorded(make))
 
 
-def compiled_check(make: Make) -> Check:
-    """Whether the compiler leaves every operator's gradient as it was; apart, since it takes seconds."""
-    return checked("compiled = eager: loss and meta-gradient, every operator", 1e-10, lambda: _compiled(make))
+def compiled_checks(make: Make) -> Iterator[Check]:
+    """Whether the compiler leaves every operator's gradient as it was, and exact; apart, since it takes seconds."""
+    yield checked("compiled in float32, on a suite's network: off float64", CLOSE, lambda: _single(make))
+    yield checked("compiled = eager: loss and meta-gradient, every operator", 1e-10, lambda: _compiled(make))
 
 
 def _claim(make: Make) -> Check:
@@ -295,6 +300,17 @@ def _learn2learn_case(make: Make, bed: Bed) -> Case:
     if importlib.util.find_spec("learn2learn") is None:
         raise NotApplicable("learn2learn is not installed: pip install --no-deps -r requirements/learn2learn.txt")
     return case
+
+
+def _single(make: Make) -> float:
+    suites: tuple[Suite, ...] = Glyphs(), Sinusoid()
+    suite = next((suite for suite in suites if suite.kind in make(suite).suits), None)
+    if suite is None:
+        raise NotApplicable(UNSUITED.format("regression or classification"))
+    algorithm = make(suite)
+    if not algorithm.trains:
+        raise NotApplicable("it does not meta-train")
+    return off_double(suite, algorithm)
 
 
 def _compiled(make: Make) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.maml import MAML
-from bench.certificate.algorithms import algorithm_checks, compiled_check, stages
+from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
 from bench.certificate.beds import Curved, Pairs
 from bench.certificate.checks import Check
 from bench.certificate.suites import suite_checks
@@ -140,8 +140,8 @@ def test_a_method_that_clips_its_inner_gradient_is_certified(name: str, clip: st
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_compiler_leaves_every_operator_as_it_was() -> None:
-    check = compiled_check(lambda bed: algorithm_of(Catalogue(), Named("metasgd", {}), bed))
-    assert check.verdict == "pass", check
+    for check in compiled_checks(lambda bed: algorithm_of(Catalogue(), Named("metasgd", {"steps": "1"}), bed)):
+        assert check.verdict == "pass", check
 
 
 def test_the_whole_certificate_applies_to_maml() -> None:

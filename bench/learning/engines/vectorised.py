@@ -24,6 +24,7 @@ from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Episode, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
+from bench.learning.engines.sums import STAGED
 from bench.learning.objective import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -217,8 +218,9 @@ class Compiled:
         mode = FakeTensorMode(shape_env=ShapeEnv())
         shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*meta, *batch)]
         cut = len(meta)
+        instead: dict[Any, Callable[..., Any]] = {**FUNCTIONAL, **STAGED}
         with mode:
-            graph = make_fx(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), FUNCTIONAL)(*shapes)
+            graph = make_fx(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), instead)(*shapes)
         graph.graph.eliminate_dead_code()
         graph.recompile()
         # Called from C++, without Python between its kernels, which is much of a small net's time, nor Python's lock.
