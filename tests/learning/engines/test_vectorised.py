@@ -2,6 +2,7 @@
 
 import itertools
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
-from bench.certificate.precision import CLOSE, network_off_double
+from bench.certificate.precision import CLOSE, off_double
 from bench.core import seeds
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_leaves, tree_map
@@ -23,6 +24,7 @@ from bench.learning.engines.convolutions import ConvolutionsAsProducts
 from bench.learning.engines.sums import STAGED
 from bench.learning.engines.vectorised import Compiled, meta_gradient
 from suites.glyphs import Glyphs
+from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid
 
 
@@ -248,10 +250,14 @@ def test_equal_numbers_are_not_added_up_one_after_the_other() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_compiled_network_is_as_exact_as_float32_allows(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert network_off_double(Glyphs()) < CLOSE
+def test_the_compiled_network_is_as_exact_as_float32_allows(
+    omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
+    algorithm = MAML(inner_lr=2.0, steps=1, outer_lr=0.001, meta_batch=4)
+    assert off_double(Omniglot(), algorithm) < CLOSE
     monkeypatch.setattr(vectorised, "STAGED", {})  # a compiler that adds plainly is found out
-    assert network_off_double(Glyphs()) > CLOSE
+    assert off_double(Omniglot(), algorithm) > CLOSE
 
 
 def test_a_meta_loss_that_is_no_scalar_is_refused() -> None:
