@@ -68,7 +68,7 @@ def refused(result: Result, *words: str) -> None:
         ("algos", "maml[steps=1.5]", ["steps=1.5", "Allowed: int >= 1"]),
         ("algos", "maml[meta_batch=0]", ["meta_batch=0", "Allowed: int >= 1"]),
         ("algos", "maml[gradient=revers]", ["Did you mean 'reverse'?", "first_order, mixed, reverse"]),
-        ("algos", "finetune[steps=3]", ["'steps'", "Allowed: inner_lr, meta_batch, outer_lr"]),
+        ("algos", "finetune[steps=3]", ["'steps'", "Allowed: inner_clip, inner_lr, meta_batch, outer_lr"]),
         ("algos", "maml[steps=1", ["not closed", "name[parameter=value,...]"]),
         ("algos", "maml[steps=1,steps=2]", ["'steps' is given twice"]),
         ("algos", "", ["'' names nothing", "bench list"]),
