@@ -231,7 +231,7 @@ DRY = ["run", "--preset", "smoke", "--iterations", "3", "--threads", "1", "--out
 COST = ["cost", "--steps", "1", "--tasks", "2", "--threads", "1"]
 
 
-@pytest.mark.forms(2)
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [DRY, COST])
 @pytest.mark.parametrize(
@@ -252,6 +252,7 @@ def test_a_suite_that_breaks_is_one_message_and_the_others_go_on(
     assert re.search(r"^ *(\w+ +)?sinusoid.*\d", result.stdout, re.MULTILINE)
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [DRY, COST])
 def test_an_algorithm_that_breaks_is_one_message_and_the_others_go_on(tmp_path: Path, command: list[str]) -> None:

@@ -380,7 +380,7 @@ def test_a_validation_that_never_improves_is_a_caution(tmp_path: Path) -> None:
     assert "validation never improved" not in doubted(tmp_path / "t", "sinusoid", "maml[meta_batch=2]", **options)
 
 
-@pytest.mark.forms(3)
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["maml", "fomaml", "metasgd", "finetune", "scratch"])
 @pytest.mark.parametrize("suite", ["sinusoid", "glyphs[ways=2]"])

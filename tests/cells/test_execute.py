@@ -100,6 +100,7 @@ def test_a_fresh_cell_reads_nothing_of_the_others(
     assert len(opened) - 40 <= 10 * len(fresh)
 
 
+@pytest.mark.forms(0)
 @pytest.mark.slow
 def test_where_a_cell_can_go_on_from_is_told_to_its_process(tmp_path: Path) -> None:
     more: Any = {**SMALL, "out": tmp_path / "store"}
@@ -304,7 +305,7 @@ def test_needs_that_no_worker_offers_are_said(tmp_path: Path, scheduler: str) ->
         run(cells, tmp_path, dask=scheduler)
 
 
-@pytest.mark.forms(3)
+@pytest.mark.forms(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["in processes", "on a cluster", "on a cluster that does not see the store"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])

@@ -72,6 +72,7 @@ def test_what_a_killed_one_held_is_taken_over(number: int) -> None:
     assert digests() == together
 
 
+@pytest.mark.forms(0)
 def test_a_cell_that_fails_is_not_tried_by_each() -> None:
     Path("mine.py").write_text(
         "from dataclasses import dataclass\n"
@@ -107,6 +108,7 @@ def test_a_sweep_is_shared_and_ends_as_one_command_s(sampler: str, pruner: str) 
     assert {len(tuning.trials) for tuning in shared.values()} == {6}
 
 
+@pytest.mark.forms(0)
 def test_a_sweep_of_which_one_command_is_killed_is_ended_by_the_other() -> None:
     command = [*TUNE, "--trial-iterations", "200"]
     commands = start(2, *command)

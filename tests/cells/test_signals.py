@@ -89,7 +89,7 @@ def ends_as_on(number: int, process: Forked, within: float = 20.0) -> None:
     assert "failed" not in process.said
 
 
-@pytest.mark.forms(2)
+@pytest.mark.forms(1)
 @pytest.mark.parametrize("number", SIGNALS)
 def test_in_training_it_is_saved_and_goes_on_to_the_same_digest(number: int) -> None:
     process = start("--iterations", "1500")
@@ -107,6 +107,7 @@ def test_in_training_it_is_saved_and_goes_on_to_the_same_digest(number: int) -> 
     assert digests() == [digest]
 
 
+@pytest.mark.forms(0)
 def test_more_than_one_at_once_is_one() -> None:
     process = start("--iterations", "100000")
     train(process)
@@ -134,6 +135,7 @@ def test_with_workers_every_cell_is_saved(number: int, all_of_them: bool) -> Non
     assert digests() == []
 
 
+@pytest.mark.forms(0)
 def test_a_signal_for_a_cell_s_process_alone_costs_it_nothing() -> None:
     process = start("--iterations", "1500", "--workers", "1")
     train(process)
@@ -154,6 +156,7 @@ def test_in_a_sweep_the_trials_are_saved(workers: list[str]) -> None:
     assert min(checkpoints("store/tuning").values()) > 0
 
 
+@pytest.mark.forms(0)
 def test_while_it_compiles_it_ends_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "nothing-compiled-yet"))
     process = start("--iterations", "1000", engine="compiled")
@@ -185,7 +188,7 @@ def test_in_evaluation_the_training_is_kept() -> None:
     assert "going on from iteration 20" in again.said
 
 
-@pytest.mark.forms(2)
+@pytest.mark.forms(1)
 @pytest.mark.parametrize(
     "moment", ["before the update", "in the update", "in the first update", "before the record", "after the record"]
 )
@@ -247,6 +250,7 @@ def test_a_second_signal_ends_it_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.forms(0)
 def test_a_second_signal_takes_the_workers_along() -> None:
     process = start("--iterations", "100000", "--workers", "2", "--seeds", "2")
     process.says("meta-iterations")

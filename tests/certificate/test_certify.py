@@ -88,7 +88,10 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", NOTHING_SAID)
+OURS = [file.stem for file in (ROOT / "algorithms").glob("*.py")]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in OURS else pytest.mark.slow) for n in NOTHING_SAID])
 def test_each_verdict_of_each_algorithm_and_probe_is_as_it_was(name: str) -> None:
     stem, _, stage = name.partition(", ")
     catalogue = Catalogue(() if stem in ALGORITHMS else (probe(stem),))

@@ -150,9 +150,13 @@ def _key(name: str, operator: str, engine: str) -> str:
     return "modules/" + re.sub(r"\W+", "-", f"{name} {operator} {engine}")
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
-@pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize(
+    ("name", "operator", "engine"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if case[1:] == ("first_order", "task by task") else ())
+        for case in itertools.product(RUN, OPERATORS, ENGINES[:2])
+    ],
+)
 def test_a_network_has_the_meta_gradient_of_a_plain_loop(name: str, operator: str, engine: str, tell: Verdict) -> None:
     if engine == "eager" and NETWORKS[name].expected == BY_TASK:
         tell(name, operator, engine, BY_TASK)
@@ -165,6 +169,7 @@ def test_a_network_has_the_meta_gradient_of_a_plain_loop(name: str, operator: st
     tell(name, operator, engine, WORKS)
 
 
+@pytest.mark.forms(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "operator"),

@@ -45,6 +45,7 @@ def test_one_task_says_nothing_of_others(seeds: int) -> None:
 SPREADS = {"mixed": (1.0, 1.0, 1.0), "tasks": (0.3, 3.0, 1.0), "seeds": (1.0, 0.1, 0.1)}
 
 
+@pytest.mark.forms(20)
 @pytest.mark.parametrize(
     ("spread", "seeds", "tasks"),
     [

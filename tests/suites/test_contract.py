@@ -28,7 +28,8 @@ SMALL = {"queries": "2", "trajectories": "2", "ways": "3"}  # of those who have 
 def given(name: str) -> list[str]:
     """A suite as it is, and with each other network, layer and norm that it takes."""
     fields = {field.name: field for field in dataclasses.fields(CATALOGUE.load("suite", name))}
-    others = ["net=conv4-64", "net=resnet12", "norm=inductive"] if "net" in fields else []
+    others = ["net=conv4-64", "norm=inductive"] if "net" in fields else []
+    others += ["net=resnet12"] if name == "glyphs" else []
     others += ["net=fc"] if name in ("glyphs", "omniglot") else []
     others += ["hidden=5,7"] if "hidden" in fields else []
     others += ["shots=2-6"] if issubclass(CATALOGUE.load("suite", name), Sinusoid) else []
@@ -37,7 +38,8 @@ def given(name: str) -> list[str]:
 
 
 CHOICES = [text for name in CATALOGUE.names("suite") for text in given(name)]
-TRIED = [pytest.param(text, marks=pytest.mark.slow if "resnet12" in text else ()) for text in CHOICES]
+LONG = ("net=", "norm=")  # the others are run on every change
+TRIED = [pytest.param(t, marks=pytest.mark.slow if any(x in t for x in LONG) else ()) for t in CHOICES]
 
 
 @cache

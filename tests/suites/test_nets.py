@@ -144,6 +144,7 @@ def test_three_steps_at_the_protocols_rate_lower_a_fresh_networks_loss(net: Any)
     assert task.loss(state, support) < 0.5 * task.loss(params, support)
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("net", ["conv4-64", "resnet12"])

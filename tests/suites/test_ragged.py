@@ -174,6 +174,7 @@ def test_what_is_no_range_is_refused_with_one_that_is(shots: str, said: str) -> 
         bench.run(f"sinusoid[shots={shots}]", "maml")
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("engine", ["eager", "compiled"])

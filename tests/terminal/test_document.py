@@ -43,7 +43,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.forms(6)
+@pytest.mark.forms(5)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_table_is_a_document_of_rows(store: Path, tmp_path: Path, name: str) -> None:

@@ -91,6 +91,7 @@ def test_words_that_a_full_disk_loses_are_an_error_and_no_traceback(arguments: l
     assert done.stderr.startswith("Error: ") and "No space left" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.forms(0)
 @pytest.mark.slow
 def test_a_process_without_streams_does_its_work(tmp_path: Path) -> None:
     command = f"{sys.executable} -m bench {' '.join(RUN)} --out {tmp_path / 'store'} >&- 2>&-"
@@ -98,6 +99,7 @@ def test_a_process_without_streams_does_its_work(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store").glob("cells/*/record.json"))) == 2
 
 
+@pytest.mark.forms(0)
 @pytest.mark.slow
 def test_a_folder_whose_name_is_no_text_can_be_run_in_and_reported_on(tmp_path: Path) -> None:
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/r\xff")
