@@ -73,6 +73,7 @@ def test_the_sdist_holds_the_whole_project(sdist: Path) -> None:
     assert held - made == sources()
 
 
+@pytest.mark.forms(0)
 @pytest.mark.slow
 def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(sdist), "COLUMNS": "160"}

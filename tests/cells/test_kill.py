@@ -40,6 +40,7 @@ def digests(store: Path) -> list[str]:
     return [record.digest for record in Store.open(store).records()]
 
 
+@pytest.mark.forms(3)
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("suite", "algos", "engine", "iterations"), CASES)

@@ -169,7 +169,7 @@ def test_a_network_has_the_meta_gradient_of_a_plain_loop(name: str, operator: st
     tell(name, operator, engine, WORKS)
 
 
-@pytest.mark.forms(3)
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "operator"),

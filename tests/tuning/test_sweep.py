@@ -418,7 +418,7 @@ class Kinds(MAML):
 """
 
 
-@pytest.mark.forms(1)
+@pytest.mark.forms(0)
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "grid"])
 def test_categories_booleans_and_whole_numbers_are_searched_by_every_sampler(tmp_path: Path, sampler: str) -> None:
