@@ -248,6 +248,7 @@ def test_equal_numbers_are_not_added_up_one_after_the_other() -> None:
     torch.testing.assert_close(total.double(), x.double().sum(0), rtol=3e-7, atol=0)
 
 
+@pytest.mark.forms(0)
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_compiled_network_is_as_exact_as_float32_allows(
