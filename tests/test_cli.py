@@ -156,6 +156,7 @@ def test_ctrl_c_while_planning_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
     assert output.startswith("Error: interrupted. What is done is kept in store; the same command goes on from there.")
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_says_whom_it_waits_for_and_runs_what_nobody_holds() -> None:
     command = (*RUN, "--algos", "maml,metasgd", "--iterations", "3")
     dry = bench(*command, "--dry-run").output

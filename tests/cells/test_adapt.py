@@ -52,6 +52,8 @@ def glyphs(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return learner_of(tmp_path_factory.mktemp("glyphs"), "glyphs", "fomaml[meta_batch=2]", [])
 
 
+@pytest.mark.forms(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param(c, marks=pytest.mark.slow if c in LONG else ()) for c in CELLS])
 def test_what_it_predicts_of_a_test_task_is_what_its_cell_was_scored_by(name: str, tmp_path: Path) -> None:
     suite_name, algorithm, plugins = CELLS[name]

@@ -204,6 +204,8 @@ def refused(cell: Any, store: Store, content: bytes) -> str:
     return str(e.value)
 
 
+@pytest.mark.forms(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FOREIGN)
 def test_a_checkpoint_of_another_cell_is_refused(tmp_path: Path, unfinished: Any, what: str) -> None:
     cell, _ = unfinished
@@ -265,6 +267,8 @@ def test_a_checkpoint_written_anew_by_hand_is_refused(tmp_path: Path, unfinished
     assert run_cell(cell, store, Silent(), Deadline(), Catalogue())
 
 
+@pytest.mark.forms(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["edited", "of another seed", "missing"])
 def test_a_module_is_not_given_from_a_checkpoint_that_is_not_the_cell_s(tmp_path: Path, damage: str) -> None:
     frame = bench.run("sinusoid", "maml", out=tmp_path, iterations=2, seeds=2, **SMALL)
@@ -296,6 +300,8 @@ def test_a_method_that_learn2learn_does_not_have_is_refused_by_its_engine(tmp_pa
     assert cells_of("sinusoid", "fomaml", engine="learn2learn")[0].spec.engine == "learn2learn"
 
 
+@pytest.mark.forms(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["maml", "fomaml", "metasgd", "finetune"])
 def test_inner_gradients_are_clipped_where_that_is_asked_for_and_changes_nothing_else(
     tmp_path: Path, name: str

@@ -92,7 +92,7 @@ def test_a_cell_that_fails_is_not_tried_by_each() -> None:
     assert begun() == [2]
 
 
-@pytest.mark.forms(1)
+@pytest.mark.forms(0)
 @pytest.mark.parametrize("pruner", ["none", "hyperband"])
 @pytest.mark.parametrize("sampler", ["tpe", "cmaes"])
 def test_a_sweep_is_shared_and_ends_as_one_command_s(sampler: str, pruner: str) -> None:

@@ -74,6 +74,7 @@ def test_flops_are_those_of_the_plain_algorithm() -> None:
     assert found == pytest.approx(3 * sum(forward) - forward[0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_every_operator_is_measured_and_held_to_first_order() -> None:
     frame = bench.cost("sinusoid", "maml,fomaml", **SMALL)
     assert len(frame) == 2 * (3 + 1)

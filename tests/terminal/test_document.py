@@ -76,6 +76,7 @@ def test_a_refusal_and_a_fault_are_documents_too(store: Path, tmp_path: Path) ->
     assert lost["tables"][0]["rows"][0]["outcome"] == "diverged"
 
 
+@pytest.mark.slow
 def test_what_is_no_finite_number_is_null(tmp_path: Path) -> None:
     words = ["cost", "--suite", "sinusoid", "--algos", "finetune", "--steps", "1", "--tasks", "2"]
     [table] = document(*words, "--out", str(tmp_path / "cost"))["tables"]

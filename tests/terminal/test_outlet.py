@@ -76,6 +76,7 @@ def test_a_reader_that_has_gone_keeps_no_work_from_being_done(tmp_path: Path, st
     assert len(list((tmp_path / "store").glob("cells/*/record.json"))) == 2
 
 
+@pytest.mark.slow
 def test_only_the_first_line_is_wanted() -> None:
     done = subprocess.run(f"{sys.executable} -m bench show maml | head -1", shell=True, capture_output=True)
     assert (done.stdout, done.stderr) == (b"maml (algorithm)\n", b"")

@@ -435,6 +435,7 @@ def test_categories_booleans_and_whole_numbers_are_searched_by_every_sampler(tmp
         assert {name: getattr(cell.algorithm, name) for name in first} == trial.params
 
 
+@pytest.mark.slow
 def test_ranges_and_categories_typed_are_searched_instead_and_what_is_chosen_can_be_run() -> None:
     words = ("--algos", "maml[meta_batch=2]", "--trials", "4", "--trial-iterations", "1")
     search = "maml[inner_lr=0.5..1 log, steps=1|3, gradient=reverse|first_order]"
@@ -475,6 +476,8 @@ def test_the_first_trial_is_the_protocol_whatever_the_sampler(sampler: str, tria
     assert sampler != "grid" or len({tuple(trial.params.values()) for trial in found[1:]}) == trials - 1
 
 
+@pytest.mark.forms(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["float('nan')", "1 / 0"])
 def test_a_sweep_without_a_usable_trial_promises_nothing(tmp_path: Path, body: str) -> None:
     broken = (
