@@ -77,7 +77,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
 }
 
 
-LONG = ("run in processes", "cost", "tune")
+LONG = ("run in processes", "cost", "tune", "run, engine open", "forecast", "film")
 
 
 @pytest.mark.parametrize("name", [pytest.param(c, marks=pytest.mark.slow if c in LONG else ()) for c in CALLS])

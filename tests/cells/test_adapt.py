@@ -97,6 +97,7 @@ def test_lists_arrays_tensors_and_the_suite_s_own_type_give_one_prediction(sinus
     assert not torch.equal(sinusoid.adapt((x, y), steps=0)(query), expected)
 
 
+@pytest.mark.slow
 def test_a_support_need_not_be_of_the_suite_s_size_or_balanced(glyphs: Trained) -> None:
     images = torch.rand(8, 1, 28, 28)
     adapted = glyphs.adapt((images, [0, 0, 0, 1, 2, 3, 4, 4]))
@@ -149,6 +150,7 @@ def test_a_query_of_another_shape_and_a_number_of_steps_that_is_none_are_refused
             adapted(query)
 
 
+@pytest.mark.slow
 def test_a_cell_without_a_checkpoint_or_of_a_control_suite_is_refused(tmp_path: Path) -> None:
     frame = bench.run("sinusoid", "maml", out=tmp_path / "a", **SMALL)
     cell = frame["cell"].iloc[0]

@@ -239,6 +239,7 @@ def test_a_checkpoint_with_any_one_bit_turned_is_refused(tmp_path: Path, unfinis
         refused(cell, store, bytes(turned))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0, 1, 8, 100, -1, -1000])
 def test_a_checkpoint_cut_short_or_grown_is_refused(tmp_path: Path, unfinished: Any, cut: int) -> None:
     cell, root = unfinished
@@ -311,6 +312,7 @@ def test_inner_gradients_are_clipped_where_that_is_asked_for_and_changes_nothing
     assert none.digest == wide.digest != tight.digest
 
 
+@pytest.mark.slow
 def test_a_chunk_that_was_asked_for_is_kept_and_changes_no_digit_that_counts(tmp_path: Path) -> None:
     whole, parts = (bench.run("sinusoid", "maml", out=tmp_path / str(n), chunk_tasks=n, **SMALL) for n in (None, 10))
     (record,) = parts.store.records()
@@ -352,6 +354,7 @@ def doubted(root: Path, suite: str, algos: str, **options: Any) -> dict[str, str
     return found.cautions
 
 
+@pytest.mark.slow
 def test_a_step_that_is_always_rejected_is_a_caution(tmp_path: Path) -> None:
     said = doubted(tmp_path / "s", "navigation2d[kl=1e-30,trajectories=2]", "maml[meta_batch=2]", iterations=2)
     assert said["steps were rejected"] == "2 of 2 steps were not taken"

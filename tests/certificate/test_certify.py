@@ -126,6 +126,7 @@ CLIPPING = ("maml", "fomaml", "metasgd", "finetune", "reptile", "ensemble")
 CLIPPED = [(name, clip) for name in CLIPPING for clip in ("0.3", "2.0")]  # most entries, few
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clip"), [pytest.param(*case, marks=() if case == CLIPPED[0] else pytest.mark.slow) for case in CLIPPED]
 )
@@ -214,6 +215,7 @@ def faults_of(algorithm: type[MAML]) -> set[str]:
     return {check.name for check in algorithm_checks(make) if check.verdict == "FAULT"}
 
 
+@pytest.mark.slow
 def test_first_order_posing_as_second_is_found() -> None:
     found = faults_of(Posing)
     assert "claims second order: plain central differences" in found
@@ -361,6 +363,7 @@ def test_check_algorithm_names_the_faults() -> None:
         check_algorithm(Posing)
 
 
+@pytest.mark.slow
 def test_a_check_that_does_not_apply_never_passes() -> None:
     maml = MAML(inner_lr=0.1, steps=2, outer_lr=0.01, meta_batch=4)
     first = dataclasses.replace(maml, gradient="first_order")

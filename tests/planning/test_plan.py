@@ -114,6 +114,7 @@ def test_what_is_pretrained_is_moved_by_the_rule_of_what_it_is_pretrained_on() -
     assert cell.spec.outer == repr(cell.algorithm.outer)
 
 
+@pytest.mark.slow
 def test_a_longer_run_whose_rate_falls_until_its_end_does_not_go_on_from_a_shorter_one(tmp_path: Path) -> None:
     fixed = tmp_path / "reptile.py"
     fixed.write_text(REPTILE.read_text().replace('schedule="linear"', 'schedule="linear", until=6'))

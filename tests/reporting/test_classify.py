@@ -54,6 +54,7 @@ def predict(trained: tuple[Path, str], support: Path, query: Path, *more: str, c
     return done.output
 
 
+@pytest.mark.slow
 def test_images_are_named_with_a_probability_in_table_document_and_python(
     trained: tuple[Path, str], folders: tuple[Path, Path]
 ) -> None:

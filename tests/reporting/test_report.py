@@ -73,6 +73,7 @@ def test_a_report_has_page_figures_tables_and_numbers_and_every_link_leads_to_a_
     assert shown["mean"].item() == pytest.approx(own["value"].mean())
 
 
+@pytest.mark.slow
 def test_the_printed_commands_plan_the_same_cells(runs: Path) -> None:
     records = list(Store.open(runs).records())
     lines, notes = report.reproduce(records, Catalogue(()), runs)

@@ -76,6 +76,7 @@ def test_another_host_s_falls_when_it_has_sent_no_heartbeat(tmp_path: Path, monk
     waiting.release()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skew", [-1e8, 1e8])
 def test_clocks_that_differ_by_years_change_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skew: float
@@ -88,6 +89,7 @@ def test_clocks_that_differ_by_years_change_nothing(
     assert 0.9 < seconds_until(Hold(tmp_path, "it").take) < 5
 
 
+@pytest.mark.slow
 def test_a_heartbeat_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hold, "LEASE", 1.0)
     one, other = Hold(tmp_path, "it"), Hold(tmp_path, "it")

@@ -21,6 +21,7 @@ from suites.parts.fewshot import Images
 from suites.parts.policies import Gaussian
 from suites.sinusoid import Points, Sinusoid
 
+pytestmark = pytest.mark.slow
 CATALOGUE = Catalogue()
 SMALL = {"queries": "2", "trajectories": "2", "ways": "3"}  # of those who have such a field
 
@@ -38,8 +39,6 @@ def given(name: str) -> list[str]:
 
 
 CHOICES = [text for name in CATALOGUE.names("suite") for text in given(name)]
-LONG = ("net=", "norm=")  # the others are run on every change
-TRIED = [pytest.param(t, marks=pytest.mark.slow if any(x in t for x in LONG) else ()) for t in CHOICES]
 
 
 @cache
@@ -66,7 +65,7 @@ def test_every_suite_is_tried_and_with_more_layers_wherever_it_has_some() -> Non
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
-@pytest.mark.parametrize("text", TRIED)
+@pytest.mark.parametrize("text", CHOICES)
 def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: Role) -> None:
     suite = made(text)
     task = SuiteTask(suite)
@@ -91,7 +90,7 @@ def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: R
         assert y.unique().tolist() == list(range(task.outputs))
 
 
-@pytest.mark.parametrize("text", TRIED)
+@pytest.mark.parametrize("text", CHOICES)
 def test_features_under_the_head_give_the_prediction(text: str) -> None:
     suite = made(text)
     task = SuiteTask(suite)
@@ -118,7 +117,7 @@ def test_features_under_the_head_give_the_prediction(text: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
-@pytest.mark.parametrize("text", TRIED)
+@pytest.mark.parametrize("text", CHOICES)
 def test_a_loss_is_the_mean_of_one_per_example_and_there_is_a_score_per_metric(text: str, role: Role) -> None:
     suite = made(text)
     task = SuiteTask(suite)

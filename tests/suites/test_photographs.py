@@ -248,6 +248,7 @@ def test_entries_of_the_meta_gradient_are_cut_as_the_protocol_says() -> None:
     assert rule.memory[0]["exp_avg"].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["csv", "pickles"])
 def test_verification_reads_what_lies_there_and_not_what_is_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str

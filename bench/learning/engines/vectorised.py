@@ -67,15 +67,19 @@ def meta_gradient(
         episodes = tree_unflatten(batch, specs[1])
         with torch.enable_grad(), ConvolutionsAsProducts():
 
-            def loss(episode: Episode) -> tuple[Tensor, dict[str, Statistics]]:
-                if not normalised:
-                    return task_loss(tree_unflatten(live, specs[0]), episode), {}
+            def loss(episode: Episode) -> Tensor:
+                return task_loss(tree_unflatten(live, specs[0]), episode)
+
+            def recorded_loss(episode: Episode) -> tuple[Tensor, dict[str, Statistics]]:
                 with recording() as statistics:
-                    return task_loss(tree_unflatten(live, specs[0]), episode), statistics
+                    return loss(episode), statistics
 
             # One task compiled needs no task axis, which would make an ordinary convolution a grouped one.
             alone = by_task or (compiled and len(batch[0]) == 1)
-            losses, statistics = over_tasks(loss, by_task=alone)(episodes)
+            if normalised:
+                losses, statistics = over_tasks(recorded_loss, by_task=alone)(episodes)
+            else:
+                losses, statistics = over_tasks(loss, by_task=alone)(episodes), {}
             if losses.dim() != 1:
                 raise ValueError(f"meta_loss must return a scalar, not a tensor of shape {tuple(losses.shape[1:])}")
             value = losses.sum()

@@ -152,6 +152,7 @@ def test_chunks_add_up_where_two_leaves_share_their_gradient() -> None:
     assert relative(parts, whole) < 1e-12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_compiled_chunks_side_by_side_equal_the_whole(dtype: torch.dtype) -> None:
     suite, algorithm = Sinusoid(), MAML(inner_lr=0.01, steps=1, outer_lr=0.001, meta_batch=4)
