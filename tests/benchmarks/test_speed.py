@@ -22,6 +22,7 @@ from bench.learning.engines import learn2learn, vectorised
 from bench.learning.views import Views
 from bench.planning.plan import Request, plan
 from bench.reporting import costing
+from bench.storage.hold import Hold
 from bench.storage.store import Store
 from suites.mini_imagenet import MiniImagenet
 from suites.omniglot import Omniglot
@@ -183,9 +184,12 @@ def test_run_against_the_bare_loop(benchmark: Any, suite: str, goal: str, iterat
         def __getattr__(self, _: str) -> Callable[..., None]:
             return lambda *_: None
 
-    run = _Life(cell, store, Watch(), Deadline())  # type: ignore[arg-type]
+    store.folder(cell.id).mkdir(parents=True, exist_ok=True)
+    hold = Hold(store.folder(cell.id), "the cell")
+    assert hold.take()
+    run = _Life(cell, store, hold, Watch(), Deadline())  # type: ignore[arg-type]
     run.protocol.views = Views(seen, seen)
-    run.protocol._meta_gradient = lambda _: bare  # type: ignore[method-assign]
+    run.protocol._meta_gradient = lambda *_: bare  # type: ignore[method-assign]
 
     def train() -> None:
         state = run._state()
