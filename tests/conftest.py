@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 
 from bench.cli import main
 
@@ -41,6 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             left_out.add(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def bench(*arguments: str, code: int = 0) -> Result:
+    """The command, which ends with this exit code."""
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == code, (result.output, result.exc_info)
+    return result
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from PIL import Image
 
 from bench.cli import main
@@ -21,6 +20,7 @@ from bench.storage.store import Store
 from bench.terminal import tables
 from bench.terminal.progress import Progress
 from suites import cifar_fs, glyphs, mini_imagenet
+from tests.conftest import bench
 
 RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "rich")
@@ -33,12 +33,6 @@ def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("BENCH_DATA_DIR", "")  # so that what --data-dir sets is undone
     monkeypatch.delenv("BENCH_DATA_DIR")
-
-
-def bench(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, (result.output, result.exc_info)
-    return result
 
 
 def records() -> list[dict[str, Any]]:

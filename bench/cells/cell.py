@@ -78,7 +78,7 @@ def run_cell(
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc())
-                outcome = record_of(cell, "failed", f"{type(error).__name__}: {_first_line(error)}", 0, peak)
+                outcome = record_of(cell, "failed", told(error), 0, peak)
         if outcome:
             hold.check()
             outcome = store.conclude(outcome)
@@ -179,10 +179,6 @@ class _Life:
     def _save(self, state: Training) -> None:
         self.hold.check()
         self.store.write(self.cell.id, "checkpoint.safetensors", state.save(self.spec.trajectory))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:

@@ -45,13 +45,12 @@ def finished_cell(store: Store, cell: str) -> Record:
     Raises:
         BenchError: there is none.
     """
-    done = {r.cell: f"{r.cell} ({label(r)})" for r in store.records() if r.outcome == "finished"}
-    record = store.record(cell) if cell in done else None
-    if record is None:
-        held = ", ".join(list(done.values())[:SHOWN]) or "none"
+    done = {record.cell: record for record in store.records() if record.outcome == "finished"}
+    if cell not in done:
+        held = ", ".join(f"{key} ({label(record)})" for key, record in list(done.items())[:SHOWN]) or "none"
         more = f" and {len(done) - SHOWN} more" if len(done) > SHOWN else ""
         raise BenchError(f"there is no finished cell {cell!r} in {store.root}. Finished are: {held}{more}.")
-    return record
+    return done[cell]
 
 
 def label(record: Record) -> str:
@@ -70,7 +69,7 @@ class Restored(NamedTuple):
     @property
     def task(self) -> SuiteTask:
         """What the suite's tasks are to the learner when it is tested."""
-        return SuiteTask(self.suite, self.running if self.suite.norm == "inductive" else {})
+        return SuiteTask.tested(self.suite, self.running)
 
 
 def resumed(protocol: Episodic, path: Path, advice: str) -> Training:

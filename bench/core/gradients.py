@@ -69,9 +69,8 @@ class Mixed:
         """As of `Operator`."""
 
         def evaluate(params: Params, data: Data) -> Params:
-            whole = {
-                name: p for name, p in params.items() if not p.is_floating_point()
-            }  # buffers, of which there is no gradient
+            # Buffers of whole numbers have no gradient.
+            whole = {name: p for name, p in params.items() if not p.is_floating_point()}
             leaves, spec = tree_flatten((data, whole))
             params = {name: p for name, p in params.items() if name not in whole}
             names = list(params)

@@ -15,6 +15,11 @@ class SuiteTask:
     suite: Suite
     running: Params = field(default_factory=dict)  # statistics that normalise in place of a batch's
 
+    @classmethod
+    def tested(cls, suite: Suite, running: Params) -> "SuiteTask":
+        """What its tasks are at test: normalised by running statistics where the query must not be seen."""
+        return cls(suite, running if suite.norm == "inductive" else {})
+
     def __post_init__(self) -> None:
         """Finds out now what takes random draws, which vmap forbids: the module and what it looks like."""
         for found in ("skeleton", "kind", "head", "outputs", "draws"):

@@ -86,7 +86,7 @@ def traces(
     if acted_in:
         return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
     task = SuiteTask(variants[0])
-    views = [SuiteTask(v, kept or {}) if v.norm == "inductive" else SuiteTask(v) for v in variants]
+    views = [SuiteTask.tested(variant, kept or {}) for variant in variants]
     generator = seeds.generator("evaluate", variants[0].setting)
 
     def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:

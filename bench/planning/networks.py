@@ -11,21 +11,19 @@ from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch import Tensor
 
 from bench.core import modules, seeds
-from bench.core.errors import BenchError, PluginError
-from bench.core.layers import Written
+from bench.core.errors import BenchError, PluginError, told
 from bench.core.task import SuiteTask
-from bench.core.trees import named_leaves, tree_flatten, tree_leaves, tree_map, tree_unflatten
+from bench.core.trees import named_leaves, tree_leaves, tree_map
 from bench.core.types import Interactive, Learner, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import trace
+from bench.planning.culprit import alike, culprit, differentiated, vectorised, without_drawing
 
 OURS = ("algorithms", "suites")  # packages whose networks are tried by their tests
-Trial = Callable[[nn.Module, tuple[Any, ...]], object]
 
 
 def why_by_task(suite: Suite, algorithm: Learner) -> str:
@@ -56,11 +54,12 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
     except (Exception, SystemExit) as error:
         if isinstance(suite, Interactive):
             return _refused(suite, error)
-        reason = f"vmap cannot take {_culprit(suite, _vectorised) or 'what is computed'}: {_first_line(error)}"
+        reason = f"vmap cannot take {culprit(suite, vectorised) or 'what is computed'}: {_short(error)}"
     else:
         if isinstance(suite, Interactive) or not trial.differs():
             return ""
-        reason = f"vmap computes another meta-gradient than one task after the other, in {_culprit(suite, _vectorised)}"
+        where = culprit(suite, vectorised) or "what is computed"
+        reason = f"vmap computes another meta-gradient than one task after the other, in {where}"
     try:
         trial.run(by_task=True)
     except BenchError:
@@ -119,7 +118,7 @@ class _Trial:
             moved = not torch.equal(drawn, torch.get_rng_state())
         if moved:
             raise PluginError(
-                f"{_culprit(self.suite, _without_drawing) or 'the learner'} draws from torch's global generator, so "
+                f"{culprit(self.suite, without_drawing) or 'the learner'} draws from torch's global generator, so "
                 "that no run could be repeated or resumed. Use nn.Dropout, whose draws are the cell's, or noise of a "
                 "learner."
             )
@@ -136,7 +135,7 @@ class _Trial:
         for cast in (_double, lambda x: x):
             with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
                 one, other = (self._gradient(cast, by_task=by_task) for by_task in (False, True))
-                return not _alike(one, other)
+                return not alike(one, other)
         return False
 
     def _gradient(self, cast: Callable[[Any], Any], *, by_task: bool) -> list[Tensor]:
@@ -149,131 +148,20 @@ def _double(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
-    distance = sum((a - b).square().sum().item() for a, b in zip(one, other, strict=True)) ** 0.5
-    size = sum(b.square().sum().item() for b in other) ** 0.5
-    return not distance > size * (1e-8 if one[0].dtype == torch.float64 else 1e-3)  # what is not a number is no news
-
-
 def _refused(suite: Suite, error: Exception | SystemExit) -> str:
     """Refuses a network that can't be trained; "" where the fault is not the network's, of which the cell will tell.
 
     Raises:
         PluginError: a layer fails on its own.
     """
-    layer = _culprit(suite, _differentiated)
+    layer = culprit(suite, differentiated)
     if not layer:
         return ""
     raise PluginError(
-        f"{layer} cannot be trained: {_first_line(error)}. A meta-gradient takes it twice differentiated, and its "
+        f"{layer} cannot be trained: {_short(error)}. A meta-gradient takes it twice differentiated, and its "
         "values from outside. Replace it with layers of torch.nn, or write it with operations that have both."
     ) from error
 
 
-def _culprit(suite: Suite, trial: Trial) -> str:
-    """The first layer, in the order of the network, that fails a trial on its own; "" if none does."""
-    for name, layer, inputs in _calls(suite):
-        try:
-            trial(layer, inputs)
-        except Exception:
-            return f"the layer {name!r} ({type(layer).__name__})" if name else f"the network ({type(layer).__name__})"
-    return ""
-
-
-def _calls(suite: Suite) -> list[tuple[str, nn.Module, tuple[Any, ...]]]:
-    """The network's innermost layers as they are called for an example, with their inputs; then the network."""
-    net, found = suite.skeleton, []
-
-    def note(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            found.append((name, layer, tree_map(lambda x: x.detach() if isinstance(x, Tensor) else x, inputs)))
-
-        return hook
-
-    named = [(name, layer) for name, layer in net.named_modules() if name]
-    handles = [layer.register_forward_pre_hook(note(name)) for name, layer in named]
-    handles.append(net.register_forward_pre_hook(note("")))
-    try:
-        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
-            suite.predict(suite.new_params(seeds.generator("trial")), suite.example("query"))
-    finally:
-        for handle in handles:
-            handle.remove()
-    inside = [call for call in found if not any(True for _ in call[1].children())]
-    return [*inside, *(call for call in reversed(found) if call not in inside)]
-
-
-def _run(layer: nn.Module, values: dict[str, Tensor], inputs: tuple[Any, ...]) -> Tensor:
-    with Written():
-        outputs = functional_call(layer, values, inputs)
-    return torch.stack([x.sum() for x in tree_leaves(outputs) if isinstance(x, Tensor) and x.is_floating_point()]).sum()
-
-
-def _split(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What a layer's gradient is taken of, and its buffers, in the precision of its inputs."""
-    dtype = next((x.dtype for x in tree_leaves(inputs) if isinstance(x, Tensor) and x.is_floating_point()), None)
-
-    def copy(x: Tensor) -> Tensor:
-        return x.detach().to(dtype=dtype if x.is_floating_point() else None, copy=True)
-
-    return (
-        {name: copy(p) for name, p in layer.named_parameters()},
-        {name: copy(b) for name, b in layer.named_buffers()},
-    )
-
-
-def _differentiated(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    params, buffers = _split(layer, inputs)
-    leaves, spec = tree_flatten(inputs)
-    moving = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
-
-    def value(own: dict[str, Tensor], given: list[Tensor]) -> Tensor:
-        whole = list(leaves)
-        for i, x in zip(moving, given, strict=True):
-            whole[i] = x
-        return _run(layer, {**own, **buffers}, tree_unflatten(whole, spec)).sin()
-
-    def steepness(*both: Any) -> Tensor:
-        return torch.stack([slope.square().sum() for slope in tree_leaves(grad(value, (0, 1))(*both))]).sum()
-
-    grad(steepness, (0, 1))(params, [leaves[i] for i in moving])
-
-
-def _vectorised(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    params, buffers = _split(layer, inputs)
-    live = {name: p.requires_grad_() for name, p in params.items()}
-    leaves, spec = tree_flatten(inputs)
-    moving = [i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.is_floating_point()]
-    scale = torch.ones((), dtype=leaves[moving[0]].dtype if moving else None, requires_grad=True)
-    stacks = [torch.stack([leaves[i], leaves[i].flip(0)]) for i in moving]
-
-    def steepness(given: list[Tensor]) -> Tensor:
-        whole = list(leaves)
-        for i, x in zip(moving, given, strict=True):
-            whole[i] = x
-
-        def value(own: dict[str, Tensor], factor: Tensor) -> Tensor:
-            scaled = [factor * x if i in moving else x for i, x in enumerate(whole)]
-            return _run(layer, {**own, **buffers}, tree_unflatten(scaled, spec)).sin()
-
-        return torch.stack([slope.square().sum() for slope in tree_leaves(grad(value, (0, 1))(live, scale))]).sum()
-
-    # As the engine does it: plain autograd of what vmap and grad have made.
-    ways = (vmap(steepness)(stacks).sum(), steepness([x[0] for x in stacks]) + steepness([x[1] for x in stacks]))
-    found = [torch.autograd.grad(way, [*live.values(), scale], materialize_grads=True) for way in ways]
-    if not _alike(*map(list, found)):
-        raise RuntimeError("another derivative under vmap")
-
-
-def _without_drawing(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-    before = torch.get_rng_state()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        params, buffers = _split(layer, inputs)
-        _run(layer, {**params, **buffers}, inputs)
-        if not torch.equal(before, torch.get_rng_state()):
-            raise RuntimeError("it draws")
-
-
-def _first_line(error: Exception | SystemExit) -> str:
-    line = str(error).strip().partition("\n")[0] or "no message"
-    return shorten(f"{type(error).__name__}: {line}", 200, placeholder=" ...").rstrip(".")
+def _short(error: BaseException) -> str:
+    return shorten(told(error), 200, placeholder=" ...").rstrip(".")

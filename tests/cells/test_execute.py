@@ -26,6 +26,19 @@ from tests.conftest import ROOT
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 20, "threads": 1, "engine": "eager"}
 
 
+def hide_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers of a cluster no longer see the run directory."""
+    original = cluster.Cluster.__enter__
+
+    def unseen(self: Any) -> Any:
+        made = original(self)
+        self.shared = False
+        self.sign.unlink()
+        return made
+
+    monkeypatch.setattr(cluster.Cluster, "__enter__", unseen)
+
+
 @pytest.fixture(autouse=True)
 def _probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "tests" / "probes"), str(ROOT)]))  # chores, bench
@@ -280,15 +293,7 @@ def test_where_a_worker_cannot_see_the_run_directory_the_files_travel(
 ) -> None:
     cells = plan(Request(suites="sinusoid", algos="maml[meta_batch=2]", **SMALL))
     [whole], _ = run(cells, tmp_path / "here")
-    original = cluster.Cluster.__enter__
-
-    def unseen(self: Any) -> Any:
-        made = original(self)
-        self.shared = False
-        self.sign.unlink()
-        return made
-
-    monkeypatch.setattr(cluster.Cluster, "__enter__", unseen)
+    hide_the_store(monkeypatch)
     [record], watch = run(cells, tmp_path / "there", dask=scheduler)
     assert record.digest == whole.digest
     assert len(bench.load(tmp_path / "there")) == len(bench.load(tmp_path / "here"))
@@ -320,15 +325,7 @@ def test_a_record_that_is_there_wins_whatever_becomes_of_the_process(
         [record], watch = run(cells, tmp_path / "store", workers=1, retries=0)
     else:
         if "not see" in place:
-            original = cluster.Cluster.__enter__
-
-            def unseen(self: Any) -> Any:
-                made = original(self)
-                self.shared = False
-                self.sign.unlink()
-                return made
-
-            monkeypatch.setattr(cluster.Cluster, "__enter__", unseen)
+            hide_the_store(monkeypatch)
         with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as made:
             [record], watch = run(cells, tmp_path / "store", dask=made.scheduler_address, retries=0)
     assert list((tmp_path / "struck").iterdir())

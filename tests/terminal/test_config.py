@@ -6,10 +6,10 @@ from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner, Result
 
 from bench.cli import main
 from bench.terminal.config import OWN, Configured
+from tests.conftest import bench
 
 RUN = ["--suite", "sinusoid", "--algos", "maml", "--preset", "smoke", "--threads", "1", "--engine", "eager"]
 OTHERS = {  # a value that is not the default, of each option
@@ -33,12 +33,6 @@ OTHERS = {  # a value that is not the default, of each option
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def bench(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, (result.output, result.exc_info)
-    return result
 
 
 def seen(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: str) -> dict[str, Any]:

@@ -15,18 +15,16 @@ from typing import Any
 
 import optuna
 import pytest
-from click.testing import CliRunner, Result
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.cells.watch import Silent
-from bench.cli import main
 from bench.core.records import Record, Tuning
 from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, Sweep, propose, sweeps, tune
 from suites.sinusoid import Sinusoid
-from tests.conftest import PostgreSQL
+from tests.conftest import PostgreSQL, bench
 
 TUNE = ("tune", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--out", "store")
 RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
@@ -48,12 +46,6 @@ class Mine(MAML):
 @pytest.fixture(autouse=True)
 def _somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def bench(*arguments: str, code: int = 0) -> Result:
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == code, (result.output, result.exc_info)
-    return result
 
 
 def stored() -> dict[str, Tuning]:
