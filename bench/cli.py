@@ -369,18 +369,20 @@ def tune(
     root = out or default_out(suites)
     keep_memory()
     with logging_to(logging.StreamHandler()):
-        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root)
+        broken: list[PluginError] = []
+        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root, broken.append)
     tables.sweeps(found)
     with Progress() as progress:
         done = sweep(found, root, progress, time_limit, execution)
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
+    _tell(broken)
     for label, message in progress.lost.items():
         click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     failed = any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials)
-    if failed or any(tuning.trials and tuning.best is None for tuning in tunings):
+    if broken or failed or any(tuning.trials and tuning.best is None for tuning in tunings):
         sys.exit(3)
 
 

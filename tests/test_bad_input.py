@@ -288,6 +288,16 @@ def test_a_suite_whose_description_breaks_is_refused_before_anything_runs(tmp_pa
     assert shown.exit_code == 0 and "sinusoid" in shown.output
 
 
+@pytest.mark.parametrize("name", ["protocol", "presets"])
+def test_what_cannot_be_planned_keeps_no_other_from_being_tuned(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(PROPERTY.format(name=name))
+    small = ("--preset", "smoke", "--trials", "1", "--trial-iterations", "1", "--engine", "eager", "--threads", "1")
+    tuned = bench("tune", "--suite", "mine,sinusoid", "--algos", "maml", *small, "--plugin", "mine.py")
+    assert tuned.exit_code == 3 and "Traceback" not in tuned.output
+    assert "mine with maml can't be planned: RuntimeError: boom" in tuned.output
+    assert re.search(r"inner_lr +[\d.]+", tuned.output)
+
+
 def test_what_is_broken_is_a_fault_of_its_own_in_the_certificate(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ALGORITHM.format(body="return value").replace("def meta_loss", "def at"))
     result = bench("certify", "mine,scratch", "--plugin", "mine.py")
