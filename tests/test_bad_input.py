@@ -209,6 +209,19 @@ def test_a_suite_of_a_plug_in_that_breaks_in_a_cell_is_a_failed_cell(tmp_path: P
     assert "Traceback" not in result.output
 
 
+def test_a_message_of_characters_that_no_file_takes_is_told_with_them_written_out(tmp_path: Path) -> None:
+    source = SUITE.format(method="score").replace("boom", r"lone \ud800, colour \x1b[31m, nothing \x00")
+    (tmp_path / "mine.py").write_text(source)
+    result = run("--plugin", "mine.py", suite="mine", out="store")
+    assert result.exit_code == 3, result.output
+    assert r"failed: RuntimeError: lone \ud800, colour \x1b[31m, nothing \x00" in result.output
+    assert bench("report", "store", "--plugin", "mine.py").exit_code == 0
+    (tmp_path / "mine.py").write_text(
+        PROPERTY.format(name="caveat").replace('raise RuntimeError("boom")', r'return "\ud800"')
+    )
+    refused(run("--plugin", "mine.py", suite="mine", out="other"), "mine with maml can't be planned: Pydantic")
+
+
 UNDIFFERENTIABLE = """
 from dataclasses import dataclass
 from torch import nn
