@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from bench.core.gradients import InnerClip, descend, gradient
-from bench.core.types import Data, Episode, Learner, Params, Search, Task
+from bench.core.types import Data, Episode, Family, Learner, Params, Search, Task
 
 GRID = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -27,6 +27,7 @@ class Finetune(Learner):
     ] = None
     inner_clip: InnerClip = None
 
+    family: ClassVar[Family] = "baselines"
     train_view: ClassVar[str] = "pretraining"
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:

@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from bench.core.gradients import GradientName, InnerClip, descend, gradient
-from bench.core.types import Data, Learner, Params, Search, Task
+from bench.core.types import Data, Family, Learner, Params, Search, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,7 @@ class MAML(Learner):
     ] = "reverse"
     inner_clip: InnerClip = None
 
+    family: ClassVar[Family] = "gradient-based"
     learn2learn: ClassVar[str] = "MAML"
 
     @property

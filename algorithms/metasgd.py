@@ -12,7 +12,7 @@ from torch import Generator
 
 from bench.core.errors import BenchError
 from bench.core.gradients import GradientName, InnerClip, descend, gradient
-from bench.core.types import Data, Learner, Meta, Params, Search, Task
+from bench.core.types import Data, Family, Learner, Meta, Params, Search, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class MetaSGD(Learner):
         if self.low > self.high:
             raise BenchError(f"metasgd draws its rates from [low, high], but low={self.low} > high={self.high}.")
 
+    family: ClassVar[Family] = "gradient-based"
     learn2learn: ClassVar[str] = "MetaSGD"
 
     @property

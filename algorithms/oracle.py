@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bench.core.types import Data, Episode, Learner, Params, Task
+from bench.core.types import Data, Episode, Family, Learner, Params, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,7 @@ class Oracle(Learner):
 
     steps: ClassVar[int] = 0  # type: ignore[misc]  # it is told what others adapt to
 
+    family: ClassVar[Family] = "baselines"
     train_view: ClassVar[str] = "oracle_view"
     test_view: ClassVar[str] = "oracle_view"
 

@@ -369,18 +369,20 @@ def tune(
     root = out or default_out(suites)
     keep_memory()
     with logging_to(logging.StreamHandler()):
-        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root)
+        broken: list[PluginError] = []
+        found = sweeps(Request(suites=suites, share=execution.threads, **options), settings, root, broken.append)
     tables.sweeps(found)
     with Progress() as progress:
         done = sweep(found, root, progress, time_limit, execution)
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
+    _tell(broken)
     for label, message in progress.lost.items():
         click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     failed = any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials)
-    if failed or any(tuning.trials and tuning.best is None for tuning in tunings):
+    if broken or failed or any(tuning.trials and tuning.best is None for tuning in tunings):
         sys.exit(3)
 
 
@@ -445,17 +447,33 @@ def cost(suite: str, algos: str, out: Path | None, runs: Path | None, **options:
 @plugin_option
 def list_(plugins: tuple[Path, ...]) -> None:
     """List the suites and the algorithms."""
-    from bench.core.discovery import FOLDERS, Catalogue
+    from bench.core.discovery import Catalogue
 
     catalogue = Catalogue(plugins)
-    for kind in FOLDERS:
-        names = catalogue.names(kind)
-        if gathered(f"{kind}s", [{"name": name, "what": line} for name, line in names.items()]):
-            continue
-        width = max(map(len, names), default=0)
-        click.echo(f"{kind}s")
-        for name, line in names.items():
-            click.echo(f"  {name:{width}}  {line}")
+    suites = [{"name": name, "what": line} for name, line in catalogue.names("suite").items()]
+    algorithms = [
+        {
+            "name": name,
+            "what": line,
+            "family": catalogue.stated(name, "family")[0],
+            "meets": list(catalogue.stated(name, "suits")),
+        }
+        for name, line in catalogue.names("algorithm").items()
+    ]
+    if gathered("suites", suites) and gathered("algorithms", algorithms):
+        return
+    _listed("suites", suites)
+    for family in sorted({str(fact["family"]) for fact in algorithms}, key=str.casefold):
+        _listed(f"algorithms: {family}", [fact for fact in algorithms if fact["family"] == family])
+
+
+def _listed(title: str, facts: list[dict[str, Any]]) -> None:
+    """Prints a line for each; of algorithms, also what kinds of suites they meet where that is not every one."""
+    click.echo(title)
+    width = max((len(fact["name"]) for fact in facts), default=0)
+    for fact in facts:
+        some = f" ({' and '.join(fact['meets'])} only)" if 0 < len(fact.get("meets", ())) < 3 else ""
+        click.echo(f"  {fact['name']:{width}}  {fact['what']}{some}")
 
 
 @main.command("show")

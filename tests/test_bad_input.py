@@ -209,6 +209,19 @@ def test_a_suite_of_a_plug_in_that_breaks_in_a_cell_is_a_failed_cell(tmp_path: P
     assert "Traceback" not in result.output
 
 
+def test_a_message_of_characters_that_no_file_takes_is_told_with_them_written_out(tmp_path: Path) -> None:
+    source = SUITE.format(method="score").replace("boom", r"lone \ud800, colour \x1b[31m, nothing \x00")
+    (tmp_path / "mine.py").write_text(source)
+    result = run("--plugin", "mine.py", suite="mine", out="store")
+    assert result.exit_code == 3, result.output
+    assert r"failed: RuntimeError: lone \ud800, colour \x1b[31m, nothing \x00" in result.output
+    assert bench("report", "store", "--plugin", "mine.py").exit_code == 0
+    (tmp_path / "mine.py").write_text(
+        PROPERTY.format(name="caveat").replace('raise RuntimeError("boom")', r'return "\ud800"')
+    )
+    refused(run("--plugin", "mine.py", suite="mine", out="other"), "mine with maml can't be planned: Pydantic")
+
+
 UNDIFFERENTIABLE = """
 from dataclasses import dataclass
 from torch import nn
@@ -286,6 +299,16 @@ def test_a_suite_whose_description_breaks_is_refused_before_anything_runs(tmp_pa
     assert "Traceback" not in shown.output and ("boom" in shown.output) == (shown.exit_code == 2)
     shown = bench("show", "maml", "--plugin", "mine.py")
     assert shown.exit_code == 0 and "sinusoid" in shown.output
+
+
+@pytest.mark.parametrize("name", ["protocol", "presets"])
+def test_what_cannot_be_planned_keeps_no_other_from_being_tuned(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.py").write_text(PROPERTY.format(name=name))
+    small = ("--preset", "smoke", "--trials", "1", "--trial-iterations", "1", "--engine", "eager", "--threads", "1")
+    tuned = bench("tune", "--suite", "mine,sinusoid", "--algos", "maml", *small, "--plugin", "mine.py")
+    assert tuned.exit_code == 3 and "Traceback" not in tuned.output
+    assert "mine with maml can't be planned: RuntimeError: boom" in tuned.output
+    assert re.search(r"inner_lr +[\d.]+", tuned.output)
 
 
 def test_what_is_broken_is_a_fault_of_its_own_in_the_certificate(tmp_path: Path) -> None:

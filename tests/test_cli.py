@@ -16,11 +16,12 @@ import torch
 from PIL import Image
 
 from bench.cli import main
+from bench.core.discovery import Catalogue
 from bench.storage.store import Store
 from bench.terminal import tables
 from bench.terminal.progress import Progress
 from suites import cifar_fs, glyphs, mini_imagenet
-from tests.conftest import bench
+from tests.conftest import ROOT, bench
 
 RUN = ("run", "--suite", "sinusoid", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", "store")
 HEAVY = ("torch", "pandas", "numpy", "matplotlib", "pydantic", "rich")
@@ -69,7 +70,18 @@ def test_help_lists_every_command_in_full() -> None:
 def test_list_names_suites_and_algorithms_with_their_first_line() -> None:
     output = bench("list").output
     assert re.search(r"^suites$(?:\n  .*)*\n  omniglot +Omniglot: 1623 characters", output, re.MULTILINE)
-    assert re.search(r"^algorithms$(?:\n  .*)*\n  fomaml +FOMAML: MAML whose inner", output, re.MULTILINE)
+    assert re.search(
+        r"^algorithms: gradient-based$(?:\n  .*)*\n  fomaml +FOMAML: MAML whose inner", output, re.MULTILINE
+    )
+
+
+def test_list_tells_each_algorithms_family_and_what_it_meets_as_its_class_does() -> None:
+    catalogue = Catalogue((ROOT / "tests/probes/cavia.py",))
+    for name, cls in catalogue.classes("algorithm").items():
+        assert catalogue.stated(name, "family") == (cls.family,)
+        assert set(catalogue.stated(name, "suits")) == cls.suits
+    listed = bench("list", "--plugin", str(ROOT / "tests/probes/cavia.py"))
+    assert re.search(r"^algorithms: others\n  cavia  .*\(regression only\)$", listed.output, re.MULTILINE)
 
 
 def test_the_same_command_again_recomputes_nothing() -> None:

@@ -182,7 +182,7 @@ class _Life:
 
 
 def _logging_to(store: Store, cell: Cell) -> AbstractContextManager[None]:
-    handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8")
+    handler = logging.FileHandler(store.folder(cell.id) / "log.txt", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return logging_to(handler)
 

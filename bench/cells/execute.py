@@ -360,6 +360,7 @@ def _job(cell: Cell, store: Store, plugins: tuple[Path, ...], failure: str, memo
             "data_dir": os.environ.get("BENCH_DATA_DIR"),
         },
         {name: amount for name, amount in needs.items() if amount},
+        cell.spec.device,
     )
 
 

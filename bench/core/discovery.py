@@ -57,6 +57,14 @@ class Catalogue:
         firsts = {name: sources[0] for name, sources in sorted(self._sources(kind).items())}
         return {name: _first_line(source) for name, source in firsts.items() if _may_be_one(source)}
 
+    def stated(self, name: str, attribute: str) -> tuple[str, ...]:
+        """The words in an algorithm's class variable, such as `suits`; of built-in ones without importing torch."""
+        source = self._sources("algorithm")[name][0]
+        if isinstance(source, EntryPoint) or source in self.plugins:
+            value = getattr(self.load("algorithm", name), attribute)
+            return (value,) if isinstance(value, str) else tuple(sorted(value))
+        return _stated(source, None, attribute)
+
     def load(self, kind: Kind, name: str) -> type[Any]:
         """The class of a name; an error where it is unknown or ambiguous, does not import or breaks the protocol."""
         sources = self._sources(kind)
@@ -367,6 +375,31 @@ def _may_be_one(source: Path | EntryPoint) -> bool:
 def _classes(path: Path) -> list[ast.ClassDef] | None:
     tree = _parsed(path.read_bytes())
     return [node for node in tree.body if isinstance(node, ast.ClassDef)] if tree else None
+
+
+def _stated(path: Path, name: str | None, attribute: str) -> tuple[str, ...]:
+    """The words in a class variable of the class of that name, or of the only public one, or of its first base."""
+    for node in _classes(path) or ():
+        public = bool(node.bases) and not node.name.startswith("_")
+        if not public if name is None else name != node.name:
+            continue
+        for line in node.body:
+            target = line.target if isinstance(line, ast.AnnAssign) else getattr(line, "targets", [None])[0]
+            if isinstance(target, ast.Name) and target.id == attribute and (value := getattr(line, "value", None)):
+                words = [w.value for w in ast.walk(value) if isinstance(w, ast.Constant)]
+                return tuple(sorted(word for word in words if isinstance(word, str)))
+        for base in node.bases:
+            if isinstance(base, ast.Name) and (found := _stated(_home(path, base.id), base.id, attribute)):
+                return found
+    return ()
+
+
+def _home(path: Path, name: str) -> Path:
+    """The file that defines a name of one of our files: another of ours where it is imported from there."""
+    for level, module, names in _imports(path.read_bytes()):
+        if not level and name in names and (found := _file(ROOT, module.split("."))):
+            return found
+    return path
 
 
 @cache

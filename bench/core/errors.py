@@ -69,8 +69,9 @@ def foreign(what: str) -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line, of characters that every file and terminal can take."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    first = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in first)
     return f"{type(error).__name__}: {first}".rstrip(": ").rstrip(".")
 
 

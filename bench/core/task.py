@@ -74,6 +74,10 @@ class SuiteTask:
         with calling(key, self.running):
             return self.suite.features(params, data)
 
+    def answer(self, params: Params, features: Tensor) -> Tensor:
+        """As the suite's network's end does."""
+        return self.suite.answer(params, features)
+
     def losses(self, prediction: Prediction, data: Data) -> Tensor:
         """As the suite does; minus the log-density of a distribution's targets."""
         if isinstance(prediction, Normal):

@@ -7,6 +7,7 @@ algorithm has a task axis, `torch.func.vmap` makes the batch. Letters: T tasks, 
 import contextlib
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -32,6 +33,7 @@ Tasks = Any
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 Kind = Literal["regression", "classification", "control"]
+Family = Literal["gradient-based", "Bayesian", "metric", "amortised", "recurrent", "baselines", "others"]
 
 
 class Normal(NamedTuple):
@@ -95,6 +97,10 @@ class Task(Protocol):
 
     def features(self, params: Params, data: Data) -> Tensor:
         """What that network computes before its last layer, [N, F]."""
+        ...
+
+    def answer(self, params: Params, features: Tensor) -> Tensor:
+        """What that network predicts from its features, [N, F]: `predict` without paying for them again."""
         ...
 
     def losses(self, prediction: Prediction, data: Data) -> Tensor:
@@ -245,7 +251,7 @@ class Suite(ABC):
     @cached_property
     def outputs(self) -> int:
         """Classes, target dimensions, or parameters of the distribution over actions: the prediction's last axis."""
-        return self._tried[0].shape[-1]
+        return self._tried.prediction.shape[-1]
 
     @cached_property
     def head(self) -> frozenset[str]:
@@ -311,6 +317,25 @@ class Suite(ABC):
             )
         return seen[0]
 
+    def answer(self, params: Params, features: Tensor) -> Tensor:
+        """The prediction from features, [N, F]: by default the last layer's output, or the log-softmax of it.
+
+        Raises:
+            BenchError: `predict` does something else with the last layer, so that this must be defined.
+        """
+        finish = self._tried.finish
+        if finish is None:
+            raise BenchError(
+                f"what predict of {type(self).__name__} gives is neither the output of its network's last layer "
+                f"({', '.join(sorted(self.head)) or 'it has no parameters'}) nor the log-softmax of that, so that "
+                "answer(params, features) must be defined."
+            )
+        local = [name for name, _ in self._last_layer.named_parameters(recurse=False)]
+        layer = {mine: params[name] for mine, name in zip(local, _names(self.skeleton, self._last_layer), strict=True)}
+        layer = {mine: p.detach() if mine in modules.fixed(self._last_layer) else p for mine, p in layer.items()}
+        with contextlib.nullcontext() if self.plain else Written():
+            return finish(torch.func.functional_call(self._last_layer, layer, (features,)))
+
     @abstractmethod
     def predict(self, params: Params, data: Data) -> Tensor:
         """The prediction for one task's data."""
@@ -364,7 +389,7 @@ class Suite(ABC):
     @cached_property
     def draws(self) -> bool:
         """Whether the module drops anything at random."""
-        return not self.plain and self._tried[1] > 0
+        return not self.plain and self._tried.dropped > 0
 
     @cached_property
     def plain(self) -> bool:
@@ -372,13 +397,22 @@ class Suite(ABC):
         return modules.plain(self.skeleton)
 
     @cached_property
-    def _tried(self) -> tuple[Tensor, int]:
-        """A prediction for an example, and how often something was dropped on the way."""
+    def _tried(self) -> "_Tried":
+        """A prediction for an example, and what is seen on the way."""
         data = self.example("query")
         dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
         params = {n: p.to(dtype) if p.is_floating_point() else p for n, p in self.new_params(_first()).items()}
-        with torch.no_grad(), calling(torch.zeros((), dtype=torch.int64)) as call:
-            return self.predict(params, data), call.dropped
+        ends: list[Tensor] = []
+        handle = self._last_layer.register_forward_hook(lambda *seen: ends.append(seen[-1]))
+        try:
+            with torch.no_grad(), calling(torch.zeros((), dtype=torch.int64)) as call:
+                prediction = self.predict(params, data)
+        finally:
+            handle.remove()
+        # The last rows, where more examples go through the network than are predicted.
+        ends = [end[-len(prediction) :] for end in ends]
+        finishes = (finish for finish in FINISHES for end in ends if torch.equal(finish(end), prediction))
+        return _Tried(prediction, call.dropped, next(finishes, None))
 
     def call(self, params: Params, *inputs: Any) -> Tensor:
         """The module's output with these parameters instead of its own; nothing is learned through what is `fixed`."""
@@ -457,6 +491,7 @@ class Learner(ABC):
     ]
     meta_batch: Annotated[int, Field(ge=1, description="tasks in one meta-iteration")]
 
+    family: ClassVar[Family] = "others"  # under which `bench list` has it
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
@@ -525,6 +560,26 @@ class Learner(ABC):
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""
         return (self,)
+
+
+class _Tried(NamedTuple):
+    """What one prediction of a suite's network shows of it."""
+
+    prediction: Tensor
+    dropped: int  # how often something was dropped on the way
+    finish: Callable[[Tensor], Tensor] | None  # what makes it the prediction of the last layer's output, of FINISHES
+
+
+# Functions of a name, which what is compiled can tell apart.
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _log_softmax(output: Tensor) -> Tensor:
+    return torch.log_softmax(output, -1)
+
+
+FINISHES = (_as_it_is, _log_softmax)
 
 
 def _first() -> Generator:

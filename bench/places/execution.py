@@ -65,7 +65,16 @@ class Execution:
             return partial(Cluster, self.dask, self.dask_spec, root)
         from bench.places.jobs import Local
 
-        return partial(Local, self.workers) if self.workers else None
+        return partial(Local, self.workers, gpus=gpus()) if self.workers else None
+
+
+def gpus() -> tuple[str, ...]:
+    """Those that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch  # which whoever has planned cells has loaded
+
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = allowed.split(",") if allowed else [str(i) for i in range(torch.cuda.device_count())]
+    return tuple(name.strip() for name in names[: torch.cuda.device_count()])
 
 
 def cores() -> int:

@@ -42,6 +42,7 @@ class Job:
     call: str  # "module:function", called as function(arguments, emit, stop)
     arguments: dict[str, Any]  # JSON
     needs: dict[str, float] = field(default_factory=dict)  # CORES, GPU, MEMORY in bytes
+    device: str = "cpu"  # on which it runs; "cuda" is any GPU, so that jobs can be spread over several
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,18 @@ Messages = SimpleQueue[tuple[str, Event | Ending]]  # with the job's key
 class Child:
     """A running job."""
 
-    def __init__(self, job: Job) -> None:
-        """Starts it in a process group of its own, out of the terminal's Ctrl-C, which whoever started it passes on."""
+    def __init__(self, job: Job, gpu: str | None = None) -> None:
+        """Starts it in a process group of its own, out of the terminal's Ctrl-C, which whoever started it passes on.
+
+        Args:
+            job: what it does.
+            gpu: the only one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all.
+        """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `listen`
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.places.jobs", str(os.getpid())],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0,
+            env=os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpu},
         )  # fmt: skip
         self._say(json.dumps(asdict(job)))
 
@@ -110,9 +117,10 @@ class Local:
 
     shared = True
 
-    def __init__(self, workers: int, messages: Messages) -> None:
-        """Starts none yet."""
+    def __init__(self, workers: int, messages: Messages, gpus: tuple[str, ...] = ()) -> None:
+        """Starts none yet; each that runs on any GPU will have the one of `gpus` that the fewest others are on."""
         self._messages, self._running = messages, set[Child]()
+        self._busy, self._lock = dict.fromkeys(gpus, 0), threading.Lock()
         self._stopping = self._at_once = False
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="bench")  # a thread listens to a process
 
@@ -141,17 +149,32 @@ class Local:
         ending = Ending("stopped")
         try:
             if not self._stopping:
-                child = Child(job)
-                self._running.add(child)
-                if self._stopping:  # while it was being started
-                    child.stop(self._at_once)
-                try:
-                    ending = child.listen(lambda event: self._messages.put((job.key, event)))
-                finally:
-                    self._running.discard(child)
+                ending = self._run_on(job, self._taken() if job.device == "cuda" else None)
         except OSError as error:  # no process to be had
             ending = Ending("crashed", f"its process could not be started: {error}")
         self._messages.put((job.key, ending))
+
+    def _taken(self) -> str | None:
+        with self._lock:
+            gpu = min(self._busy, key=self._busy.__getitem__, default=None)
+            if gpu is not None:
+                self._busy[gpu] += 1
+        return gpu
+
+    def _run_on(self, job: Job, gpu: str | None) -> Ending:
+        try:
+            child = Child(job, gpu)
+            self._running.add(child)
+            if self._stopping:  # while it was being started
+                child.stop(self._at_once)
+            try:
+                return child.listen(lambda event: self._messages.put((job.key, event)))
+            finally:
+                self._running.discard(child)
+        finally:
+            if gpu is not None:
+                with self._lock:
+                    self._busy[gpu] -= 1
 
 
 def _death(code: int) -> str:

@@ -289,7 +289,7 @@ class _Planner:
         trained = view(suite, algorithm.train_view, named.name, self.catalogue)
         tested = view(suite, algorithm.test_view, named.name, self.catalogue)
         suite.sample(1, "train", torch.Generator().manual_seed(0))
-        judgement_of(suite)
+        judgement_of(suite).model_dump_json()  # what can be written of it
         why = self._why_by_task(named_suite, trained, named, algorithm)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(

@@ -7,12 +7,13 @@ commands are at it: they propose and tell in turn, and share a round's cells as 
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,8 +33,9 @@ from bench.cells.execute import HERE, run_cells
 from bench.cells.watch import Watch
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import BenchError, StoreError, foreign, unknown
+from bench.core.errors import BenchError, PluginError, StoreError, foreign, unknown
 from bench.core.records import Choices, Record, Trial, Tuning
+from bench.core.types import Suite
 from bench.places.execution import Execution
 from bench.planning.plan import Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
@@ -263,7 +265,12 @@ def validation_score(record: Record, store: Store) -> float:
     return mean if math.isfinite(mean) else (math.inf if judged.headline.better == "lower" else -math.inf)
 
 
-def sweeps(request: Request, settings: Settings, root: Path | None = None) -> list[Sweep]:
+def sweeps(
+    request: Request,
+    settings: Settings,
+    root: Path | None = None,
+    broken: Callable[[PluginError], object] | None = None,
+) -> list[Sweep]:
     """One per suite and algorithm; every mistake shows before any trial runs.
 
     Args:
@@ -271,27 +278,45 @@ def sweeps(request: Request, settings: Settings, root: Path | None = None) -> li
             open are those that a sweep was begun with.
         settings: of all sweeps.
         root: the run directory, which may hold some of them, or almost.
+        broken: told of what somebody's own code does not let be planned, so that the others go on.
+
+    Raises:
+        PluginError: nothing can be planned, or something where nobody is told of it.
+        BenchError: another mistake.
     """
     for kind, name, allowed in (("sampler", settings.sampler, SAMPLERS), ("pruner", settings.pruner, PRUNERS)):
         if name not in allowed:
             raise unknown(kind, name, allowed)
-    found, catalogue = [], Catalogue(request.plugins)
+    found: dict[str, Sweep] = {}
+    lost: list[PluginError] = []
+    catalogue = Catalogue(request.plugins)
     searched(settings.search, parse(request.algos))
-    for suite in parse(request.suites):
-        with foreign(f"{suite} can't be planned"):
-            presets = suite_of(catalogue, suite).presets
-            if request.preset not in presets:
-                raise unknown("preset", request.preset, presets)
-            iterations = request.iterations or max(1, presets[request.preset].iterations // SHARE)
-        for algorithm in parse(request.algos):
-            asked = replace(request, suites=str(suite), algos=str(algorithm), iterations=iterations, split="validation")
-            sweep = Sweep(plan(asked)[0], (suite, algorithm), asked, settings)
-            if root:
-                sweep = _as_begun(sweep, root / TUNING)
-            _check_rungs(sweep)
-            sweep.grid if settings.sampler == "grid" else sweep.space  # noqa: B018  # what is wrong with it shows now
-            found.append(sweep)
-    return list({sweep.name: sweep for sweep in found}.values())
+    for suite, algorithm in itertools.product(parse(request.suites), parse(request.algos)):
+        try:
+            with foreign(f"{suite} with {algorithm} can't be planned"):
+                sweep = _sweep(request, settings, suite_of(catalogue, suite), (suite, algorithm), root)
+                found.setdefault(sweep.name, sweep)
+        except PluginError as error:
+            lost.append(error)
+    if lost and (broken is None or not found):
+        raise lost[0]
+    if broken:
+        for each in lost:
+            broken(each)
+    return list(found.values())
+
+
+def _sweep(request: Request, settings: Settings, suite: Suite, named: tuple[Named, Named], root: Path | None) -> Sweep:
+    if request.preset not in suite.presets:
+        raise unknown("preset", request.preset, suite.presets)
+    iterations = request.iterations or max(1, suite.presets[request.preset].iterations // SHARE)
+    asked = replace(request, suites=str(named[0]), algos=str(named[1]), iterations=iterations, split="validation")
+    sweep = Sweep(plan(asked)[0], named, asked, settings)
+    if root:
+        sweep = _as_begun(sweep, root / TUNING)
+    _check_rungs(sweep)
+    sweep.grid if settings.sampler == "grid" else sweep.space  # noqa: B018  # what is wrong with it shows now
+    return sweep
 
 
 def _as_begun(sweep: Sweep, folder: Path) -> Sweep:

@@ -8,11 +8,13 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
 
-from bench.places.jobs import Child, Ending, Event, Job
+from bench.places import execution
+from bench.places.jobs import Child, Ending, Event, Job, Local, Messages
 from tests.conftest import ROOT
 
 
@@ -123,3 +125,53 @@ def test_a_killed_job_is_gone() -> None:
     ending, _ = run("nap", kill, seconds=60)
     assert "killed by SIGKILL (the system does that when memory runs out)" in ending.message
     assert gone(pids[0])
+
+
+def seen(device: str, gpus: tuple[str, ...]) -> dict[str, str | None]:
+    """What each of four jobs at once sees of these GPUs."""
+    messages: Messages = SimpleQueue()
+    found: dict[str, str | None] = {}
+    with Local(4, messages, gpus) as place:
+        for i in range(4):
+            place.start(Job(f"{i}", "chores:look", {"seconds": 30}, device=device))
+        while len(found) < 4:
+            key, said = messages.get(timeout=20)
+            assert isinstance(said, dict), said
+            found[key] = said["gpus"]
+    return found
+
+
+def test_jobs_on_any_gpu_are_spread_over_all_of_them() -> None:
+    assert sorted(map(str, seen("cuda", ("0", "GPU-5")).values())) == ["0", "0", "GPU-5", "GPU-5"]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda:1", ("0", "1")), ("cpu", ("0", "1")), ("cuda", ())])
+def test_a_job_that_names_its_gpu_or_needs_none_sees_what_there_is(
+    device: str, gpus: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert set(seen(device, gpus).values()) == {"0,1"}
+
+
+def test_a_gpu_is_free_again_when_its_job_has_ended() -> None:
+    messages: Messages = SimpleQueue()
+    with Local(1, messages, ("7", "8")) as place:
+        for i in range(3):
+            place.start(Job(f"{i}", "chores:look", {}, device="cuda"))
+        said = [messages.get(timeout=20)[1] for _ in range(6)]
+    assert [event["gpus"] for event in said if isinstance(event, dict)] == ["7", "7", "7"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "there", "names"),
+    [(None, 2, ("0", "1")), ("3,GPU-ab", 2, ("3", "GPU-ab")), ("", 0, ()), (None, 0, ())],
+)
+def test_gpus_are_named_as_the_driver_is_told(
+    allowed: str | None, there: int, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if allowed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: there)
+    assert execution.gpus() == names

@@ -44,6 +44,12 @@ def chatter(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> boo
     return True
 
 
+def look(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Says which GPUs it sees, and stays until others have come."""
+    emit({"event": "looked", "gpus": os.environ.get("CUDA_VISIBLE_DEVICES")})
+    return not stop.wait(arguments.get("seconds", 0))
+
+
 def refuse(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
     """Raises what a user can mend."""
     raise BenchError("mend this")

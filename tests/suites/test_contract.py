@@ -114,6 +114,8 @@ def test_features_under_the_head_give_the_prediction(text: str) -> None:
     if task.kind == "classification":
         answered = torch.log_softmax(answered, -1)
     torch.testing.assert_close(prediction[..., :answers], answered)
+    if task.kind != "control":
+        torch.testing.assert_close(prediction, task.answer(params, features))
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
@@ -200,6 +202,11 @@ class Bare(Sinusoid):
     [
         (Elsewhere(), "features", r"Elsewhere does not run the last layer .*layers\.2\.bias.*features\(params, data\)"),
         (Unlearnable(), "features", r"Unlearnable does not run the last layer .*features\(params, data\) must be"),
+        (
+            Elsewhere(),
+            "answer",
+            r"predict of Elsewhere gives is neither the output .* answer\(params, features\) must",
+        ),
         (Bare(), "inputs", r"Bare's data are one tensor, so that inputs\(data\) and targets\(data\) must be defined"),
         (Bare(), "targets", r"Bare's data are one tensor"),
     ],
@@ -208,7 +215,7 @@ def test_what_a_suite_lacks_it_says(suite: Suite, what: str, said: str) -> None:
     task = SuiteTask(suite)
     data, params = task.example("query"), task.new_params(seeds.generator(0))
     with pytest.raises(BenchError, match=said):
-        getattr(task, what)(*([params] if what == "features" else []), data)
+        getattr(task, what)(*([params] if what in ("features", "answer") else []), data)
 
 
 def test_a_network_without_parameters_has_no_head() -> None:
