@@ -676,3 +676,20 @@ def verify(name: str, plugins: tuple[Path, ...]) -> None:
         click.echo(f"{'ok   ' if row.ok else 'WRONG'} {row.what}: {row.found}")
     if not all(row.ok for row in rows):
         sys.exit(1)
+
+
+@data.command("check")
+@json_option
+@click.argument("what")
+@data_option
+@plugin_option
+def check_(what: str, plugins: tuple[Path, ...]) -> None:
+    """Say what a folder of images of your own would give, before anything trains.
+
+    WHAT is a folder of class folders, a zip or a CSV, or a suite with parameters: "images[folder=photos,ways=3]".
+    """
+    from bench.certificate.data import used
+    from bench.core.discovery import Catalogue
+    from bench.terminal import tables
+
+    tables.used(*used(what, Catalogue(plugins)))

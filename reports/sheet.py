@@ -13,12 +13,12 @@ def draw(sheet: Sheet, title: str, path: Path) -> None:
     figure = matplotlib.figure.Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.subplots()
     if sheet.kind == "images":
-        rows, columns, height, width = sheet.values.shape
-        tiled = sheet.values.transpose(0, 2, 1, 3).reshape(rows * height, columns * width)
+        rows, columns, height, width, *colours = sheet.values.shape
+        tiled = sheet.values.swapaxes(1, 2).reshape(rows * height, columns * width, *colours)
         axes.imshow(tiled, cmap="gray_r", vmin=0, vmax=1)
         axes.set_xticks([width * (i + 0.5) for i in range(columns)], map(str, range(columns)))
         axes.set_yticks([height * (i + 0.5) for i in range(rows)], map(str, range(rows)))
-        axes.set(xlabel="drawing", ylabel="class")
+        axes.set(xlabel="image" if colours else "drawing", ylabel="class")
         axes.tick_params(length=0)
         sns.despine(ax=axes, left=True, bottom=True)
     else:

@@ -3,12 +3,13 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 from bench.core.data import Dataset, cache_dir
-from bench.core.discovery import Catalogue, Named
+from bench.core.discovery import Catalogue, Named, parse
 from bench.core.environment import variable
-from bench.core.errors import DataError, ManifestError, foreign
+from bench.core.errors import BenchError, DataError, ManifestError, foreign
 from bench.core.types import Split, Suite
 from bench.learning.evaluate import FROZEN, manifest
 from bench.planning.plan import suite_of
@@ -34,7 +35,7 @@ def fetched(name: str, catalogue: Catalogue) -> list[str]:
     Raises:
         DataError: a download failed, or the data can't be downloaded by bench.
     """
-    suite = suite_of(catalogue, Named(name, {}))
+    suite = suite_of(catalogue, _one(name))
     if dataset := dataset_of(suite):
         return [str(path) for path in dataset.fetch()]
     with foreign(f"{name} can't be read"):
@@ -49,7 +50,8 @@ def verified(name: str, catalogue: Catalogue) -> Iterator[Verified]:
         DataError: data are missing.
         PluginError: the suite breaks while it reads.
     """
-    suite = suite_of(catalogue, Named(name, {}))
+    named = _one(name)
+    suite, name = suite_of(catalogue, named), named.name
     dataset = dataset_of(suite)
     rows = dataset.verify() if dataset else ()
     yield from (Verified(row.ok, row.name, f"{row.files} files, SHA-256 {row.sha256}, {row.where}") for row in rows)
@@ -69,6 +71,31 @@ def verified(name: str, catalogue: Catalogue) -> Iterator[Verified]:
             for split in splits:
                 if split in FROZEN:
                     yield _tasks(variant, name, setting, split)
+
+
+def used(text: str, catalogue: Catalogue) -> tuple[list[dict[str, object]], dict[str, str]]:
+    """What a suite of somebody's own images would use, a row for each split, and what it leaves out: path -> why.
+
+    Args:
+        text: a folder, a zip or a CSV, or a suite such as images[folder=photos,ways=3].
+        catalogue: of the suites.
+
+    Raises:
+        BenchError: it is none of these, or there is too little for a task.
+    """
+    named = Named("images", {"folder": text}) if Path(text).expanduser().exists() else _one(text)
+    suite = suite_of(catalogue, named)
+    if not hasattr(suite, "use"):
+        raise BenchError(f"{named} reads no folder of your own. Give a folder, or images[folder=photos].")
+    found: tuple[list[dict[str, object]], dict[str, str]] = suite.use()
+    return found
+
+
+def _one(text: str) -> Named:
+    named, *others = parse(text)
+    if others:
+        raise BenchError(f"{text!r} is more than one name. Give one, such as {named.name}.")
+    return named
 
 
 def _tasks(suite: Suite, name: str, setting: str, split: Split) -> Verified:

@@ -262,32 +262,51 @@ def _read_folder(where: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"cannot read {where}: {error}. Mend permissions.") from error
 
 
+def zip_entries(where: Path, max_bytes: int, folder: str | None = None) -> list[zipfile.ZipInfo]:
+    """The entries of a zip file, sorted by name, none of which would do harm if it were unpacked.
+
+    Args:
+        where: the file.
+        max_bytes: that it may unpack to.
+        folder: in which all must lie; None: anywhere inside.
+
+    Raises:
+        DataError: it is damaged or no zip, an entry is hostile, or it claims to be larger.
+    """
+    with _zip(where) as file:
+        entries = sorted(file.infolist(), key=lambda entry: entry.filename)
+    entries = [entry for entry in entries if not _LITTER.intersection(entry.filename.split("/"))]
+    for entry in entries:
+        if reason := _hostile(entry, folder):
+            raise DataError(f"{where} is refused: its entry {entry.orig_filename!r} {reason}. Get an intact copy.")
+    if (claimed := sum(entry.file_size for entry in entries)) > max_bytes:
+        raise DataError(
+            f"{where} is refused: it unpacks to {claimed} bytes, of {max_bytes} allowed. Get an intact copy."
+        )
+    return entries
+
+
 def _read_zip(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
     """Never extracts, so a hostile name could do no harm; it is refused all the same."""
+    entries = zip_entries(where, archive.max_bytes, archive.name)
+    with _zip(where) as file:
+        for entry in entries:
+            if not entry.is_dir():
+                with file.open(entry) as content:
+                    # Bounded, for the size that an entry claims may be a lie.
+                    yield entry.filename, content.read(entry.file_size)
+
+
+@contextmanager
+def _zip(where: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(where) as file:
-            entries = sorted(file.infolist(), key=lambda entry: entry.filename)
-            entries = [e for e in entries if not _LITTER.intersection(e.filename.split("/"))]
-            for entry in entries:
-                if reason := _hostile(entry, archive):
-                    raise DataError(
-                        f"{where} is refused: its entry {entry.orig_filename!r} {reason}. Get an intact copy."
-                    )
-            if (claimed := sum(entry.file_size for entry in entries)) > archive.max_bytes:
-                raise DataError(
-                    f"{where} is refused: it unpacks to {claimed} bytes, of {archive.max_bytes} "
-                    "allowed. Get an intact copy."
-                )
-            for entry in entries:
-                if not entry.is_dir():
-                    with file.open(entry) as content:
-                        # Bounded, for the size that an entry claims may be a lie.
-                        yield entry.filename, content.read(entry.file_size)
+            yield file
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError) as error:
         raise DataError(f"{where} is truncated, damaged or no zip file ({error}). Get an intact copy.") from error
 
 
-def _hostile(entry: zipfile.ZipInfo, archive: Archive) -> str | None:
+def _hostile(entry: zipfile.ZipInfo, folder: str | None) -> str | None:
     name = entry.orig_filename
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a symbolic link"
@@ -295,8 +314,8 @@ def _hostile(entry: zipfile.ZipInfo, archive: Archive) -> str | None:
         return "has a backslash, a drive letter or an absolute path"
     if ".." in name.split("/"):
         return "climbs out of its folder"
-    if PurePosixPath(name).parts[:1] != (archive.name,):
-        return f"is not inside {archive.name}/"
+    if folder and PurePosixPath(name).parts[:1] != (folder,):
+        return f"is not inside {folder}/"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"is packed by method {entry.compress_type}, neither stored nor deflated"
     return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,15 +33,34 @@ def decode(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> NDAr
     """
     from PIL import Image
 
-    height, width = size
     try:
-        with Image.open(path) as file:
-            image: Any = file
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert(mode)
-            small = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
-            return np.asarray(small)
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of broken PNG chunks
+        return read(path, size, mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # of broken PNG chunks, too
         raise DataError(f"cannot read the image {path} ({error}). Get an intact copy.") from None
+
+
+def read(
+    file: Path | BinaryIO, size: tuple[int, int], mode: Literal["L", "RGB"], upright: bool = False
+) -> NDArray[np.uint8]:
+    """Likewise, with Pillow's own exceptions; `upright`: turned as the camera noted."""
+    from PIL import Image, ImageOps
+
+    height, width = size
+    with Image.open(file) as opened:
+        image: Any = ImageOps.exif_transpose(opened) if upright else opened
+        if image.mode.startswith(("I", "F")):  # 16 or 32 bits, which Pillow would cut to the lowest 256 values
+            image = Image.fromarray(_eight_bits(np.asarray(image)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert(mode)
+        small = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+        return np.asarray(small)
+
+
+def _eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Of 16 bits the upper eight; of other ranges, from their least value to their greatest."""
+    if values.dtype == np.uint16 or (values.min() >= 0 and 255 < values.max() < 2**16):
+        return (values.astype(np.uint32) >> 8).astype(np.uint8)
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) / max(high - low, 1e-12) * 255 if high > 255 or low < 0 else values).astype(np.uint8)

@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from bench.core import images
 from bench.core.data import cached_array, data_dir
 from bench.core.errors import DataError
+from bench.core.sheet import Sheet
 from bench.core.types import Setting, Split
 from suites.parts.fewshot import FINN, Classes, Images
 from suites.parts.nets import Pool4
@@ -84,6 +85,12 @@ class ColourImages(Images):
             DataError: it is no image.
         """
         return torch.from_numpy(decode(path, self.image_shape).copy()).movedim(-1, 0).float() / 255
+
+    def sheet(self) -> Sheet:
+        """Twelve test classes, twenty photographs of each."""
+        classes = self.classes_of("test")
+        rows = classes[torch.linspace(0, len(classes) - 1, 12).long()]
+        return Sheet("images", self.pixels[rows.numpy(), :20].transpose(0, 1, 3, 4, 2) / 255.0)
 
     def classes_of(self, split: Split) -> Tensor:
         """The classes of a split, which lie one split after the other."""
