@@ -77,7 +77,7 @@ def run_cell(
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
-                log.error("%s", traceback.format_exc())
+                log.error("%s", traceback.format_exc().encode(errors="backslashreplace").decode())
                 outcome = record_of(cell, "failed", told(error), 0, peak)
         if outcome:
             hold.check()
