@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple, get_args
 
 from bench.core.data import Dataset, cache_dir
@@ -83,7 +82,7 @@ def used(text: str, catalogue: Catalogue) -> tuple[list[dict[str, object]], dict
     Raises:
         BenchError: it is none of these, or there is too little for a task.
     """
-    named = Named("images", {"folder": text}) if Path(text).expanduser().exists() else _one(text)
+    named = _one(text) if "[" in text else Named("images", {"folder": text})
     suite = suite_of(catalogue, named)
     if not hasattr(suite, "use"):
         raise BenchError(f"{named} reads no folder of your own. Give a folder, or images[folder=photos].")

@@ -162,6 +162,19 @@ def grid(*columns: str, right: Collection[str] = (), title: str | None = None) -
     return drawn
 
 
+def used(rows: list[dict[str, object]], dropped: dict[str, str]) -> None:
+    """Prints what a suite would use of somebody's images, and what it leaves out."""
+    out = console()
+    if gathered("used", rows) and gathered("left out", [{"what": k, "why": why} for k, why in dropped.items()]):
+        return
+    table = grid(*rows[0], right=set(rows[0]) - {"split"})
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row.values()))
+    out.print(table)
+    for what, why in dropped.items():
+        out.print(Text(f"left out: {what}: {why}"), soft_wrap=True)
+
+
 def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
     """Prints what was measured and how it grows, and draws it; also the scores of stored runs against their seconds."""
     from reports import cost

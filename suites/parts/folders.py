@@ -51,7 +51,7 @@ class Collection:
     names: list[str]
     labels: list[int]
     splits: list[Split | None]
-    files: list[str]
+    files: list[str]  # class and file name, wherever they lie
     content: str  # SHA-256 of paths and bytes, of what was read
     dropped: dict[str, str] = field(default_factory=dict)  # path -> why
 
@@ -163,7 +163,7 @@ def _read(where: _Place, size: int) -> tuple[NDArray[np.uint8], Collection]:
                 dropped[image.path] = _reason(error)
                 continue
             pixels[len(kept)] = decoded.transpose(2, 0, 1)
-            total.update(json.dumps([image.path, image.label, image.split]).encode())
+            total.update(json.dumps([_name(image), image.split]).encode())
             total.update(hashlib.sha256(content).digest())
             kept.append(image)
     finally:
@@ -171,7 +171,7 @@ def _read(where: _Place, size: int) -> tuple[NDArray[np.uint8], Collection]:
     names = sorted({image.label for image in kept})
     number = {name: i for i, name in enumerate(names)}
     labels, splits = [number[image.label] for image in kept], [image.split for image in kept]
-    return pixels[: len(kept)], Collection(names, labels, splits, [k.path for k in kept], total.hexdigest(), dropped)
+    return pixels[: len(kept)], Collection(names, labels, splits, [_name(k) for k in kept], total.hexdigest(), dropped)
 
 
 def _from_folders(where: _Place, dropped: dict[str, str]) -> list[Listed]:
@@ -224,6 +224,10 @@ def _rows(
                 f"line {number} of the list leads out of its folder: {path!r}. Put the list above all its images."
             )
         yield Listed(Path(relative).as_posix(), label, WORDS[given] if given else None)
+
+
+def _name(image: Listed) -> str:
+    return f"{image.label}/{PurePosixPath(image.path).name}"
 
 
 def _reason(error: Exception) -> str:
