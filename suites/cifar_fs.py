@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from bench.core.data import zip_images
 from bench.core.errors import DataError
 from bench.core.images import image_files
 from suites import published
@@ -43,7 +44,7 @@ class CifarFS(ColourImages):
     @property
     def kinds(self) -> list[str]:
         """The classes' own names."""
-        return [name.replace("_", " ") for split in SPLITS for name, own in sorted(split_of().items()) if own == split]
+        return [name.replace("_", " ") for name in names()]
 
 
 @cache
@@ -52,7 +53,7 @@ def pixels() -> NDArray[np.uint8]:
     return photographs.array("cifar_fs", SHAPE, {
         "cifar-100-python/ with the files train, test and meta, from https://www.cs.toronto.edu/~kriz/cifar.html":
             _from_python,
-        "one folder of images for each class, at any depth": _from_folders,
+        "one folder of images for each class, at any depth, or a zip of that": _from_folders,
     })  # fmt: skip
 
 
@@ -62,33 +63,53 @@ def split_of() -> dict[str, str]:
     return {name: split for split, name in (line.split() for line in lines if not line.startswith("#"))}
 
 
+@cache
+def names() -> list[str]:
+    """The classes in the order of `pixels`."""
+    return [name for split in SPLITS for name, own in sorted(split_of().items()) if own == split]
+
+
 def _from_python(folder: Path) -> Iterator[By]:
     source = folder / "cifar-100-python"
     if not (source / "train").exists():
         return
-    names = photographs.unpickle(source / "meta").get("fine_label_names", [])
-    found: By = {}
+    labels = photographs.unpickle(source / "meta").get("fine_label_names", [])
+    found: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
     for part in ("train", "test"):
         content = photographs.unpickle(source / part)
         try:
             images = np.asarray(content["data"], np.uint8).reshape(-1, *SHAPE).transpose(0, 2, 3, 1)
-            for image, label in zip(images, content["fine_labels"], strict=True):
-                found.setdefault(names[label], []).append(image)
+            files = [str(file) for file in content["filenames"]]
+            for file, image, label in zip(files, images, content["fine_labels"], strict=True):
+                found.setdefault(labels[label], []).append((file, image))
         except (KeyError, TypeError, ValueError, IndexError):
-            raise DataError(f"{source / part} does not hold data and fine_labels. Get an intact copy.") from None
+            raise DataError(
+                f"{source / part} does not hold data, filenames and fine_labels. Get an intact copy."
+            ) from None
     yield from _by_split(found)
 
 
 def _from_folders(folder: Path) -> Iterator[By]:
-    found: By = {}
+    found: dict[str, list[tuple[str, NDArray[np.uint8]]]] = {}
     for path in image_files(folder):
         if path.parent.name in split_of():
-            found.setdefault(path.parent.name, []).append(photographs.decode(path, SHAPE))
+            found.setdefault(path.parent.name, []).append((path.name, photographs.decode(path, SHAPE)))
+    for archive in sorted(folder.glob("*.zip")):
+        for entry, content in zip_images(archive):
+            if entry.parent.name in split_of():
+                image = photographs.decoded(content, SHAPE, f"{entry} in {archive}")
+                found.setdefault(entry.parent.name, []).append((entry.name, image))
     if found:
         yield from _by_split(found)
 
 
-def _by_split(found: By) -> Iterator[By]:
+def _by_split(found: dict[str, list[tuple[str, NDArray[np.uint8]]]]) -> Iterator[By]:
+    """By the names of the files, so that every layout gives the same order."""
     splits = split_of()
     for split in SPLITS:
-        yield {name: images for name, images in found.items() if splits.get(name) == split}
+        own = {
+            name: sorted(images, key=lambda pair: pair[0])
+            for name, images in found.items()
+            if splits.get(name) == split
+        }
+        yield {name: [image for _, image in images] for name, images in own.items()}

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
+from bench.core.images import SUFFIXES
 
 _LITTER = {"__MACOSX", ".DS_Store"}  # macOS adds these to folders and zips; they are nobody's data
 _CRC_BYTES = 4
@@ -295,6 +296,19 @@ def _read_zip(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
                 with file.open(entry) as content:
                     # Bounded, for the size that an entry claims may be a lie.
                     yield entry.filename, content.read(entry.file_size)
+
+
+def zip_images(where: Path, max_bytes: int = 2**30) -> Iterator[tuple[PurePosixPath, bytes]]:
+    """(path, content) of each image in a zip file, sorted, which is never unpacked.
+
+    Raises:
+        DataError: it is damaged or no zip, an entry is hostile, or it claims to be larger.
+    """
+    entries = [entry for entry in zip_entries(where, max_bytes) if entry.filename.lower().endswith(SUFFIXES)]
+    with _zip(where) as file:
+        for entry in entries:
+            with file.open(entry) as content:
+                yield PurePosixPath(entry.filename), content.read(entry.file_size)
 
 
 @contextmanager

@@ -20,13 +20,16 @@ def image_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def decode(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> NDArray[np.uint8]:
+def decode(
+    file: Path | BinaryIO, size: tuple[int, int], mode: Literal["L", "RGB"], what: str = ""
+) -> NDArray[np.uint8]:
     """An image file as uint8 [H, W], or [H, W, 3] in colour; resized where it is not of that size, on white paper.
 
     Args:
-        path: of the file.
+        file: its path, or what it holds.
         size: height and width in pixels.
         mode: grey or colour.
+        what: how it is called in errors; its path by default.
 
     Raises:
         DataError: it is no image, or damaged.
@@ -34,9 +37,9 @@ def decode(path: Path, size: tuple[int, int], mode: Literal["L", "RGB"]) -> NDAr
     from PIL import Image
 
     try:
-        return read(path, size, mode)
+        return read(file, size, mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # of broken PNG chunks, too
-        raise DataError(f"cannot read the image {path} ({error}). Get an intact copy.") from None
+        raise DataError(f"cannot read the image {what or file} ({error}). Get an intact copy.") from None
 
 
 def read(

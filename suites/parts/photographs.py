@@ -129,7 +129,11 @@ def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path],
                     f"{folder} has {len(found)} classes, of 100, and {len(few)} of them do not have 600 images "
                     f"({', '.join(few[:3])}). Get an intact copy."
                 )
-            return np.stack([np.stack(some).transpose(0, 3, 1, 2) for some in found.values()])
+            every = np.empty((len(found), ColourImages.drawings_per_class, *shape), np.uint8)
+            for row, some in zip(every, found.values(), strict=True):
+                for place, image in zip(row, some, strict=True):
+                    place[:] = image.transpose(2, 0, 1)
+            return every
         raise DataError(f"nothing in {folder} is {name} as bench reads it: {ways}.")
 
     files = sorted((path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*"))
@@ -140,6 +144,15 @@ def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path],
 def decode(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An image file as [H, W, 3], resized as the paper's code does where it is not of the shape [3, H, W]."""
     return images.decode(path, (shape[1], shape[2]), "RGB")
+
+
+def decoded(content: bytes, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
+    """Likewise of what a file holds.
+
+    Raises:
+        DataError: it is no image, or damaged.
+    """
+    return images.decode(io.BytesIO(content), (shape[1], shape[2]), "RGB", what)
 
 
 def unpickle(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """miniImagenet and CIFAR-FS: the layouts that people have, read safely, and what is said where there are none."""
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bench.learning.evaluate import manifest
 from bench.learning.outer.descent import Descent
 from suites import cifar_fs, mini_imagenet
 from suites.cifar_fs import CifarFS
+from suites.fc100 import FC100
 from suites.mini_imagenet import MiniImagenet
 from suites.parts import photographs
 from suites.parts.photographs import ColourImages
@@ -90,17 +92,25 @@ def test_both_layouts_of_cifar_fs_are_read_alike(tmp_path: Path, monkeypatch: py
     for part, which in (("train", slice(0, 2)), ("test", slice(2, 3))):
         data = rows[:, which].reshape(-1, rows.shape[-1])
         labels = np.repeat(np.arange(100), len(data) // 100).tolist()
-        (source / part).write_bytes(pickle.dumps({"data": data, "fine_labels": labels}, protocol=2))
+        files = [f"{number:04}.png" for _ in range(100) for number in range(*which.indices(EACH))]
+        content = {"data": data, "fine_labels": labels, "filenames": files}
+        (source / part).write_bytes(pickle.dumps(content, protocol=2))
     python = np.array(CifarFS(queries=1).pixels)
 
     other = tmp_path / "other"
     for name, some in zip(names, images, strict=True):
         (other / "cifar_fs" / "data" / name).mkdir(parents=True)
         for k, image in enumerate(some):
-            Image.fromarray(image).save(other / "cifar_fs" / "data" / name / f"{k}.png")
-    monkeypatch.setenv("BENCH_DATA_DIR", str(other))
-    cifar_fs.pixels.cache_clear()
-    assert np.array_equal(CifarFS(queries=1).pixels, python)
+            Image.fromarray(image).save(other / "cifar_fs" / "data" / name / f"{k:04}.png")
+    packed = tmp_path / "packed"
+    (packed / "cifar_fs").mkdir(parents=True)
+    with zipfile.ZipFile(packed / "cifar_fs" / "cifar-100.zip", "w") as archive:
+        for path in (other / "cifar_fs" / "data").rglob("*.png"):
+            archive.write(path, f"{'test' if path.stem < '0001' else 'train'}/{path.parent.name}/{path.name}")
+    for root in (other, packed):
+        monkeypatch.setenv("BENCH_DATA_DIR", str(root))
+        cifar_fs.pixels.cache_clear()
+        assert np.array_equal(CifarFS(queries=1).pixels, python)
     first_test = names.index(min(n for n, split in cifar_fs.split_of().items() if split == "test"))
     assert np.array_equal(python[80], images[first_test].transpose(0, 3, 1, 2))
 
@@ -179,6 +189,15 @@ def test_manifests_are_the_published_ones(
     for split in ("test", "validation"):
         assert f"{made.setting}/{split}" in made.manifests
         manifest(made, name, split)  # type: ignore[arg-type]
+
+
+def test_fc100_splits_the_same_photographs_by_superclass() -> None:
+    own = {split: FC100(queries=1).classes_of(split) for split in ("train", "validation", "test")}
+    assert [len(classes) for classes in own.values()] == [60, 20, 20]
+    assert torch.cat(list(own.values())).unique().tolist() == list(range(100))
+    tested = {FC100(queries=1).kinds[number] for number in own["test"]}
+    assert {"man", "woman", "bee", "dolphin", "skunk"} <= tested
+    assert not {"bus", "lion", "crab"} & tested
 
 
 def test_cifar_fs_has_the_published_sizes() -> None:
