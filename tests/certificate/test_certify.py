@@ -24,7 +24,7 @@ from suites.parts.fewshot import Labelled
 from suites.sinusoid import Points, Sinusoid, Waves
 from tests.conftest import ROOT
 from tests.probes.cnp import CNP
-from tests.probes.protonet import ProtoNet
+from tests.probes.prototypes import Prototypes
 
 ALGORITHMS = list(Catalogue().names("algorithm"))
 
@@ -64,7 +64,7 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         STILL,
     ),
     "oracle": OPERATORLESS | PEERLESS | {CLOSED: OWN},
-    "protonet": OPERATORLESS
+    "prototypes": OPERATORLESS
     | PEERLESS
     | IDLE
     | {CLOSED: "n/a: it does not suit regression", LABELS: "n/a: it does not care what a class is called"},
@@ -233,7 +233,7 @@ def test_a_learner_that_changes_its_input_is_found() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peeping(ProtoNet):
+class Peeping(Prototypes):
     """Its prototypes see the query's labels."""
 
     def predict(self, meta: Params, state: State, task: Task, data: Data) -> Prediction:
