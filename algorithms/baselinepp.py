@@ -1,10 +1,10 @@
 """Baseline++: pretrained by a classifier of cosines; at test the support trains a new one on features that stay.
 
-Chen, Liu, Kira, Wang, Huang 2019 (arXiv:1904.04232), section 3.2, and their code: the scale is 10 above 200 classes and 2
-up to there, and the rows' lengths are learned; SGD at 0.01 with momentum and dampening 0.9, weight decay 0.001, 100
-epochs (iterations, says the paper) in batches of 4. Here each update is on the whole support, as many of them. The code's
-rows are weight-normalised, which at first moves them alike. The new head is random and the same for all tasks of a cell,
-where the code draws one for each.
+Chen, Liu, Kira, Wang, Huang 2019 (arXiv:1904.04232), section 3.2, and their code: the scale is 10 above 200 classes and
+2 up to there, the rows' lengths are learned; SGD at 0.01 with momentum and dampening 0.9, weight decay 0.001, 100
+epochs (iterations, says the paper) in batches of 4. Here as many updates go, each on the whole support. The code's
+rows are weight-normalised, which at first moves them alike. The new head is random, one for all tasks of a cell;
+the code draws one for each task.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Generator, Tensor
+from torch import Tensor
 from torch.func import grad
 from torch.nn import functional
 
@@ -34,12 +34,6 @@ class BaselinePP(Learner):
     suits: ClassVar[frozenset[Kind]] = frozenset({"classification"})
     train_view: ClassVar[str] = "pretraining"
 
-    def init(self, task: Task, generator: Generator) -> Params:
-        """The suite's network, whose head is cosines' from here on."""
-        params = task.new_params(generator)
-        name = _weight(params, task)
-        return {**params, name: _fresh(params[name])}
-
     def start(self, meta: Params, noise: Data) -> State:
         """No head for this task yet."""
         return ()
@@ -54,7 +48,8 @@ class BaselinePP(Learner):
             gradient: Tensor = grad(lambda w: task.mean(task.losses(_cosines(features, w), data), data))(w)
             return gradient + DECAY * w
 
-        head = _fresh(meta[_weight(meta, task)])
+        # As long as nn.Linear draws rows, from U(±1 / sqrt(F)), whatever the suite's own head is like.
+        head = functional.normalize(_weights(meta, task), dim=-1) / 3**0.5
         velocity = slope(head)
         for _ in range(self.epochs * -(-len(features) // BATCH)):
             head = head - self.inner_lr * velocity
@@ -68,8 +63,8 @@ class BaselinePP(Learner):
 
     def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """L(θ), not adapted."""
-        logits = _cosines(task.features(meta, episode.query), meta[_weight(meta, task)])
-        return task.mean(task.losses(logits, episode.query), episode.query)
+        prediction = _cosines(task.features(meta, episode.query), _weights(meta, task))
+        return task.mean(task.losses(prediction, episode.query), episode.query)
 
 
 def _cosines(features: Tensor, head: Tensor) -> Tensor:
@@ -77,10 +72,5 @@ def _cosines(features: Tensor, head: Tensor) -> Tensor:
     return torch.log_softmax(scale * functional.normalize(features, dim=-1) @ head.mT, -1)
 
 
-def _weight(params: Params, task: Task) -> str:
-    return next(name for name in sorted(task.head) if params[name].dim() == 2)
-
-
-def _fresh(weight: Tensor) -> Tensor:
-    # Rows as long as nn.Linear draws them, from U(±1 / sqrt(F)), whatever the suite's own head is like.
-    return functional.normalize(weight, dim=-1) / 3**0.5
+def _weights(params: Params, task: Task) -> Tensor:
+    return next(params[name] for name in sorted(task.head) if params[name].dim() == 2)

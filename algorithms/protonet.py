@@ -1,10 +1,10 @@
 """Prototypical networks: a class is the mean of its examples' features, the nearest is the answer.
 
-Snell, Swersky, Zemel 2017 (arXiv:1703.05175), equations 1 and 2, algorithm 1, and their code: squared Euclidean distance
-without a scale, Adam at 0.001 that is halved every 2,000 episodes. A meta-iteration is one episode there and `meta_batch`
-of them here. They train with more ways than they test with (60 on Omniglot, 20 or 30 on miniImagenet), which is left
-out: a suite's tasks have one number of ways. Features are those of the suite's network below its last layer; whether the
-query batch normalises them is the suite's `norm` (theirs are normalised by running statistics, and so inductive).
+Snell, Swersky, Zemel 2017 (arXiv:1703.05175), equations 1 and 2, algorithm 1, and their code: squared Euclidean
+distances without a scale, Adam whose rate is halved every 2,000 episodes, of which a meta-iteration is one there and
+`meta_batch` here. They train with more ways than they test with (60 on Omniglot, 20 or 30 on miniImagenet), which is
+left out: a suite's tasks have one number of ways. Features are those of the suite's network below its last layer;
+whether the query normalises them is the suite's `norm` (theirs have running statistics, and so are inductive).
 """
 
 from dataclasses import dataclass

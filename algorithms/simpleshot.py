@@ -1,10 +1,10 @@
 """SimpleShot: nearest centroid on the features of a network that was trained to tell all training classes apart.
 
 Wang, Chao, Weinberger, van der Maaten 2019 (arXiv:1911.04623), section 3, and their code: features are centred by the
-mean over training images and cut to length 1 (CL2N), then averaged by class. Pretraining is that of `finetune`: Adam, not
-their SGD with a falling rate, so that the two baselines differ in how they adapt alone. They average over all training
-images when training is over; here the mean is learned beside the network, since it minimises its squared distance to
-every batch's mean. They name classes alone; the probabilities are a softmax of −distance².
+mean over training images and cut to length 1 (CL2N), then averaged by class. Pretraining is that of `finetune` (Adam;
+theirs is SGD with a falling rate), so that the two differ in how they adapt alone. They average over all images when
+training is over; here the mean is learned beside the network, as what minimises its squared distance to the mean of
+every batch. They name classes alone; the probabilities are a softmax of −distance².
 """
 
 from dataclasses import dataclass

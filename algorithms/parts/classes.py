@@ -24,7 +24,7 @@ def means(features: Tensor, of: Tensor) -> Tensor:
 
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
-    """ln softmax over classes of −‖f − p_c‖², [N, W], of features [N, F] and prototypes [W, F]."""
+    """Log-probabilities [N, W], a softmax of −‖f − p_c‖², of features [N, F] and prototypes [W, F]."""
     return torch.log_softmax(-(features.unsqueeze(-2) - prototypes).square().sum(-1), -1)
 
 

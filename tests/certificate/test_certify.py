@@ -46,6 +46,8 @@ PEERLESS = dict.fromkeys((ENGINES, TRACES), "n/a: learn2learn does not have it")
 OWN = "n/a: it has no inner step with one rate on the suite's own parameters"
 IDLE = dict.fromkeys((SURROGATE, RECORDED), "n/a: it does not suit control")
 NUMBERS = dict.fromkeys((ENGINES, TRACES, HEAD, LABELS), "n/a: it does not suit classification")
+COMPARING = OPERATORLESS | PEERLESS | IDLE | {CLOSED: "n/a: it does not suit regression"}
+NAMELESS = "n/a: it does not care what a class is called"
 # What says nothing of each, and why; everything else passes.
 NOTHING_SAID: dict[str, dict[str, str]] = {
     "maml": {},
@@ -64,10 +66,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         STILL,
     ),
     "oracle": OPERATORLESS | PEERLESS | {CLOSED: OWN},
-    "prototypes": OPERATORLESS
-    | PEERLESS
-    | IDLE
-    | {CLOSED: "n/a: it does not suit regression", LABELS: "n/a: it does not care what a class is called"},
+    **dict.fromkeys(("protonet", "matching", "r2d2", "simpleshot", "prototypes"), COMPARING | {LABELS: NAMELESS}),
+    "baselinepp": COMPARING,
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
