@@ -15,7 +15,7 @@ from algorithms.protonet import ProtoNet
 from algorithms.r2d2 import R2D2
 from algorithms.simpleshot import CENTRE, SimpleShot
 from bench.certificate.algorithms import algorithm_checks
-from bench.certificate.beds import Clusters, Pairs
+from bench.certificate.beds import Clusters, Curved, Pairs
 from bench.core import seeds
 from bench.core.outer import Adam, Steps
 from bench.core.task import SuiteTask
@@ -104,6 +104,19 @@ def test_the_closed_form_is_the_minimum_of_the_ridge_regression(shots: int) -> N
     assert grad(objective)(head).abs().max() < 1e-12
     expected = torch.log_softmax(7.0 * asked @ head, -1)
     torch.testing.assert_close(one.after(one.support), expected, atol=1e-6, rtol=1e-6)  # 0.3 is drawn in float32
+
+
+def test_the_closed_form_regresses_numbers_and_leaves_absent_ones_out() -> None:
+    learner, task = R2D2(**GIVEN, ridge=0.3), SuiteTask(Curved())
+    meta = tree_map(Tensor.double, learner.init(task, seeds.generator(1)))
+    support, there = task.example("support"), torch.tensor([True, False, True, True, True])
+    state = learner.step(meta, (), task, Masked(support.x, torch.where(there.unsqueeze(1), support.y, 99.0), there), 0)
+    p = meta["params"]
+    x = functional.pad(torch.tanh(support.x[there] @ p["0.weight"].T + p["0.bias"]), (0, 1), value=1.0)
+    head = torch.linalg.solve(x.T @ x + 4 * 0.3 * torch.eye(7, dtype=torch.float64), x.T @ support.y[there])
+    predicted = learner.predict(meta, state, task, Pairs(support.x[there], support.y[there]))
+    torch.testing.assert_close(predicted, x @ head, atol=1e-6, rtol=1e-6)
+    assert not learner.predict(meta, (), task, support).any()
 
 
 @pytest.mark.parametrize("learned", [True, False])
