@@ -12,7 +12,7 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 def test_the_page_of_your_own_algorithm_shows_the_probe_that_is_tested() -> None:
     page = (ROOT / "docs" / "your-own-algorithm.md").read_text()
     (shown,) = re.findall(r"```python\n(.*?)```", page, re.S)
-    assert shown == (ROOT / "tests" / "probes" / "protonet.py").read_text()
+    assert shown == (ROOT / "tests" / "probes" / "prototypes.py").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -13,7 +13,7 @@ from bench.core.errors import BenchError
 from tests.conftest import ROOT, SMALL
 
 PROBES = {
-    "protonet": "glyphs",
+    "prototypes": "glyphs",
     "cnp": "sinusoid",
     "incontext": "sinusoid",
     "ensemble": "sinusoid",
@@ -83,7 +83,7 @@ def test_who_does_not_say_how_sure_it_is_has_no_density(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "suite"), [("protonet", "sinusoid"), ("cnp", "glyphs"), ("ensemble", "bandit")])
+@pytest.mark.parametrize(("name", "suite"), [("prototypes", "sinusoid"), ("cnp", "glyphs"), ("ensemble", "bandit")])
 def test_what_a_method_does_not_suit_is_refused_with_what_it_can_meet(name: str, suite: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=PROBES[name]):
         bench.run(suite, name, preset="smoke", plugins=[file_of(name)], out=tmp_path, threads=1)

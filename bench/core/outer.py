@@ -6,11 +6,18 @@ What a rate is in an iteration depends on the iteration's number and on what is 
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+
+class Steps(NamedTuple):
+    """A schedule: every so many meta-iterations the rate is multiplied by a factor."""
+
+    every: int
+    factor: float
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,7 @@ class Outer:
 
     rate: float
     _: KW_ONLY
-    schedule: Literal["constant", "linear", "cosine"] = "constant"  # how the rate falls
+    schedule: Literal["constant", "linear", "cosine"] | Steps = "constant"  # how the rate falls
     until: int | None = None  # the meta-iteration at which it has fallen; None: the run's last
     least: float = 0.0  # what is left of the rate then, as a share
     weight_decay: float = 0.0  # times the value, added to its gradient
@@ -31,13 +38,15 @@ class Outer:
 
     def over(self, iterations: int) -> Self:
         """The same for a run of so many meta-iterations, at the end of which a schedule ends that is left open."""
-        open_end = self.schedule != "constant" and self.until is None
+        open_end = self.schedule in ("linear", "cosine") and self.until is None
         return replace(self, until=iterations) if open_end else self
 
     def rate_at(self, iteration: int) -> float:
         """The rate in the meta-iteration after `iteration` others."""
         if self.schedule == "constant":
             return self.rate
+        if isinstance(self.schedule, Steps):
+            return self.rate * max(self.least, self.schedule.factor ** (iteration // self.schedule.every))
         done = min(1.0, iteration / max(1, self.until or 1))
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.rate * (self.least + (1 - self.least) * left)

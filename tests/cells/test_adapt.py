@@ -30,7 +30,7 @@ CELLS = {
     "a network of the learner's": ("sinusoid", "cavia", [PROBES / "cavia.py"]),
     "images": ("glyphs", "fomaml[meta_batch=2]", []),
     "images, the query not normalised by itself": ("glyphs[norm=inductive]", "fomaml[meta_batch=2]", []),
-    "prototypes": ("glyphs", "protonet[meta_batch=2]", [PROBES / "protonet.py"]),
+    "prototypes": ("glyphs", "prototypes[meta_batch=2]", [PROBES / "prototypes.py"]),
     "pretrained": ("glyphs", "finetune[meta_batch=2]", []),
     "batch normalisation that keeps statistics": ("glyphs[net=conv4-64,norm=inductive]", "maml[meta_batch=2]", []),
 }

@@ -24,7 +24,7 @@ from suites.parts.fewshot import Labelled
 from suites.sinusoid import Points, Sinusoid, Waves
 from tests.conftest import ROOT
 from tests.probes.cnp import CNP
-from tests.probes.protonet import ProtoNet
+from tests.probes.prototypes import Prototypes
 
 ALGORITHMS = list(Catalogue().names("algorithm"))
 
@@ -46,6 +46,8 @@ PEERLESS = dict.fromkeys((ENGINES, TRACES), "n/a: learn2learn does not have it")
 OWN = "n/a: it has no inner step with one rate on the suite's own parameters"
 IDLE = dict.fromkeys((SURROGATE, RECORDED), "n/a: it does not suit control")
 NUMBERS = dict.fromkeys((ENGINES, TRACES, HEAD, LABELS), "n/a: it does not suit classification")
+COMPARING = OPERATORLESS | PEERLESS | IDLE | {CLOSED: "n/a: it does not suit regression"}
+NAMELESS = "n/a: it does not care what a class is called"
 # What says nothing of each, and why; everything else passes.
 NOTHING_SAID: dict[str, dict[str, str]] = {
     "maml": {},
@@ -64,10 +66,9 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         STILL,
     ),
     "oracle": OPERATORLESS | PEERLESS | {CLOSED: OWN},
-    "protonet": OPERATORLESS
-    | PEERLESS
-    | IDLE
-    | {CLOSED: "n/a: it does not suit regression", LABELS: "n/a: it does not care what a class is called"},
+    **dict.fromkeys(("protonet", "matching", "simpleshot", "prototypes"), COMPARING | {LABELS: NAMELESS}),
+    "r2d2": COMPARING | {CLOSED: OWN, LABELS: NAMELESS},
+    "baselinepp": COMPARING,
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
@@ -233,7 +234,7 @@ def test_a_learner_that_changes_its_input_is_found() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Peeping(ProtoNet):
+class Peeping(Prototypes):
     """Its prototypes see the query's labels."""
 
     def predict(self, meta: Params, state: State, task: Task, data: Data) -> Prediction:

@@ -52,15 +52,15 @@ def run(root: Path, iterations: int, *plugins: Path) -> Record:
 @pytest.mark.parametrize(
     ("suite", "probe", "kinds", "suites", "algorithms"),
     [
-        ("sinusoid", "protonet", ("classification", "regression"), {"glyphs", "omniglot"}, {"maml", "oracle"}),
-        ("glyphs", "cnp", ("regression", "classification"), {"sinusoid"}, {"maml", "protonet"}),
+        ("sinusoid", "prototypes", ("classification", "regression"), {"glyphs", "omniglot"}, {"maml", "oracle"}),
+        ("glyphs", "cnp", ("regression", "classification"), {"sinusoid"}, {"maml", "prototypes"}),
         ("bandit", "bmaml", ("classification and regression", "control"), {"glyphs", "sinusoid"}, {"maml"}),
     ],
 )
 def test_a_method_and_a_suite_of_other_kinds_are_refused_with_whom_each_can_meet(
     suite: str, probe: str, kinds: tuple[str, str], suites: set[str], algorithms: set[str]
 ) -> None:
-    plugins = (PROBES / f"{probe}.py", PROBES / "protonet.py")
+    plugins = (PROBES / f"{probe}.py", PROBES / "prototypes.py")
     told = message(planned, suite, probe, *plugins)
     assert told.startswith(f"{probe} is for {kinds[0]}, and {suite} is {kinds[1]}. ")
     can, could = told.split("Suites that ")[1].split(". Algorithms that ")
@@ -82,20 +82,20 @@ def test_who_meets_whom_is_said_where_a_suite_can_not_be_loaded(monkeypatch: pyt
         return load(self, kind, name)
 
     monkeypatch.setattr(Catalogue, "load", missing)
-    told = message(planned, "sinusoid", "protonet", PROBES / "protonet.py")
+    told = message(planned, "sinusoid", "prototypes", PROBES / "prototypes.py")
     assert "glyphs" in told and "omniglot" not in told
 
 
 def test_the_kind_of_a_suite_that_declares_none_is_seen_in_its_data(tmp_path: Path) -> None:
     (waves := tmp_path / "waves.py").write_text(UNDECLARED)
-    assert "waves is regression" in message(planned, "waves", "protonet", waves, PROBES / "protonet.py")
+    assert "waves is regression" in message(planned, "waves", "prototypes", waves, PROBES / "prototypes.py")
     assert "meet: sinusoid, sinusoid_freq, waves." in message(planned, "glyphs", "cnp", waves, PROBES / "cnp.py")
     assert planned("waves", "cnp", waves, PROBES / "cnp.py")
 
 
 def test_costs_are_not_measured_of_what_can_not_meet() -> None:
-    told = message(bench.cost, "sinusoid", "protonet", plugins=[PROBES / "protonet.py"])
-    assert "protonet is for classification" in told
+    told = message(bench.cost, "sinusoid", "prototypes", plugins=[PROBES / "prototypes.py"])
+    assert "prototypes is for classification" in told
 
 
 def test_how_meta_moves_is_in_the_specification() -> None:

@@ -17,8 +17,8 @@ from suites.omniglot import BACKGROUND, DATA, Omniglot, names
 from suites.parts.photographs import ColourImages
 from tests.conftest import ROOT
 
-PROTONET = ROOT / "tests" / "probes" / "protonet.py"
-PLUGIN = ["--plugin", str(PROTONET)]
+PROTOTYPES = ROOT / "tests" / "probes" / "prototypes.py"
+PLUGIN = ["--plugin", str(PROTOTYPES)]
 LETTERS = (3, 40, 200, 500, 900)  # glyphs that look unlike each other
 
 
@@ -27,8 +27,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run directory with prototypes on glyphs, and its cell."""
     root = tmp_path_factory.mktemp("trained")
     frame = bench.run(
-        "glyphs", "protonet[meta_batch=4]", out=root, preset="smoke", iterations=30, threads=1, engine="eager",
-        plugins=[PROTONET],
+        "glyphs", "prototypes[meta_batch=4]", out=root, preset="smoke", iterations=30, threads=1, engine="eager",
+        plugins=[PROTOTYPES],
     )  # fmt: skip
     return root, frame["cell"].iloc[0]
 
@@ -68,7 +68,7 @@ def test_images_are_named_with_a_probability_in_table_document_and_python(
     lines = predict(trained, *folders).splitlines()
     for row in rows:
         assert any(line.split() == [row["file"], row["class"], f"{row['probability']:.3f}"] for line in lines)
-    frame = bench.predict(trained[0], trained[1], support=folders[0], query=folders[1], plugins=[PROTONET])
+    frame = bench.predict(trained[0], trained[1], support=folders[0], query=folders[1], plugins=[PROTOTYPES])
     assert frame.to_dict("records") == rows
 
 

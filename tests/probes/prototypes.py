@@ -14,7 +14,7 @@ from bench.core.types import Data, Kind, Learner, Params, Prediction, State, Tas
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProtoNet(Learner):
+class Prototypes(Learner):
     """p(y = c | x) = softmax over c of −‖f(x) − p_c‖², where p_c is the mean of f over class c's support."""
 
     steps: ClassVar[int] = 1  # type: ignore[misc]  # looks at the support once
