@@ -126,6 +126,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     """
     yield checked("meta-gradient = central differences, stop-gradients frozen", DIFFERENCES, lambda: _frozen(make))
     yield _claim(make)
+    yield checked("parameters changed that do not adapt", 0, lambda: _changed(make))
     yield checked("quadratic task: (I − αA)ᴷ ∇L(θ_K)", EXACT, lambda: _closed_form(make))
     yield checked("mixed = reverse", EXACT, lambda: _operators(make, "mixed", "reverse", Labels(), Curved()))
     yield checked(
@@ -139,7 +140,6 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("what a task leaves to the next", 0, lambda: _leak(make))
     yield checked("same seed, other bits after 20 iterations", 0, lambda: _repeat(make))
     yield checked("a task adapted alone = among others", ORDER, lambda: _alone(make))
-    yield checked("parameters changed that do not adapt", 0, lambda: _changed(make))
     yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
     yield checked("support in another order: change of the prediction", ORDER, lambda: _reordered(make))
     yield checked("query targets changed: predictions that change", 0, lambda: _told(make))

@@ -111,7 +111,7 @@ def test_reptile_moves_by_what_adam_without_a_first_moment_moves() -> None:
     task, params, episode = case(Curved(), steps=4)
     learner = Reptile(meta_batch=4, steps=4, inner_lr=0.01)
     theta = {name: p.clone().requires_grad_() for name, p in params.items()}
-    adam = torch.optim.Adam(theta.values(), 0.01, betas=(0, 0.999))
+    adam = torch.optim.Adam(theta.values(), 0.01, betas=(0.0, 0.999))
     for data in episode.support:
         adam.zero_grad()
         task.loss(theta, data).backward()
@@ -213,12 +213,12 @@ CHANGED, CLAIM = "parameters changed that do not adapt", "claims second order: p
         (AdaptsTheHead, CHANGED),
         (AdaptsShifts, CHANGED),
         (FixedFeatures, CLAIM),
-        (Carried, "what a task leaves to the next"),
+        pytest.param(Carried, "what a task leaves to the next", marks=pytest.mark.slow),
         (Unlearned, CLAIM),
     ],
 )
 def test_a_fault_planted_in_the_family_is_found(learner: Any, fault: str) -> None:
     Carried.last.clear()
-    checks = {check.name: check.verdict for check in algorithm_checks(lambda bed: learner(**GIVEN))}
+    check = next(check for check in algorithm_checks(lambda bed: learner(**GIVEN)) if check.name == fault)
     Carried.last.clear()
-    assert checks[fault] == "FAULT"
+    assert check.verdict == "FAULT"
