@@ -11,12 +11,12 @@ from bench.core.discovery import Catalogue
 from bench.testing import check_algorithm, check_suite
 from tests.conftest import ROOT, SMALL
 
-REPTILE, POLYNOMIAL = ROOT / "examples" / "reptile.py", ROOT / "examples" / "polynomial.py"
+SIGNS, POLYNOMIAL = ROOT / "examples" / "signmaml.py", ROOT / "examples" / "polynomial.py"
 
 
 @pytest.mark.slow
 def test_the_example_algorithm_is_certified() -> None:
-    check_algorithm(Catalogue((REPTILE,)).load("algorithm", "reptile"))
+    check_algorithm(Catalogue((SIGNS,)).load("algorithm", "signmaml"))
 
 
 def test_the_example_suite_is_sound() -> None:
@@ -29,10 +29,10 @@ def test_one_file_of_moderate_length_is_enough(file: Path) -> None:
 
 
 def test_both_run_beside_what_is_built_in(tmp_path: Path) -> None:
-    arguments = ["run", "--suite", "polynomial", "--algos", "reptile,maml", "--out", str(tmp_path / "runs"), *SMALL]
-    done = CliRunner().invoke(main, [*arguments, "--plugin", str(REPTILE), "--plugin", str(POLYNOMIAL)])
+    arguments = ["run", "--suite", "polynomial", "--algos", "signmaml,maml", "--out", str(tmp_path / "runs"), *SMALL]
+    done = CliRunner().invoke(main, [*arguments, "--plugin", str(SIGNS), "--plugin", str(POLYNOMIAL)])
     assert done.exit_code == 0, done.output
-    assert "reptile" in done.output
+    assert "signmaml" in done.output
     assert "mse @10" in done.output
 
 

@@ -17,16 +17,15 @@ PROBES = {
     "cnp": "sinusoid",
     "incontext": "sinusoid",
     "ensemble": "sinusoid",
-    "cavia": "sinusoid",
     "annealed": "sinusoid",
     "bmaml": "sinusoid",
     "mtnet": "sinusoid",
-    "reptile": "sinusoid",
+    "signmaml": "sinusoid",
 }
 
 
 def file_of(name: str) -> Path:
-    folder = ROOT / "examples" if name == "reptile" else ROOT / "tests" / "probes"
+    folder = ROOT / "examples" if name == "signmaml" else ROOT / "tests" / "probes"
     return folder / f"{name}.py"
 
 

@@ -22,7 +22,7 @@ from suites.bandit import Bandit
 TASKS = 4
 EXACT = 1e-12  # relative, float64: the same sums in another order
 DIFFERENCES = 1e-6  # relative, float64: central differences at a step of 1e-5
-ORDER = 1e-10  # relative, float64: other sums, and through inner steps
+ORDER = 1e-10  # relative, float64: other sums, through inner steps, whose rates a learner may divide by tiny gradients
 
 Make = Callable[[Suite], Learner]
 UNSUITED = "it does not suit {}"  # a kind

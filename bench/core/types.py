@@ -520,6 +520,10 @@ class Learner(ABC):
         """All that is meta-learned, a pytree of tensors; the suite's own network by default."""
         return task.new_params(generator)
 
+    def adapts(self, task: Task, name: str) -> bool:
+        """Whether an inner step may change the parameter of this name in `params`; `bench certify` holds it to that."""
+        return task.adaptable(name)
+
     def noise(self, shapes: Meta, count: int, generator: Generator) -> Data:
         """Per-task randomness, leaves [T, ...]; none by default.
 

@@ -157,6 +157,10 @@ class Reinforcement(Interactive):
         """The distributions' parameters, [B, H, D]."""
         return self.call(params, data.observations)
 
+    def answer(self, params: Params, features: Tensor) -> Tensor:
+        """The same from features, [B, H, F]; a Gaussian's log-deviations are no part of those, but of `params`."""
+        return self.call(params, features, False)
+
     def losses(self, prediction: Tensor, data: Trajectories) -> Tensor:
         """Minus the surrogate of each time-step, [B · H], scaled such that their mean is that of the steps taken."""
         mask = data.mask.to(prediction.dtype)

@@ -19,7 +19,8 @@ ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 class Policy(nn.Module):
     """A network from observations [..., O] to a distribution's parameters [..., D].
 
-    Called with parameters [T, ...], which rollouts do, it takes observations [T, B, O].
+    Called with parameters [T, ...], which rollouts do, it takes observations [T, B, O]. With `body` False it takes what
+    comes before the last layer in their place.
     """
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
@@ -64,9 +65,9 @@ class Gaussian(Policy):
         self.log_std = nn.Parameter(torch.zeros(actions))
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, body: bool = True) -> Tensor:
         """Means and log-deviations, [..., 2 A]."""
-        mean = _run(self.layers, self.activation, observation)
+        mean = _run(self.layers, self.activation, observation, body)
         log_std = self.log_std.clamp(min=self.least)
         if log_std.dim() > 1:  # one for each task
             log_std = log_std.unsqueeze(-2)
@@ -102,9 +103,9 @@ class Categorical(Policy):
         self.activation = ACTIVATIONS[activation]
         self.actions = actions
 
-    def forward(self, observation: Tensor) -> Tensor:
+    def forward(self, observation: Tensor, body: bool = True) -> Tensor:
         """Logits, [..., A]."""
-        return _run(self.layers, self.activation, observation)
+        return _run(self.layers, self.activation, observation, body)
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """Standard Gumbel draws, [H, T, B, A]: the largest of logits and noise is a draw from their softmax."""
@@ -132,9 +133,9 @@ def _layers(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.ModuleList
     return nn.ModuleList(layers)
 
 
-def _run(layers: nn.ModuleList, activation: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _run(layers: nn.ModuleList, activation: Callable[[Tensor], Tensor], x: Tensor, body: bool) -> Tensor:
     *hidden, last = layers
-    for layer in hidden:
+    for layer in hidden if body else ():
         x = activation(layer(x))
     output: Tensor = last(x)
     return output

@@ -27,7 +27,7 @@ CELLS = {
     "tasks of several sizes": ("sinusoid[shots=1-20]", "maml", []),
     "a plug-in suite": ("polynomial", "maml", [ROOT / "examples" / "polynomial.py"]),
     "an ensemble": ("sinusoid", "ensemble", [PROBES / "ensemble.py"]),
-    "a network of the learner's": ("sinusoid", "cavia", [PROBES / "cavia.py"]),
+    "a network of the learner's": ("sinusoid", "cavia", []),
     "images": ("glyphs", "fomaml[meta_batch=2]", []),
     "images, the query not normalised by itself": ("glyphs[norm=inductive]", "fomaml[meta_batch=2]", []),
     "prototypes": ("glyphs", "prototypes[meta_batch=2]", [PROBES / "prototypes.py"]),

@@ -96,7 +96,7 @@ def test_a_diverged_cell_is_recorded_with_its_step_and_the_others_go_on(tmp_path
 
 def test_editing_a_plug_in_makes_its_cells_run_again(tmp_path: Path) -> None:
     plugin = tmp_path / "mine.py"
-    source = (Path(__file__).parents[2] / "examples" / "reptile.py").read_text().replace("Reptile", "Mine")
+    source = (Path(__file__).parents[2] / "examples" / "signmaml.py").read_text().replace("SignMAML", "Mine")
     plugin.write_text(source)
     [before] = cells_of("sinusoid", "mine", plugins=(plugin,))
     plugin.write_text(source + "\n# edited\n")

@@ -21,7 +21,7 @@ from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps
 from tests.conftest import ROOT
 
-PROBES, REPTILE = ROOT / "tests" / "probes", ROOT / "examples" / "reptile.py"
+PROBES, SIGNS = ROOT / "tests" / "probes", ROOT / "examples" / "signmaml.py"
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
 UNDECLARED = """from suites.sinusoid import Sinusoid
 from bench.core.types import Supervised
@@ -44,7 +44,7 @@ def planned(suite: str, algos: str, *plugins: Path, **options: Any) -> list[Cell
 
 def run(root: Path, iterations: int, *plugins: Path) -> Record:
     store = Store.create(root)
-    asked = Request(suites="sinusoid", algos="reptile", iterations=iterations, plugins=plugins, **SMALL)
+    asked = Request(suites="sinusoid", algos=plugins[0].stem, iterations=iterations, plugins=plugins, **SMALL)
     [record] = run_cells(plan(asked, store.specs()), store, Silent(), None, plugins)
     return record
 
@@ -99,7 +99,7 @@ def test_costs_are_not_measured_of_what_can_not_meet() -> None:
 
 
 def test_how_meta_moves_is_in_the_specification() -> None:
-    adam, rates, told, reptile = planned("sinusoid", "maml,maml[outer_lr=0.5],scratch,reptile", REPTILE, iterations=7)
+    adam, rates, told, reptile = planned("sinusoid", "maml,maml[outer_lr=0.5],scratch,reptile", iterations=7)
     assert adam.spec.outer == repr(adam.algorithm.outer)
     assert "rate=0.5" in rates.spec.outer
     assert told.spec.outer == ""
@@ -116,16 +116,16 @@ def test_what_is_pretrained_is_moved_by_the_rule_of_what_it_is_pretrained_on() -
 
 @pytest.mark.slow
 def test_a_longer_run_whose_rate_falls_until_its_end_does_not_go_on_from_a_shorter_one(tmp_path: Path) -> None:
-    fixed = tmp_path / "reptile.py"
-    fixed.write_text(REPTILE.read_text().replace('schedule="linear"', 'schedule="linear", until=6'))
-    for plugin, pieces in ((REPTILE, 1), (fixed, 2)):
+    fixed = tmp_path / "fixed.py"
+    fixed.write_text(SIGNS.read_text().replace('schedule="cosine"', 'schedule="cosine", until=6'))
+    for plugin, pieces in ((SIGNS, 1), (fixed, 2)):
         run(tmp_path / f"cut{pieces}", 3, plugin)
         longer, whole = run(tmp_path / f"cut{pieces}", 6, plugin), run(tmp_path / f"whole{pieces}", 6, plugin)
         assert (longer.pieces, longer.digest) == (pieces, whole.digest)
 
 
 def test_a_rate_that_falls_until_the_end_is_not_pruned() -> None:
-    asked = Request(suites="sinusoid", algos="reptile", iterations=9, plugins=(REPTILE,), **SMALL)
+    asked = Request(suites="sinusoid", algos="reptile", iterations=9, **SMALL)
     told = message(sweeps, asked, Settings(trials=2, pruner="median"))
     assert "the outer rate of reptile falls until a run's end" in told and "--pruner none" in told
     assert sweeps(asked, Settings(trials=2))

@@ -114,8 +114,7 @@ def test_features_under_the_head_give_the_prediction(text: str) -> None:
     if task.kind == "classification":
         answered = torch.log_softmax(answered, -1)
     torch.testing.assert_close(prediction[..., :answers], answered)
-    if task.kind != "control":
-        torch.testing.assert_close(prediction, task.answer(params, features))
+    torch.testing.assert_close(prediction, task.answer(params, features))
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
