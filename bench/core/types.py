@@ -203,6 +203,14 @@ class Suite(ABC):
         """The suite's values for hyperparameters that an algorithm leaves open (inner_lr, steps, meta_batch, ...)."""
 
     @property
+    def decay(self) -> float | None:
+        """The share of an outer rate that is left at a run's end, to which it falls exponentially; None: it stays.
+
+        Where a protocol says so; a learner that declares a schedule of its own keeps that.
+        """
+        return None
+
+    @property
     @abstractmethod
     def floor(self) -> float:
         """The headline score of a predictor that knows nothing of the task."""
