@@ -23,7 +23,7 @@ RATES: dict[Kind, float] = {"regression": 0.001, "classification": 0.05}
 class BMAML(Learner):
     """Θ ← Θ − β ∇ Σ_m ‖Θ_K^m − stop(Θ_{K+L}^m)‖², where the last L steps see the query as well as the support.
 
-    A step is Θ_m + α/M Σ_j κ_mj [∇ ln p(Θ_j | data) + (Θ_m − Θ_j)/h] (`stein`), where Θ are weights and, of numbers, the
+    A step is Θ_m + α/M Σ_j κ_mj [∇ ln p(Θ_j | data) + (Θ_m − Θ_j)/h] (`stein`); Θ are the weights and, of numbers, the
     precisions of targets and weights (`log_posterior`); the distance is that of the weights.
     """
 
@@ -37,7 +37,8 @@ class BMAML(Learner):
 
     family: ClassVar[Family] = "Bayesian"
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
-    second_order: ClassVar[bool] = False  # the leader is a constant
+    chases: ClassVar[bool] = True
+    second_order: ClassVar[bool] = False
 
     def init(self, task: Task, generator: Generator) -> Params:
         """Θ, {name: [M, ...]}, without ln γ and ln λ, [M, 1], where classes are predicted."""

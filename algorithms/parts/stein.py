@@ -21,10 +21,11 @@ def stein(particles: Params, slopes: Params) -> Params:
     squares = torch.stack([(p.unsqueeze(1) - p).square().flatten(2).sum(-1) for p in particles.values()]).sum(0)
     kernel, width = _kernel(squares)
     pull = kernel / width
-    away = torch.diag(pull.sum(1)) - pull  # whose product with Θ is Σ_j κ_mj (Θ_m − Θ_j)/h
+    # Times Θ it is Σ_j κ_mj (Θ_m − Θ_j)/h, and times Θ less its mean the same without the cancellation.
+    away = torch.diag(pull.sum(1)) - pull
     count = len(squares)
     return {
-        name: (torch.tensordot(kernel, slopes[name], 1) + torch.tensordot(away, p, 1)) / count
+        name: (torch.tensordot(kernel, slopes[name], 1) + torch.tensordot(away, p - p.mean(0), 1)) / count
         for name, p in particles.items()
     }
 
@@ -34,5 +35,6 @@ def _kernel(squares: Tensor) -> tuple[Tensor, Tensor]:
     count = len(squares)
     ordered = squares.detach().flatten().sort().values
     median = (ordered[(count**2 - 1) // 2] + ordered[count**2 // 2]) / 2
-    width = median.clamp(min=1e-12) / math.log(max(count, 2))  # of one particle alone nothing depends on it
+    # Of one particle alone, or of equal ones, nothing depends on it.
+    width = torch.where(median > 0, median, 1) / math.log(max(count, 2))
     return torch.exp(-squares / width), width

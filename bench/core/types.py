@@ -501,6 +501,7 @@ class Learner(ABC):
 
     family: ClassVar[Family] = "others"  # under which `bench list` has it
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
+    chases: ClassVar[bool] = False  # whether the query only says where to go: a constant to the meta-gradient
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
     train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself

@@ -63,6 +63,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         ),
         STILL,
     ),
+    "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
+    "bmaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "oracle": OPERATORLESS | PEERLESS | {CLOSED: OWN},
     "protonet": OPERATORLESS
     | PEERLESS
@@ -70,11 +72,9 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     | {CLOSED: "n/a: it does not suit regression", LABELS: "n/a: it does not care what a class is called"},
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
-    "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
     "cavia": IDLE | NUMBERS | {CLOSED: OWN, FLAT: "n/a: its network is not the suite's"},
     "annealed, at first": PEERLESS | {CLOSED: "n/a: it claims first order"},
     "annealed, in the end": PEERLESS,
-    "bmaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "mtnet": OPERATORLESS
     | PEERLESS
     | {
