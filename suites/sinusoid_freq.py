@@ -1,17 +1,20 @@
 """Sinusoids whose frequency varies as well: the regression tasks of Meta-SGD and of Bayesian MAML.
 
-Li, Zhou, Chen, Li 2017 (arXiv:1707.09835) and Yoon et al. 2018 (arXiv:1806.03836), the latter by its code.
+Li, Zhou, Chen, Li 2017 (arXiv:1707.09835) and Yoon et al. 2018 (arXiv:1806.03836), the latter by its code
+(jsikyoon/bmaml): a training task is a finite set of points with their noise; weights start as Glorot and Bengio have
+them, and Adam's rate falls by 2 % whenever 1 % of the training is done. Here a batch may hold a task twice.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
-from torch import Generator
+from torch import Generator, nn
 
 from bench.core import seeds
+from bench.core.trees import tree_map
 from bench.core.types import Budget, Setting, Split
 from suites import published
 from suites.parts.hidden import Hidden
@@ -33,6 +36,14 @@ class SinusoidFreq(Sinusoid):
         "metasgd"
     )
     hidden: Annotated[Hidden, Field(description="widths of the hidden layers; the family's unless given")] = ()
+    train_tasks: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="training tasks that exist, each with its points and their noise; 0: without end; the "
+            "family's unless given (bmaml: 100 or 1,000 in the paper)",
+        ),
+    ] = None
 
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
@@ -42,9 +53,11 @@ class SinusoidFreq(Sinusoid):
     manifests: ClassVar[dict[str, str]] = published()["sinusoid_freq"]
 
     def __post_init__(self) -> None:
-        """Fills in the family's layers."""
+        """Fills in the family's layers and number of tasks."""
         super().__post_init__()
         object.__setattr__(self, "hidden", self.hidden or HIDDEN[self.family])
+        if self.train_tasks is None:
+            object.__setattr__(self, "train_tasks", self.ranges.pool or 0)
 
     @property
     def caveat(self) -> str:
@@ -60,6 +73,11 @@ class SinusoidFreq(Sinusoid):
     def setting(self) -> str:
         """The family and the size of the support set."""
         return f"{self.family} K={self.shots}"
+
+    @property
+    def decay(self) -> float | None:
+        """0.98 to the number of percents."""
+        return 0.98**100 if self.family == "bmaml" else None
 
     @property
     def protocol(self) -> dict[str, Setting]:
@@ -78,17 +96,30 @@ class SinusoidFreq(Sinusoid):
             return super().queries(split)
         return 10 if split == "train" else 100
 
+    def module(self) -> nn.Module:
+        """The family's network with its first values."""
+        network = super().module()
+        return network.apply(_glorot) if self.family == "bmaml" else network
+
     def sample(self, count: int, split: Split, generator: Generator) -> Waves:
         """`count` tasks; labels that a learner sees are noisy, those it is tested on are not."""
+        if split == "train" and self.train_tasks:
+            pool = self._noisy(self.train_tasks, split, seeds.generator("pool", self.family))
+            picked = torch.randint(self.train_tasks, (count,), generator=generator)
+            return cast(Waves, tree_map(lambda leaf: leaf[picked], pool))
+        return self._noisy(count, split, generator)
+
+    def _noisy(self, count: int, split: Split, generator: Generator) -> Waves:
         tasks = super().sample(count, split, generator)
-        if self.ranges.pool and split == "train":
-            picked = torch.randint(self.ranges.pool, (count,), generator=generator)
-            pool = super().sample(self.ranges.pool, split, seeds.generator("pool", self.family))
-            amplitude, phase, frequency = (leaf[picked] for leaf in pool[:3])
-            tasks = tasks._replace(amplitude=amplitude, phase=phase, frequency=frequency)
         if self.ranges.noise:
             support, query = (
                 self.ranges.noise * torch.randn(x.shape, generator=generator) for x in (tasks.support, tasks.query)
             )
             tasks = tasks._replace(support_noise=support, query_noise=query if split == "train" else tasks.query_noise)
         return tasks
+
+
+def _glorot(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.normal_(module.bias, std=0.01)

@@ -189,9 +189,8 @@ def test_a_learners_own_network_does_not_drop(build: tuple[Any, ...]) -> None:
 
 
 def test_an_ensemble_has_no_module_to_give(tmp_path: Path) -> None:
-    probe = ROOT / "tests" / "probes" / "ensemble.py"
     asked: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager", "iterations": 3}
-    results = bench.run("sinusoid", "ensemble", out=tmp_path / "runs", plugins=[probe], **asked)
+    results = bench.run("sinusoid", "ensemble", out=tmp_path / "runs", **asked)
     with pytest.raises(BenchError, match="does not predict by the network of sinusoid"):
-        results.model(results.cell[0], plugins=[probe])
+        results.model(results.cell[0])
     assert json.loads((tmp_path / "runs" / "cells" / results.cell[0] / "record.json").read_text())["why_by_task"] == ""

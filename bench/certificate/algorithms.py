@@ -161,6 +161,8 @@ def _claim(make: Make) -> Check:
     if not algorithm.trains or not algorithm.suits & {"regression", "classification"}:
         reason = UNSUITED.format("regression or classification") if algorithm.trains else "it does not meta-train"
         return Check("order as claimed: plain central differences", "", "", f"n/a: {reason}")
+    if algorithm.chases:
+        return checked("claims that its target is constant: gradient through the query", 0, lambda: _chased(make))
     if algorithm.second_order:
         return checked("claims second order: plain central differences", DIFFERENCES, lambda: _plain(make))
     return checked("claims first order: off plain central differences", 1e-3, lambda: _plain(make), above=True)
@@ -231,6 +233,19 @@ def _off_frozen(case: Case) -> float:
 def _plain(make: Make) -> float:
     case = _trained_case(make, Curved(), Labels())
     return _off_differences(case, lambda meta: _total(case, meta))
+
+
+def _chased(make: Make) -> float:
+    """The norm of the meta-loss's gradient in the query's numbers, over that of the meta-gradient."""
+    case = _trained_case(make, Curved(), Labels())
+    query, meta = tree_map(lambda x: x.clone().requires_grad_(x.is_floating_point()), (case.episodes.query, case.meta))
+    total = _total(case._replace(episodes=case.episodes._replace(query=query)), meta)
+    norms = []
+    for part_ in (query, meta):
+        live = [leaf for leaf in tree_leaves(part_) if leaf.requires_grad]
+        slopes = torch.autograd.grad(total, live, retain_graph=True, materialize_grads=True)
+        norms.append(torch.cat([slope.flatten() for slope in slopes]).norm().item())
+    return norms[0] / max(norms[1], 1e-300)
 
 
 def _off_differences(case: Case, value: Callable[[Meta], Tensor]) -> float:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bench.core.errors import BenchError
+
 
 class Steps(NamedTuple):
     """A schedule: every so many meta-iterations the rate is multiplied by a factor."""
@@ -26,11 +28,18 @@ class Outer:
 
     rate: float
     _: KW_ONLY
-    schedule: Literal["constant", "linear", "cosine"] | Steps = "constant"  # how the rate falls
+    schedule: Literal["constant", "linear", "cosine", "exponential"] | Steps = "constant"  # how the rate falls
     until: int | None = None  # the meta-iteration at which it has fallen; None: the run's last
     least: float = 0.0  # what is left of the rate then, as a share
     weight_decay: float = 0.0  # times the value, added to its gradient
     clip: float | None = None  # each entry of the meta-gradient is cut to ± this; None: where the suite's protocol says
+
+    def __post_init__(self) -> None:
+        """Refuses an exponential that would leave nothing."""
+        if self.schedule == "exponential" and not 0 < self.least <= 1:
+            raise BenchError(
+                f"an outer rate that falls exponentially leaves a share of it: least={self.least} is none."
+            )
 
     def optimiser(self, leaves: Sequence[Tensor]) -> Optimizer:
         """Torch's optimiser of these tensors, which it changes in place."""
@@ -48,6 +57,8 @@ class Outer:
         if isinstance(self.schedule, Steps):
             return self.rate * max(self.least, self.schedule.factor ** (iteration // self.schedule.every))
         done = min(1.0, iteration / max(1, self.until or 1))
+        if self.schedule == "exponential":
+            return self.rate * math.pow(self.least, done)
         left = 1 - done if self.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
         return self.rate * (self.least + (1 - self.least) * left)
 

@@ -203,6 +203,14 @@ class Suite(ABC):
         """The suite's values for hyperparameters that an algorithm leaves open (inner_lr, steps, meta_batch, ...)."""
 
     @property
+    def decay(self) -> float | None:
+        """The share of an outer rate that is left at a run's end, to which it falls exponentially; None: it stays.
+
+        Where a protocol says so; a learner that declares a schedule of its own keeps that.
+        """
+        return None
+
+    @property
     @abstractmethod
     def floor(self) -> float:
         """The headline score of a predictor that knows nothing of the task."""
@@ -493,6 +501,7 @@ class Learner(ABC):
 
     family: ClassVar[Family] = "others"  # under which `bench list` has it
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
+    chases: ClassVar[bool] = False  # whether the query only says where to go: a constant to the meta-gradient
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
     train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself

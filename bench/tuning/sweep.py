@@ -36,6 +36,8 @@ from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, PluginError, StoreError, foreign, unknown
 from bench.core.records import Choices, Record, Trial, Tuning
 from bench.core.types import Suite
+from bench.learning.outer.trpo import outer_of
+from bench.learning.views import Views
 from bench.places.execution import Execution
 from bench.planning.plan import Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
@@ -382,7 +384,8 @@ def _trials(sweep: Sweep, about: dict[str, Any], folder: Path) -> int:
 def _check_rungs(sweep: Sweep) -> None:
     """Refuses to prune where a trial that is cut short is another run than the beginning of the whole."""
     algorithm = sweep.cell.algorithm
-    if algorithm.trains and len({repr(algorithm.outer.over(iterations)) for iterations in sweep.rungs}) > 1:
+    suite = Views.of(sweep.cell.suite, algorithm).training
+    if algorithm.trains and len({repr(outer_of(suite, algorithm, rung)) for rung in sweep.rungs}) > 1:
         raise BenchError(
             f"the outer rate of {sweep.named[1].name} falls until a run's end, so that a pruned trial would be another "
             f"run than the whole one's beginning. Give --pruner none, or declare when it has fallen: until=..."

@@ -26,7 +26,7 @@ CELLS = {
     "a view of its own": ("sinusoid", "oracle", []),
     "tasks of several sizes": ("sinusoid[shots=1-20]", "maml", []),
     "a plug-in suite": ("polynomial", "maml", [ROOT / "examples" / "polynomial.py"]),
-    "an ensemble": ("sinusoid", "ensemble", [PROBES / "ensemble.py"]),
+    "an ensemble": ("sinusoid", "ensemble", []),
     "a network of the learner's": ("sinusoid", "cavia", []),
     "images": ("glyphs", "fomaml[meta_batch=2]", []),
     "images, the query not normalised by itself": ("glyphs[norm=inductive]", "fomaml[meta_batch=2]", []),

@@ -70,16 +70,16 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         ),
         STILL,
     ),
+    "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
+    "bmaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "oracle": OPERATORLESS | PEERLESS | {CLOSED: OWN},
     **dict.fromkeys(("protonet", "matching", "simpleshot", "prototypes"), COMPARING | {LABELS: NAMELESS}),
     "r2d2": COMPARING | {CLOSED: OWN, LABELS: NAMELESS},
     "baselinepp": COMPARING,
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
     "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
-    "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
     "annealed, at first": PEERLESS | {CLOSED: "n/a: it claims first order"},
     "annealed, in the end": PEERLESS,
-    "bmaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "mtnet": OPERATORLESS
     | PEERLESS
     | {

@@ -5,8 +5,11 @@ import math
 import pytest
 import torch
 
+from algorithms.maml import MAML
 from bench.core import seeds
+from bench.core.outer import Adam
 from bench.learning.evaluate import FROZEN, manifest
+from bench.learning.outer.trpo import outer_of
 from suites.sinusoid import Sinusoid
 from suites.sinusoid_freq import SinusoidFreq
 
@@ -59,15 +62,48 @@ def test_the_network_starts_as_in_the_paper() -> None:
     assert not params["layers.0.bias"].any()
 
 
-def test_bmaml_family_draws_training_tasks_from_a_pool_with_noisy_labels() -> None:
+def test_bmaml_family_trains_on_a_finite_number_of_noisy_points() -> None:
     suite = SinusoidFreq(family="bmaml", shots=5)
-    train = suite.sample(4000, "train", seeds.generator(0))
-    assert len(train.amplitude.unique()) <= 1000
+    train, again = (suite.sample(4000, "train", seeds.generator(seed)) for seed in (0, 1))
+    for one, other in zip(train[:-1], again[:-1], strict=True):
+        points = {row for tasks in (one, other) for row in map(tuple, tasks.flatten(1).tolist())}
+        assert 900 < len(points) <= 1000
+    assert train.query_noise.std().item() == pytest.approx(0.01, rel=0.05)
+    assert train.support_noise.std().item() == pytest.approx(0.01, rel=0.05)
+
+
+def test_bmaml_family_is_tested_on_other_tasks_whose_queries_have_no_noise() -> None:
+    suite = SinusoidFreq(family="bmaml", shots=5)
     test = suite.sample(4000, "test", seeds.generator(0))
     assert len(test.amplitude.unique()) > 3000
-    assert train.query_noise.std().item() == pytest.approx(0.01, rel=0.05)
     assert test.support_noise.std().item() == pytest.approx(0.01, rel=0.05)
     assert not test.query_noise.any()
+
+
+@pytest.mark.parametrize(("asked", "exist"), [({"train_tasks": 100}, 100), ({"train_tasks": 0}, 4000)])
+def test_as_many_training_tasks_exist_as_are_asked_for(asked: dict[str, int], exist: int) -> None:
+    for suite in (SinusoidFreq(**asked), SinusoidFreq(family="bmaml", **asked)):  # type: ignore[arg-type]
+        assert len(suite.sample(4000, "train", seeds.generator(0)).support.flatten(1).unique(dim=0)) == exist
+
+
+def test_metasgd_family_has_tasks_without_end_a_constant_rate_and_finns_first_weights() -> None:
+    suite = SinusoidFreq()
+    assert (suite.train_tasks, suite.decay) == (0, None)
+    assert suite.new_params(seeds.generator(0))["layers.1.weight"].abs().max() <= 0.02
+
+
+def test_bmaml_family_starts_as_glorot_and_bengio_do() -> None:
+    weight = SinusoidFreq(family="bmaml").new_params(seeds.generator(0))["layers.1.weight"]
+    assert weight.abs().max() <= math.sqrt(6 / 80) < 1.05 * weight.abs().max()
+
+
+def test_its_outer_rate_falls_by_two_percent_in_each_percent_of_a_run_whoever_learns() -> None:
+    learner = MAML(inner_lr=0.001, outer_lr=0.001, steps=1, meta_batch=10)
+    outer = outer_of(SinusoidFreq(family="bmaml"), learner, 1000)
+    assert isinstance(outer, Adam)
+    for iteration in (0, 1, 10, 500, 999):
+        assert outer.rate_at(iteration) == pytest.approx(0.001 * 0.98 ** (iteration / 10))
+    assert outer_of(Sinusoid(), learner, 1000) == learner.outer
 
 
 @pytest.mark.parametrize("suite", [Sinusoid(), SinusoidFreq(), SinusoidFreq(family="bmaml")])

@@ -5,6 +5,7 @@ post-update policies for its bound, as Finn et al. 2017 (arXiv:1703.03400), sect
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -31,10 +32,16 @@ class TRPO(NamedTuple):
 
 
 def outer_of(suite: Suite, algorithm: Learner, iterations: int) -> Outer | TRPO:
-    """How Meta moves in a run of so many meta-iterations: by the suite's own rule, else as the learner declares."""
+    """How Meta moves in a run of so many meta-iterations: by the suite's own rule, else as the learner declares.
+
+    Where the learner's rate would stay what it is, it falls as the suite's protocol says.
+    """
     if isinstance(suite, Interactive) and suite.outer == "trpo":
         return TRPO()
-    return algorithm.outer.over(iterations)
+    outer = algorithm.outer
+    if suite.decay is not None and outer.schedule == "constant":
+        outer = replace(outer, schedule="exponential", least=suite.decay)
+    return outer.over(iterations)
 
 
 class Move(NamedTuple):
