@@ -14,8 +14,6 @@ from tests.conftest import ROOT, SMALL
 
 PROBES = {
     "protonet": "glyphs",
-    "cnp": "sinusoid",
-    "incontext": "sinusoid",
     "ensemble": "sinusoid",
     "cavia": "sinusoid",
     "annealed": "sinusoid",
@@ -71,7 +69,7 @@ def scores_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     return frame[frame["metric"] == metric]
 
 
-@pytest.mark.parametrize("name", ["cnp", "ensemble", "bmaml"])
+@pytest.mark.parametrize("name", ["ensemble", "bmaml"])
 def test_who_says_how_sure_it_is_is_scored_by_its_density(name: str, tmp_path: Path) -> None:
     scores = run(name, tmp_path)
     assert len(scores_of(scores, "nll")) == len(scores_of(scores, "mse")) > 0
@@ -83,7 +81,7 @@ def test_who_does_not_say_how_sure_it_is_has_no_density(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "suite"), [("protonet", "sinusoid"), ("cnp", "glyphs"), ("ensemble", "bandit")])
+@pytest.mark.parametrize(("name", "suite"), [("protonet", "sinusoid"), ("ensemble", "bandit")])
 def test_what_a_method_does_not_suit_is_refused_with_what_it_can_meet(name: str, suite: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=PROBES[name]):
         bench.run(suite, name, preset="smoke", plugins=[file_of(name)], out=tmp_path, threads=1)

@@ -490,7 +490,19 @@ def _labels(make: Make, together: bool) -> float:
 
     meta = tree_map_with_path(reorder, case.meta) if together else case.meta
     changed = case._replace(meta=meta, episodes=moved)
-    return gap([_total(case, case.meta)], [_total(changed, changed.meta)])
+    found = gap([_total(case, case.meta)], [_total(changed, changed.meta)])
+    if together and found > EXACT and not _heads_slope(case):
+        raise NotApplicable("it does not answer by the suite's head")
+    return found
+
+
+def _heads_slope(case: Case) -> float:
+    """The largest slope of the loss with respect to what is called after the suite's head."""
+    names = [name for name, _ in named_leaves(case.meta)]
+    slopes = [
+        g for name, g in zip(names, _gradient(case)[1:], strict=True) if "head" in name.replace(".", "/").split("/")
+    ]
+    return max((g.abs().max().item() for g in slopes), default=0.0)
 
 
 def _acting(make: Make) -> float:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from algorithms.cnp import CNP
 from algorithms.maml import MAML
 from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
 from bench.certificate.beds import Curved, Pairs
@@ -23,7 +24,6 @@ from suites.glyphs import Glyphs
 from suites.parts.fewshot import Labelled
 from suites.sinusoid import Points, Sinusoid, Waves
 from tests.conftest import ROOT
-from tests.probes.cnp import CNP
 from tests.probes.protonet import ProtoNet
 
 ALGORITHMS = list(Catalogue().names("algorithm"))
@@ -69,7 +69,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     | IDLE
     | {CLOSED: "n/a: it does not suit regression", LABELS: "n/a: it does not care what a class is called"},
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
-    "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
+    "anp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN, ALONE: "n/a: its tasks draw noise"},
+    "transformer": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN, HEAD: "n/a: it does not answer by the suite's head"},
     "ensemble": PEERLESS | IDLE | {CLOSED: OWN},
     "cavia": IDLE | NUMBERS | {CLOSED: OWN, FLAT: "n/a: its network is not the suite's"},
     "annealed, at first": PEERLESS | {CLOSED: "n/a: it claims first order"},
