@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic
+from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic, Ragged
 from bench.certificate.checks import (
     DIFFERENCES,
     EXACT,
@@ -141,6 +141,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("a task adapted alone = among others", EXACT, lambda: _alone(make))
     yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
     yield checked("support in another order: change of the prediction", ORDER, lambda: _reordered(make))
+    yield checked("padding taken away: change of the prediction", ORDER, lambda: _padded(make))
     yield checked("query targets changed: predictions that change", 0, lambda: _told(make))
     yield checked("a query input changed: change of the other predictions", EXACT, lambda: _overheard(make))
     yield checked("labels and head permuted together: change", EXACT, lambda: _labels(make, together=True))
@@ -441,6 +442,13 @@ def _reordered(make: Make) -> float:
     episode, predicted = _of_one(case), _predictor(case)
     turned = episode._replace(support=tuple(tree_map(lambda x: x.flip(0), data) for data in episode.support))
     return gap(tree_leaves(predicted(turned)), tree_leaves(predicted(episode)))
+
+
+def _padded(make: Make) -> float:
+    case = case_of(make, Ragged())
+    episode, predicted = _of_one(case), _predictor(case)
+    bare = episode._replace(support=tuple(Pairs(data.x[data.mask], data.y[data.mask]) for data in episode.support))
+    return gap(tree_leaves(predicted(episode)), tree_leaves(predicted(bare)))
 
 
 def _told(make: Make) -> float:
