@@ -18,6 +18,7 @@ from reports.statistics import Better, Interval, Robust, Scores
 KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
 FURTHER = {  # metrics that stand beside the headline: how far predictions can be believed
     "nll": "negative log-likelihood of the targets, – where a method predicts no distribution",
+    "gap": "nll above that of the tasks' exact posterior, for each target by itself",
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
 

@@ -14,8 +14,6 @@ from tests.conftest import ROOT, SMALL
 
 PROBES = {
     "prototypes": "glyphs",
-    "cnp": "sinusoid",
-    "incontext": "sinusoid",
     "annealed": "sinusoid",
     "mtnet": "sinusoid",
     "signmaml": "sinusoid",
@@ -69,7 +67,7 @@ def scores_of(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def test_who_says_how_sure_it_is_is_scored_by_its_density(tmp_path: Path) -> None:
-    scores = run("cnp", tmp_path)
+    scores = bench.run("sinusoid", "ensemble", preset="smoke", iterations=2, threads=1, engine="eager", out=tmp_path)
     assert len(scores_of(scores, "nll")) == len(scores_of(scores, "mse")) > 0
 
 
@@ -79,7 +77,7 @@ def test_who_does_not_say_how_sure_it_is_has_no_density(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "suite"), [("prototypes", "sinusoid"), ("cnp", "glyphs")])
+@pytest.mark.parametrize(("name", "suite"), [("prototypes", "sinusoid")])
 def test_what_a_method_does_not_suit_is_refused_with_what_it_can_meet(name: str, suite: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=PROBES[name]):
         bench.run(suite, name, preset="smoke", plugins=[file_of(name)], out=tmp_path, threads=1)

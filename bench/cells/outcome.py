@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from bench.core.metric import NLL
 from bench.core.records import Judgement, Outcome, Record
 from bench.core.trees import named_leaves
 from bench.core.types import Suite
@@ -128,7 +127,7 @@ def _judgement(suite: Suite) -> Judgement:
     judged = judgement_of(suite)
     with contextlib.suppress(Exception):  # of somebody's own suite, which may be why the cell failed
         if suite.kind == "regression":
-            return judged.model_copy(update={"metrics": (*judged.metrics, NLL)})
+            return judged.model_copy(update={"metrics": (*judged.metrics, *suite.of_distributions)})
     return judged
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic
+from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic, Ragged
 from bench.certificate.checks import (
     DIFFERENCES,
     EXACT,
@@ -142,6 +142,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("a task adapted alone = among others", ORDER, lambda: _alone(make))
     yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
     yield checked("support in another order: change of the prediction", ORDER, lambda: _reordered(make))
+    yield checked("padding taken away: change of the prediction", ORDER, lambda: _padded(make))
     yield checked("query targets changed: predictions that change", 0, lambda: _told(make))
     yield checked("a query input changed: change of the other predictions", EXACT, lambda: _overheard(make))
     yield checked("labels and head permuted together: change", EXACT, lambda: _labels(make, together=True))
@@ -475,6 +476,13 @@ def _reordered(make: Make) -> float:
     return gap(tree_leaves(predicted(turned)), tree_leaves(predicted(episode)))
 
 
+def _padded(make: Make) -> float:
+    case = case_of(make, Ragged())
+    episode, predicted = _of_one(case), _predictor(case)
+    bare = episode._replace(support=tuple(Pairs(data.x[data.mask], data.y[data.mask]) for data in episode.support))
+    return gap(tree_leaves(predicted(episode)), tree_leaves(predicted(bare)))
+
+
 def _told(make: Make) -> float:
     case = case_of(make, Curved(), Clusters())
     episode, predicted = _of_one(case), _predictor(case)
@@ -524,7 +532,19 @@ def _labels(make: Make, together: bool) -> float:
 
     meta = tree_map_with_path(reorder, case.meta) if together else case.meta
     changed = case._replace(meta=meta, episodes=moved)
-    return gap([_total(case, case.meta)], [_total(changed, changed.meta)])
+    found = gap([_total(case, case.meta)], [_total(changed, changed.meta)])
+    if together and found > EXACT and not _heads_slope(case):
+        raise NotApplicable("it does not answer by the suite's head")
+    return found
+
+
+def _heads_slope(case: Case) -> float:
+    """The largest slope of the loss with respect to what is called after the suite's head."""
+    names = [name for name, _ in named_leaves(case.meta)]
+    slopes = [
+        g for name, g in zip(names, _gradient(case)[1:], strict=True) if "head" in name.replace(".", "/").split("/")
+    ]
+    return max((g.abs().max().item() for g in slopes), default=0.0)
 
 
 def _acting(make: Make) -> float:

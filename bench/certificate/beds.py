@@ -88,6 +88,24 @@ class Curved(Bed):
         return (prediction - data.y).square().squeeze(-1)
 
 
+class Padded(NamedTuple):
+    """Inputs and targets of one task, of which the last are padding."""
+
+    x: Tensor  # [N, D]
+    y: Tensor  # [N, ...]
+    mask: Tensor  # [N], bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ragged(Curved):
+    """The same with three points in a support of five; the others are noise."""
+
+    def look_up(self, tasks: Halves, role: Role) -> Pairs | Padded:  # type: ignore[override]  # a part more
+        """The support with its mask."""
+        pairs = super().look_up(tasks, role)
+        return pairs if role == "query" else Padded(*pairs, (torch.arange(5) < 3).expand(pairs.x.shape[:-1]))
+
+
 class _Vector(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -29,7 +29,7 @@ Kind = Literal["algorithm", "suite"]
 FOLDERS: dict[Kind, str] = {"algorithm": "algorithms", "suite": "suites"}
 BASES: dict[Kind, str] = {"algorithm": "Learner", "suite": "Suite"}
 HALLMARKS: dict[Kind, str] = {"algorithm": "step", "suite": "sample"}  # of a class that fails to inherit the base
-SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 PLUGIN = "bench_plugin_"  # how the module of a plug-in file is called
 FORM = "Write name[parameter=value,...], in quotes."
 

@@ -16,4 +16,5 @@ class Metric:
     high: float = math.inf
 
 
-NLL = Metric("nll", "nats", "lower")  # of predictions that are distributions; every regression suite has it
+NLL = Metric("nll", "nats", "lower")  # of predictions that are distributions; the default of `Suite.of_distributions`
+GAP = Metric("gap", "nats", "lower")  # nll above that of Bayes' predictor; where `Suite.bayes` knows it

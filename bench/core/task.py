@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Generator, Tensor
 
 from bench.core.call import Keyed, calling
+from bench.core.metric import GAP, NLL
 from bench.core.types import Data, Kind, Normal, Params, Prediction, Role, Suite
 
 
@@ -108,12 +109,16 @@ class SuiteTask:
         return name not in self.suite.fixed and self.suite.adaptable(name)
 
     def score(self, prediction: Prediction, data: Data) -> dict[str, Tensor]:
-        """One scalar per metric; of a distribution the mean's, and `nll`, minus the targets' mean log-density."""
+        """One scalar per metric; of a distribution the mean's, `nll`, minus the targets' mean log-density, and `gap`.
+
+        The gap is nll minus that of Bayes' predictor, where the suite knows it.
+        """
         data, _ = _plain(data)
         if not isinstance(prediction, Normal):
             return self.suite.score(prediction, data)
-        nll = self.mean(self.losses(prediction, data), data)
-        return {**self.suite.score(prediction.mean, data), "nll": nll}
+        nll, bayes = self.mean(self.losses(prediction, data), data), self.suite.bayes(data)
+        gap = {} if bayes is None else {GAP.name: nll - self.mean(bayes, data)}
+        return {**self.suite.score(prediction.mean, data), NLL.name: nll, **gap}
 
 
 def _plain(data: Data) -> tuple[Data, Tensor | None]:

@@ -20,6 +20,7 @@ from bench.core import modules
 from bench.core.call import calling
 from bench.core.errors import BenchError
 from bench.core.layers import Written
+from bench.core.metric import NLL
 from bench.core.metric import Metric as Metric  # which suites import from here
 from bench.core.outer import Adam, Outer
 from bench.core.sheet import Sheet
@@ -300,9 +301,21 @@ class Suite(ABC):
         return found if isinstance(found, Tensor) else None
 
     def mean(self, losses: Tensor, data: Data) -> Tensor:
-        """The mean of losses [N], or of scores, over the examples that are there; a scalar."""
+        """The mean of losses [N], or of scores, over the examples that are there, 0 where none is; a scalar."""
         mask = self.mask(data)
-        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum()
+        return losses.mean() if mask is None else (losses * mask).sum() / mask.sum().clamp(min=1)
+
+    @property
+    def of_distributions(self) -> tuple[Metric, ...]:
+        """What a prediction that says how sure it is is scored by, beside the metrics of its mean; of numbers alone."""
+        return (NLL,)
+
+    def bayes(self, data: Data) -> Tensor | None:
+        """Minus the log-density of each target, [N], to whoever knows the tasks' distribution; None: not known.
+
+        Where it is known, `of_distributions` names the metric `GAP`.
+        """
+        return None
 
     def features(self, params: Params, data: Data) -> Tensor:
         """What the network computes before its last layer, [N, F].

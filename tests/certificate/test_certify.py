@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from algorithms.cnp import CNP
 from algorithms.maml import MAML
 from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
 from bench.certificate.beds import Curved, Pairs
@@ -23,7 +24,6 @@ from suites.glyphs import Glyphs
 from suites.parts.fewshot import Labelled
 from suites.sinusoid import Points, Sinusoid, Waves
 from tests.conftest import ROOT
-from tests.probes.cnp import CNP
 from tests.probes.prototypes import Prototypes
 
 ALGORITHMS = list(Catalogue().names("algorithm"))
@@ -40,6 +40,7 @@ HEAD, LABELS = "labels and head permuted together: change", "labels permuted alo
 SURROGATE = "bandit: surrogate = central differences, stop-gradients frozen"
 RECORDED = "bandit: recorded episodes evaluated again: change of the loss"
 FROZEN, ALONE = "meta-gradient = central differences, stop-gradients frozen", "a task adapted alone = among others"
+PADDED = "padding taken away: change of the prediction"
 STILL = "n/a: it does not meta-train"
 OPERATORLESS = dict.fromkeys((MIXED, FLAT), "n/a: it has no field `gradient`")
 PEERLESS = dict.fromkeys((ENGINES, TRACES), "n/a: learn2learn does not have it")
@@ -77,7 +78,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     "r2d2": COMPARING | {CLOSED: OWN, LABELS: NAMELESS},
     "baselinepp": COMPARING,
     "cnp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
-    "incontext": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN},
+    "anp": OPERATORLESS | IDLE | NUMBERS | {CLOSED: OWN, ALONE: "n/a: its tasks draw noise"},
+    "transformer": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN, HEAD: "n/a: it does not answer by the suite's head"},
     "annealed, at first": PEERLESS | {CLOSED: "n/a: it claims first order"},
     "annealed, in the end": PEERLESS,
     "mtnet": OPERATORLESS

@@ -17,6 +17,7 @@ from bench.core.records import Spec
 from bench.core.task import SuiteTask
 from bench.core.types import Data, Interactive, Params, Role, Suite
 from bench.planning.plan import Request, plan, planned, suite_of
+from suites.gp import GP
 from suites.parts.fewshot import Images
 from suites.parts.policies import Gaussian
 from suites.sinusoid import Points, Sinusoid
@@ -33,6 +34,7 @@ def given(name: str) -> list[str]:
     others += ["net=resnet12"] if name == "glyphs" else []
     others += ["net=fc"] if name in ("glyphs", "omniglot") else []
     others += ["hidden=5,7"] if "hidden" in fields else []
+    others += ["kernel=sawtooth"] if "kernel" in fields else []
     others += ["shots=2-6"] if issubclass(CATALOGUE.load("suite", name), Sinusoid) else []
     small = [f"{key}={value}" for key, value in SMALL.items() if key in fields]
     return [f"{name}[{','.join([*small, *other])}]" for other in ([], *([o] for o in others))]
@@ -80,7 +82,7 @@ def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: R
         return
     y, mask = task.targets(data), task.mask(data)
     assert len(x) == len(y) == (len(x) if mask is None else len(mask))
-    assert (mask is not None) == ("shots=2-6" in text and role == "support")
+    assert (mask is not None) == (role == "support" and ("shots=2-6" in text or isinstance(suite, GP)))
     if task.kind == "regression":
         assert y.shape == (len(x), task.outputs)
         assert y.is_floating_point()

@@ -8,7 +8,9 @@ import torch
 from click.testing import CliRunner
 
 import bench
+from algorithms.cnp import CNP
 from algorithms.maml import MAML
+from algorithms.transformer import Transformer
 from bench.cli import main
 from bench.core import seeds
 from bench.core.discovery import Catalogue
@@ -24,8 +26,6 @@ from bench.storage.store import Store
 from suites.sinusoid import Points, Sinusoid, Waves
 from suites.sinusoid_freq import SinusoidFreq
 from tests.conftest import SMALL
-from tests.probes.cnp import CNP
-from tests.probes.incontext import InContext
 
 SUITE = Sinusoid(shots="1-20")
 COMMON: dict[str, Any] = {"outer_lr": 0.001, "meta_batch": 4}
@@ -33,7 +33,7 @@ LEARNERS: list[Learner] = [
     MAML(inner_lr=0.1, steps=2, **COMMON),
     MAML(inner_lr=0.1, steps=2, gradient="mixed", **COMMON),
     CNP(**COMMON),
-    InContext(**COMMON),
+    Transformer(**COMMON),
 ]
 
 
@@ -110,7 +110,7 @@ def test_padding_does_not_matter_to_losses_gradients_and_scores(suite: Sinusoid)
         assert set(expected) == {"mse", "nll"}
 
 
-@pytest.mark.parametrize("learner", LEARNERS, ids=["reverse", "mixed", "cnp", "incontext"])
+@pytest.mark.parametrize("learner", LEARNERS, ids=["reverse", "mixed", "cnp", "transformer"])
 def test_padding_does_not_matter_to_a_meta_gradient_and_a_batch_is_its_tasks_one_by_one(learner: Learner) -> None:
     tasks = ragged()
     support, query = SUITE.look_up(tasks, "support"), SUITE.look_up(tasks, "query")
@@ -129,7 +129,7 @@ def test_padding_does_not_matter_to_a_meta_gradient_and_a_batch_is_its_tasks_one
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("learner", LEARNERS, ids=["reverse", "mixed", "cnp", "incontext"])
+@pytest.mark.parametrize("learner", LEARNERS, ids=["reverse", "mixed", "cnp", "transformer"])
 def test_scores_of_a_batch_are_those_of_its_tasks_one_by_one(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = ragged()
     meta = learner.init(SuiteTask(SUITE), seeds.generator(1))
