@@ -25,6 +25,11 @@ class Outer:
     weight_decay: float = 0.0  # times the value, added to its gradient
     clip: float | None = None  # each entry of the meta-gradient is cut to ± this; None: where the suite's protocol says
 
+    @property
+    def epochs(self) -> int:
+        """Steps taken on one batch, each along the gradient where Meta is by then."""
+        return 1
+
     def optimiser(self, leaves: Sequence[Tensor]) -> Optimizer:
         """Torch's optimiser of these tensors, which it changes in place."""
         raise NotImplementedError
@@ -52,6 +57,13 @@ class Adam(Outer):
     def optimiser(self, leaves: Sequence[Tensor]) -> Optimizer:
         """Torch's, fused."""
         return torch.optim.Adam(leaves, self.rate, self.betas, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass(frozen=True)
+class Proximal(Adam):
+    """Adam several times on one batch, as a clipped surrogate allows (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    epochs: int = 5
 
 
 @dataclass(frozen=True)
