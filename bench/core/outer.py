@@ -41,6 +41,11 @@ class Outer:
                 f"an outer rate that falls exponentially leaves a share of it: least={self.least} is none."
             )
 
+    @property
+    def epochs(self) -> int:
+        """Steps taken on one batch, each along the gradient where Meta is by then."""
+        return 1
+
     def optimiser(self, leaves: Sequence[Tensor]) -> Optimizer:
         """Torch's optimiser of these tensors, which it changes in place."""
         raise NotImplementedError
@@ -72,6 +77,13 @@ class Adam(Outer):
     def optimiser(self, leaves: Sequence[Tensor]) -> Optimizer:
         """Torch's, fused."""
         return torch.optim.Adam(leaves, self.rate, self.betas, weight_decay=self.weight_decay, fused=True)
+
+
+@dataclass(frozen=True)
+class Proximal(Adam):
+    """Adam several times on one batch, as a clipped surrogate allows (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    epochs: int = 5
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """A suite as a learner sees it: the one implementation of `Task`."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Generator, Tensor
 
 from bench.core.call import Keyed, calling
 from bench.core.metric import GAP, NLL
-from bench.core.types import Data, Kind, Normal, Params, Prediction, Role, Suite
+from bench.core.types import Acted, Data, Interactive, Kind, Normal, Params, Prediction, Role, Suite
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,18 @@ class SuiteTask:
     def adaptable(self, name: str) -> bool:
         """As the suite declares, but for what nothing learns."""
         return name not in self.suite.fixed and self.suite.adaptable(name)
+
+    def acted(self, data: Data) -> Acted:
+        """As the suite recorded it."""
+        return cast(Interactive, self.suite).acted(data)
+
+    def log_prob(self, prediction: Tensor, data: Data) -> Tensor:
+        """As the suite has it."""
+        return cast(Interactive, self.suite).log_prob(prediction, data)
+
+    def divergence(self, prediction: Tensor, data: Data) -> Tensor:
+        """As the suite has it."""
+        return cast(Interactive, self.suite).divergence(prediction, data)
 
     def score(self, prediction: Prediction, data: Data) -> dict[str, Tensor]:
         """One scalar per metric; of a distribution the mean's, `nll`, minus the targets' mean log-density, and `gap`.

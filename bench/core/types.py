@@ -51,6 +51,29 @@ class Normal(NamedTuple):
 Prediction = Tensor | Normal  # values, log-probabilities of classes, or parameters of a policy's distribution
 
 
+class Moment(NamedTuple):
+    """What a policy with a memory is shown at one time-step of B episodes that go on side by side."""
+
+    observation: Tensor  # [B, O]
+    action: Tensor  # [B, A], the last one, one-hot where they are counted; 0 at an episode's first time-step
+    reward: Tensor  # [B], for it
+    first: Tensor  # [B], bool: the episode begins
+
+
+class Acted(NamedTuple):
+    """What one task's recorded episodes tell a learner, padded to H time-steps."""
+
+    observations: Tensor  # [B, H, O]
+    actions: Tensor  # [B, H, A], one-hot where they are counted
+    rewards: Tensor  # [B, H], 0 after the end
+    mask: Tensor  # [B, H], bool: the step was taken
+    advantages: Tensor  # [B, H], as the suite estimates them, 0 after the end
+    behaviour: Tensor  # [B, H, D]: what the actions were drawn from
+
+
+Actor = Callable[[Moment], Tensor]  # all tasks' policies at once: leaves [T, B, ...] -> distributions [T, B, D]
+
+
 class Task(Protocol):
     """All that a learner may know of the task at hand; it closes over no tensor, so that its calls can be repeated.
 
@@ -122,6 +145,18 @@ class Task(Protocol):
 
     def adaptable(self, name: str) -> bool:
         """Whether the inner loop may change the parameter of this name."""
+        ...
+
+    def acted(self, data: Data) -> Acted:
+        """Recorded episodes, where tasks are acted in."""
+        ...
+
+    def log_prob(self, prediction: Tensor, data: Data) -> Tensor:
+        """The log-likelihood of the recorded actions by distributions [B, H, D]: [B, H], nats."""
+        ...
+
+    def divergence(self, prediction: Tensor, data: Data) -> Tensor:
+        """The mean KL from what the actions were drawn from to distributions [B, H, D], a scalar, nats."""
         ...
 
 
@@ -481,6 +516,26 @@ class Interactive(Suite):
         )
 
     @abstractmethod
+    def collect(self, tasks: Tasks, params: Params | Actor, role: Role, step: int, generator: Generator) -> Data:
+        """As of `Suite`, acted by the suite's network with parameters [T, ...], or by policies with a memory."""
+
+    def acted(self, data: Data) -> Acted:
+        """One task's recorded episodes.
+
+        Raises:
+            BenchError: the suite does not say; a learner that wants them cannot meet it.
+        """
+        raise BenchError(f"{type(self).__name__} does not define acted(data), which this learner reads.")
+
+    def log_prob(self, prediction: Tensor, data: Data) -> Tensor:
+        """The log-likelihood of the recorded actions by distributions [B, H, D]: [B, H], nats.
+
+        Raises:
+            BenchError: the suite does not say; a learner that wants it cannot meet it.
+        """
+        raise BenchError(f"{type(self).__name__} does not define log_prob(prediction, data), which this learner reads.")
+
+    @abstractmethod
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
 
@@ -516,6 +571,8 @@ class Learner(ABC):
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
     chases: ClassVar[bool] = False  # whether the query only says where to go: a constant to the meta-gradient
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
+    remembers: ClassVar[bool] = False  # it acts by `act` with a memory of its own, not by the suite's network
+    own_outer: ClassVar[bool] = False  # `outer` is part of the method, and goes before the suite's rule
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
     train_view: ClassVar[str] = ""  # the suite's method that gives what to train on, if not the suite itself
     test_view: ClassVar[str] = ""  # likewise, what to be scored on
@@ -570,6 +627,13 @@ class Learner(ABC):
     def predict(self, meta: Meta, state: State, task: Task, data: Data) -> Prediction:
         """What the learner predicts in a state: by the suite's network, or by whatever else it has."""
         return task.predict(self.params(meta, state), data)
+
+    def act(self, meta: Meta, state: State, task: Task, moment: Moment) -> tuple[Tensor, State]:
+        """One time-step of a learner that `remembers`: distributions [B, D] and the state with a newer memory.
+
+        What an episode leaves to the next is for `step` to say: it, and `predict`, do the same on what was recorded.
+        """
+        raise NotImplementedError
 
     def adapted(self, meta: Meta, task: Task, episode: Episode) -> State:
         """The learner after all inner steps: state_{k+1} = step(state_k) on the support."""

@@ -13,7 +13,7 @@ from bench.core import seeds
 from bench.core.errors import ManifestError
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_leaves
-from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, Suite, Tasks
+from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, State, Suite, Tasks
 from bench.learning.engines.vectorised import over_tasks
 from bench.learning.rollouts import adapted
 
@@ -132,10 +132,11 @@ def _rolled_out(
         some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
         stages = adapted(suite, algorithm, meta, some, its_noise, steps, generator, device)
         with torch.no_grad():
-            scores = [over_tasks(_acted(suite))(stage.params, stage.data) for stage in stages]
+            scores = [over_tasks(_acted(suite, algorithm, meta))(stage.state, stage.data) for stage in stages]
         parts.append({name: torch.stack([s[name] for s in scores], 1) for name in scores[0]})
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
-def _acted(suite: Suite) -> Callable[[Params, Data], dict[str, Tensor]]:
-    return lambda params, data: suite.score(suite.predict(params, data), data)
+def _acted(suite: Suite, algorithm: Learner, meta: Meta) -> Callable[[State, Data], dict[str, Tensor]]:
+    task = SuiteTask(suite)
+    return lambda state, data: task.score(algorithm.predict(meta, state, task, data), data)

@@ -12,7 +12,7 @@ from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 def objective(suite: Suite, algorithm: Learner) -> Callable[[Meta, Episode], Tensor]:
     """One task's meta-loss; where the suite is interactive, with its credit for what the support explored."""
     task = SuiteTask(suite)
-    if not isinstance(suite, Interactive):
+    if not isinstance(suite, Interactive) or algorithm.remembers:  # whose meta-loss is of all that it did
         return lambda meta, episode: algorithm.meta_loss(meta, task, episode)
     credit = suite.exploration
 

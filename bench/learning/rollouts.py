@@ -7,20 +7,38 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 from torch.func import vmap
 
 from bench.core.task import SuiteTask
-from bench.core.trees import tree_leaves, tree_map
-from bench.core.types import Data, Episode, Interactive, Learner, Meta, Params, Role, Tasks
+from bench.core.trees import to, tree_leaves, tree_map
+from bench.core.types import Data, Episode, Interactive, Learner, Meta, Moment, Params, Role, State, Tasks
 
 
 class Stage(NamedTuple):
     """What the tasks showed after some inner steps."""
 
     step: int  # inner steps taken
-    params: Params  # that acted, leaves [T, ...]
+    state: State  # that acted, leaves [T, ...]
     data: Data  # leaves [T, ...]
+
+
+class Actor:
+    """The tasks' policies with what they remember: called once a time-step, from the first of an episode on."""
+
+    def __init__(self, algorithm: Learner, meta: Meta, state: State, task: SuiteTask) -> None:
+        """`state`, leaves [T, ...], is left as it is: what an episode leaves behind is for the inner step to say."""
+        self.algorithm, self.meta, self.state, self.task = algorithm, meta, state, task
+
+    def __call__(self, moment: Moment) -> Tensor:
+        """The distributions' parameters, [T, B, D]."""
+
+        def one(state: State, moment: Moment) -> tuple[Tensor, State]:
+            return self.algorithm.act(self.meta, state, self.task, moment)
+
+        with torch.no_grad():
+            prediction, self.state = vmap(one)(self.state, moment)
+        return prediction
 
 
 def adapted(
@@ -40,11 +58,14 @@ def adapted(
         state = vmap(lambda t, n: algorithm.start(meta, n), randomness="error")(torch.zeros(count), noise)
     for k in range(steps + 1):
         with torch.no_grad():
-            params = vmap(lambda s: algorithm.params(meta, s))(state)
             role: Role = "support" if k < steps else "query"
-            here = {name: p.cpu() for name, p in params.items()}  # where the environments are
-            data = tree_map(lambda x: x.to(device), suite.collect(tasks, here, role, k, generator))
-        yield Stage(k, params, data)
+            acts: Params | Actor  # where the environments are
+            if algorithm.remembers:
+                acts = Actor(algorithm, to(meta, "cpu"), to(state, "cpu"), task)
+            else:
+                acts = {name: p.cpu() for name, p in vmap(lambda s: algorithm.params(meta, s))(state).items()}
+            data = tree_map(lambda x: x.to(device), suite.collect(tasks, acts, role, k, generator))
+        yield Stage(k, state, data)
         if k < steps:
             with torch.no_grad():
                 state = vmap(lambda s, d, k=k: algorithm.step(meta, s, task, d, k))(state, data)

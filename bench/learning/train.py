@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor
@@ -73,9 +74,10 @@ def train(
     while state.iteration < until:
         began = time.perf_counter()
         batch = next(batches)
-        loss, gradient = gradients.at(state.iteration)(state.meta, batch)
+        again = partial(gradients.at(state.iteration), state.meta, batch)
+        loss, gradient = again()
         state.whole = False
-        noted = rule.update(gradient, batch, state.iteration)
+        noted = rule.update(gradient, batch, state.iteration, again)
         state.rejected += bool(noted.pop("rejected", 0.0))
         value = loss.item()
         seconds = time.perf_counter() - began

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from bench.core.types import Interactive, Metric, Params, Role, Split, Tasks
+from bench.core.types import Acted, Actor, Interactive, Metric, Moment, Params, Role, Split, Tasks
 from suites.parts.policies import Policy
 
 Estimator = Literal["maml", "lvc", "dice", "emaml"]
@@ -48,6 +48,7 @@ class Trajectories(NamedTuple):
     unstable: Tensor  # [B], bool: ended since the simulation broke down
     behaviour: Tensor | tuple[()]  # [B, H, D]: what the actions were drawn from; () of a support, which is never judged
     success: Tensor | tuple[()] = ()  # [B], 1 where the episode reached what the environment calls success, if any
+    explored: Tensor | tuple[()] = ()  # [B, H, D]: of a support, what its actions were drawn from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +101,27 @@ class Reinforcement(Interactive):
         generator = torch.Generator().manual_seed(0)
         self.environment().reset(self.sample(1, split, generator), 1, generator)
 
-    def collect(self, tasks: Tasks, params: Params, role: Role, step: int, generator: Generator) -> Trajectories:
-        """Episodes of the tasks' policies, parameters [T, ...], with advantages; leaves [T, B, ...]."""
+    def collect(
+        self, tasks: Tasks, params: Params | Actor, role: Role, step: int, generator: Generator
+    ) -> Trajectories:
+        """Episodes of the tasks' policies, parameters [T, ...], or of an actor's, with advantages; leaves [T, B, ...].
+
+        For an actor with a memory each trajectory is a trial of its own, whose episodes follow each other over the
+        inner steps: trajectory b of a step goes on from what was remembered at the end of b in the step before.
+        """
         with torch.no_grad():
-            seen = self.rollout(tasks, {name: p.detach() for name, p in params.items()}, generator)
+            seen = self.rollout(tasks, params, generator)
             values = baseline(seen.observations, discounted(seen.rewards, self.discount), seen.mask)
             after = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], -1)
             surprise = (seen.rewards + self.discount * after - values) * seen.mask
             advantages, scale = standardised(discounted(surprise, self.discount * self.gae), seen.mask)
         if role == "support":
-            return seen._replace(advantages=advantages * self.pace(step), scale=scale, behaviour=())
+            return seen._replace(
+                advantages=advantages * self.pace(step), scale=scale, behaviour=(), explored=seen.behaviour
+            )
         return seen._replace(advantages=advantages, scale=scale)
 
-    def rollout(self, tasks: Tasks, params: Params, generator: Generator) -> Trajectories:
+    def rollout(self, tasks: Tasks, params: Params | Actor, generator: Generator) -> Trajectories:
         """A fixed quota of complete episodes, leaves [T, B, ...], without advantages."""
         environment, policy = self.environment(), self.policy
         observation = environment.reset(tasks, self.trajectories, generator)
@@ -120,8 +129,9 @@ class Reinforcement(Interactive):
         alive = torch.ones(observation.shape[:2], dtype=torch.bool)
         unstable = ~alive
         rows: list[tuple[Tensor, ...]] = []
+        moment = Moment(observation, torch.zeros_like(noise[0]), torch.zeros(alive.shape), alive)
         for eps in noise:
-            behaviour = self.act(params, observation)
+            behaviour = params(moment) if callable(params) else self.act(params, observation)
             action = policy.sample(behaviour, eps)
             seen, reward, done = environment.step(action)
             broken = alive & ~(seen.isfinite().all(-1) & reward.isfinite())
@@ -131,6 +141,8 @@ class Reinforcement(Interactive):
             if not alive.any():
                 break
             observation = torch.where(alive.unsqueeze(-1), seen, observation)  # what is over stays where it was
+            if callable(params):
+                moment = Moment(observation, policy.shown(action), rows[-1][2], torch.zeros_like(alive))
         observations, actions, rewards, mask, behaviours = (
             _padded(torch.stack(row, 2), environment.horizon) for row in zip(*rows, strict=True)
         )
@@ -177,6 +189,16 @@ class Reinforcement(Interactive):
             weight = log_prob
         return -(weight * data.advantages * mask * (mask.numel() / mask.sum())).flatten()
 
+    def acted(self, data: Trajectories) -> Acted:
+        """What was recorded."""
+        behaviour = cast(Tensor, data.explored if isinstance(data.behaviour, tuple) else data.behaviour)
+        actions = self.policy.shown(data.actions).to(data.rewards.dtype)
+        return Acted(data.observations, actions, data.rewards, data.mask, data.advantages, behaviour)
+
+    def log_prob(self, prediction: Tensor, data: Trajectories) -> Tensor:
+        """The log-likelihood of the recorded actions, [B, H]."""
+        return self.policy.log_prob(prediction, data.actions)
+
     def exploration(self, params: Params, support: Trajectories, query: Trajectories) -> Tensor | None:
         """Minus log π(support) times what the query earned per step: the term that E-MAML adds; else None.
 
@@ -190,9 +212,7 @@ class Reinforcement(Interactive):
 
     def divergence(self, prediction: Tensor, data: Trajectories) -> Tensor:
         """Mean KL from the behaviour to the prediction over the steps taken, nats."""
-        if isinstance(data.behaviour, tuple):
-            raise ValueError("a support has no behaviour to compare with")
-        kl = self.policy.divergence(data.behaviour, prediction) * data.mask
+        kl = self.policy.divergence(self.acted(data).behaviour, prediction) * data.mask
         return kl.sum() / data.mask.sum()
 
     def excerpt(self, data: Trajectories) -> Trajectories:

@@ -31,6 +31,10 @@ class Policy(nn.Module):
         """Actions, [..., A], or whole numbers [...]."""
         raise NotImplementedError
 
+    def shown(self, actions: Tensor) -> Tensor:
+        """Actions as numbers that a network can read, [..., A], float."""
+        return actions
+
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         """The log-likelihood of actions, [...], nats."""
         raise NotImplementedError
@@ -114,6 +118,10 @@ class Categorical(Policy):
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """The actions' numbers, [...]."""
         return (parameters + noise).argmax(-1)
+
+    def shown(self, actions: Tensor) -> Tensor:
+        """One-hot."""
+        return (actions.unsqueeze(-1) == torch.arange(self.actions, device=actions.device)).float()
 
     def log_prob(self, parameters: Tensor, actions: Tensor) -> Tensor:
         """The action's log-softmax."""

@@ -263,7 +263,7 @@ def test_the_rate_is_in_our_units_and_too_many_drawings_are_refused() -> None:
 def test_entries_of_the_meta_gradient_are_cut_as_the_protocol_says() -> None:
     assert MiniImagenet(queries=1).clip == 10.0
     rule = Descent(Adam(0.001), {"w": torch.zeros(2)}, [], clip=10.0)
-    rule.update({"w": torch.tensor([-200.0, 3.0])}, Episode((), ()), 0)
+    rule.update({"w": torch.tensor([-200.0, 3.0])}, Episode((), ()), 0, lambda: (torch.zeros(()), {}))
     assert rule.memory[0]["exp_avg"].tolist() == pytest.approx([-1.0, 0.3])  # Adam's mean after one step: a tenth
 
 

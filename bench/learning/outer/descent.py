@@ -1,5 +1,6 @@
 """Gradient descent on Meta, by the optimiser and the schedule that a learner declares."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from bench.core.trees import tree_leaves
 from bench.core.types import Episode, Meta
 
 Memory = list[dict[str, Tensor]]  # what an optimiser keeps, for each leaf of Meta that it moves
+Again = Callable[[], tuple[Tensor, Meta]]
 
 
 class Rule(Protocol):
@@ -16,8 +18,11 @@ class Rule(Protocol):
 
     memory: Memory
 
-    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
-        """Moves Meta by what is learned from a batch, after `iteration` others; what to note of it."""
+    def update(self, gradient: Meta, batch: Episode, iteration: int, again: Again) -> dict[str, float]:
+        """Moves Meta by what is learned from a batch, after `iteration` others; what to note of it.
+
+        `again` gives the batch's loss and gradient where Meta is by then.
+        """
         ...
 
 
@@ -35,13 +40,18 @@ class Descent:
             self.optimiser.state[leaf] = kept
         self.memory: Memory = [self.optimiser.state[leaf] for leaf in self.leaves]
 
-    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
-        """One step of the optimiser."""
+    def update(self, gradient: Meta, batch: Episode, iteration: int, again: Again) -> dict[str, float]:
+        """One step of the optimiser for each of the rule's epochs."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.outer.rate_at(iteration)
+        self._step(gradient)
+        for _ in range(self.outer.epochs - 1):
+            self._step(again()[1])
+        return {}
+
+    def _step(self, gradient: Meta) -> None:
         slopes = tree_leaves(gradient)
         for leaf, place in zip(self.leaves, self.places, strict=True):
             g = slopes[place]
             leaf.grad = g if self.clip is None else g.clamp(-self.clip, self.clip)
         self.optimiser.step()
-        return {}

@@ -16,7 +16,7 @@ from bench.core.outer import Outer
 from bench.core.trees import tree_flatten, tree_leaves, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.objective import objective, prediction
-from bench.learning.outer.descent import Memory
+from bench.learning.outer.descent import Again, Memory
 
 Vector = list[Tensor]  # of meta's leaves
 
@@ -34,9 +34,10 @@ class TRPO(NamedTuple):
 def outer_of(suite: Suite, algorithm: Learner, iterations: int) -> Outer | TRPO:
     """How Meta moves in a run of so many meta-iterations: by the suite's own rule, else as the learner declares.
 
-    Where the learner's rate would stay what it is, it falls as the suite's protocol says.
+    A learner whose rule is part of the method (`own_outer`) goes before the suite; where the learner's rate would stay
+    what it is, it falls as the suite's protocol says.
     """
-    if isinstance(suite, Interactive) and suite.outer == "trpo":
+    if isinstance(suite, Interactive) and suite.outer == "trpo" and not algorithm.own_outer:
         return TRPO()
     outer = algorithm.outer
     if suite.decay is not None and outer.schedule == "constant":
@@ -91,7 +92,7 @@ class TrustRegion:
         self.suite, self.algorithm, self.meta = suite, algorithm, meta
         self.memory: Memory = []
 
-    def update(self, gradient: Meta, batch: Episode, iteration: int) -> dict[str, float]:
+    def update(self, gradient: Meta, batch: Episode, iteration: int, again: Again) -> dict[str, float]:
         """One step; its KL, how many sizes were tried, and whether none was good."""
         move = trpo(self.suite, self.algorithm, self.meta, gradient, batch)
         for leaf, new in zip(tree_leaves(self.meta), tree_leaves(move.meta), strict=True):
