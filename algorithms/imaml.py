@@ -38,7 +38,7 @@ class IMAML(Learner):
 
     family: ClassVar[Family] = "gradient-based"
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
-    second_order: ClassVar[bool] = False  # type: ignore[misc]  # not the gradient of the steps that were taken
+    second_order: ClassVar[bool] = False  # not the gradient of the steps that were taken
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """φ − α (∇L(φ) + λ (φ − θ))."""
@@ -69,9 +69,6 @@ class IMAML(Learner):
         solved = conjugate_gradient(product, pulled, self.cg_steps)
         # What is 0 where φ is optimal, as a function of θ: that implies how φ moves, also with what does not adapt.
         here = {**meta, **moved}
-        optimal = slope(here, support)
-        gaps = [
-            solved[name] / self.strength * (optimal[name] + self.strength * (moved[name] - meta[name])) for name in moved
-        ]
-        implied = torch.stack([gap.sum() for gap in gaps]).sum()
+        optimal = {name: g / self.strength + moved[name] - meta[name] for name, g in slope(here, support).items()}
+        implied = torch.stack([(solved[name] * gap).sum() for name, gap in optimal.items()]).sum()
         return task.loss(here, episode.query) - (implied - implied.detach())

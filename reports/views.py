@@ -20,9 +20,10 @@ NONE = "–"
 COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
+ADAPTING = "adapt ms/task"
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
-    "s/iteration", "train s", "compile s", "peak MB", "outcome",
+    "s/iteration", "train s", "compile s", ADAPTING, "peak MB", "outcome",
 )  # fmt: skip
 Mark = Literal["", "best", "level"]
 
@@ -115,7 +116,7 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
             found = Interval(own["mean"], own["low"], own["high"])
             row[columns[own["metric"]]] = Entry(plus_minus(found), found.value, interval=found)
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
-        rows.append(row | _cost(arms[str(arm)]))
+        rows.append(row | _cost(arms[str(arm)], str(setting)))
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
     rows += [_keys(part.iloc[0]) | {"seeds": Entry("0", 0.0)} | _cost(part) for part in without]
     return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
@@ -168,6 +169,11 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         ", ".join(sorted(set(mine[name].astype(str)))) for name in ("selection", "engine", "device", "threads")
     )
     yield f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}"
+    if any(json.loads(text) for text in mine["test_seconds"]):
+        yield (
+            f"{ADAPTING}: adapting to a test task, @{about['report_steps'][-1]} or by the one look that a method "
+            "takes, and one prediction of its query; tasks side by side, eager; neither data nor scores"
+        )
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
         what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
         yield f"{what}; see cells/{row['cell']}/log.txt"
@@ -405,11 +411,12 @@ def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequen
     return View(name, title, columns, whole, tuple(notes))
 
 
-def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
+def _cost(cells: pd.DataFrame, setting: str = "") -> dict[str, Entry]:
     cells = cells.sort_values("seed")  # so that the same data have the same sums in whatever order they come
     first = cells.iloc[0]
     pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
     steps = cells["environment_steps"].sum(min_count=1)
+    taken = [json.loads(text).get(setting, math.nan) for text in cells["test_seconds"]]
     chosen: dict[str, dict[str, None]] = {}
     for name, value in (pair for text in cells["selected"] for pair in json.loads(text).items()):
         chosen.setdefault(name, {})[f"{value:g}" if isinstance(value, float) else str(value)] = None
@@ -425,6 +432,7 @@ def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
         "s/iteration": _number(pace, ".4f"),
         "train s": Entry(f"{cells['train_seconds'].sum():,.0f}", float(cells["train_seconds"].sum())),
         "compile s": Entry(f"{cells['compile_seconds'].sum():,.0f}", float(cells["compile_seconds"].sum())),
+        ADAPTING: _number(1e3 * float(pd.Series(taken).median()), ".3g"),
         "peak MB": _number(peak / 1e6),
         "outcome": Entry(outcome, outcome),
     }
