@@ -28,7 +28,7 @@ class IMAML(Learner):
     inner_lr: Annotated[
         float | None,
         Field(gt=0, description="α; unless given, 0.1 as published for classes, and 0.01 for numbers: our choice"),
-        Search(0.003, 0.3, log=True),
+        Search(0.003, 0.2, log=True),
     ] = None
     strength: Annotated[float, Field(gt=0, description="λ"), Search(0.1, 5, log=True)] = 2.0
     pull: Annotated[Literal["always", "once"], Field(description="")] = "always"

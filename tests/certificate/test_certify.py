@@ -51,6 +51,7 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     "maml": {},
     "fomaml": {CLOSED: "n/a: it claims first order"},
     "metasgd": {CLOSED: OWN},
+    "imaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "finetune": OPERATORLESS | PEERLESS | {CLOSED: OWN},
     "scratch": OPERATORLESS
     | dict.fromkeys((FROZEN, ORDERS, CLOSED, ENGINES, TRACES, HEAD, LABELS, SURROGATE, RECORDED), STILL)

@@ -1,0 +1,73 @@
+"""What is measured while test tasks are scored."""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from algorithms.finetune import Finetune
+from algorithms.maml import MAML
+from bench.core import seeds
+from bench.core.task import SuiteTask
+from bench.core.types import Data, Learner, Params, Prediction, Task
+from bench.learning.evaluate import Clock, quoted_step, traces
+from suites.glyphs import Glyphs
+from suites.sinusoid import Sinusoid
+from tests.probes.protonet import ProtoNet
+
+COMMON = {"outer_lr": 0.01, "meta_batch": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slow(MAML):
+    """An inner step takes 20 ms longer, a prediction 50."""
+
+    def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
+        time.sleep(0.02)
+        return super().step(meta, state, task, data, k)
+
+    def predict(self, meta: Params, state: Params, task: Task, data: Data) -> Prediction:
+        time.sleep(0.05)
+        return super().predict(meta, state, task, data)
+
+
+def seconds(of: type[MAML], until: int, count: int = 4, by_task: bool = False) -> float:
+    suite, learner = Sinusoid(), of(inner_lr=0.01, steps=1, **COMMON)
+    generator, clock = seeds.generator(0), Clock(until)
+    meta, tasks = learner.init(SuiteTask(suite), generator), suite.sample(count, "test", generator)
+    traces((suite, suite), learner, meta, tasks, 5, by_task=by_task, clock=clock)
+    assert clock.tasks == count
+    assert clock.per_task is not None
+    return clock.per_task * count
+
+
+@pytest.mark.parametrize(("until", "planted"), [(0, 0.05), (3, 0.11)])
+def test_the_clock_counts_the_steps_before_a_prediction_and_that_prediction_once(until: int, planted: float) -> None:
+    assert planted <= seconds(Slow, until) < planted + 0.05  # of six predictions for two variants, and of five steps
+
+
+def test_tasks_that_go_one_after_the_other_are_all_counted() -> None:
+    assert 2 * 0.07 <= seconds(Slow, 1, count=2, by_task=True) < 2 * 0.07 + 0.05
+
+
+def test_scores_are_the_same_bits_with_a_clock() -> None:
+    suite, learner = Sinusoid(), MAML(inner_lr=0.01, steps=1, **COMMON)
+    meta = learner.init(SuiteTask(suite), seeds.generator(0))
+    tasks = suite.sample(3, "test", seeds.generator(1))
+    without, with_it = (traces((suite,), learner, meta, tasks, 2, clock=clock) for clock in (None, Clock(1)))
+    assert torch.equal(without[0]["mse"], with_it[0]["mse"])
+
+
+@pytest.mark.parametrize(
+    ("suite", "learner", "steps"),
+    [
+        (Sinusoid(), MAML(inner_lr=0.01, steps=1, **COMMON), 10),
+        (Sinusoid(), Finetune(**COMMON), 10),  # whose pretraining has no inner steps
+        (Glyphs(), ProtoNet(**COMMON), 1),
+    ],
+)
+def test_a_learner_is_quoted_at_the_last_report_step_or_after_the_looks_it_takes(
+    suite: Sinusoid | Glyphs, learner: Learner, steps: int
+) -> None:
+    assert quoted_step(suite, learner) == steps
