@@ -20,11 +20,11 @@ NONE = "–"
 COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
-ADAPTING = "adapt ms/task"
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
-    "s/iteration", "train s", "compile s", ADAPTING, "peak MB", "outcome",
+    "s/iteration", "train s", "compile s", "peak MB", "outcome",
 )  # fmt: skip
+ADAPTING = "adapt ms/task"  # of each setting, where other costs are of the training
 Mark = Literal["", "best", "level"]
 
 
@@ -115,8 +115,9 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
         for own in its.to_dict("records"):
             found = Interval(own["mean"], own["low"], own["high"])
             row[columns[own["metric"]]] = Entry(plus_minus(found), found.value, interval=found)
+        row[ADAPTING] = _adapting(arms[str(arm)], str(setting))
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
-        rows.append(row | _cost(arms[str(arm)], str(setting)))
+        rows.append(row | _cost(arms[str(arm)]))
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
     rows += [_keys(part.iloc[0]) | {"seeds": Entry("0", 0.0)} | _cost(part) for part in without]
     return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
@@ -411,12 +412,16 @@ def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequen
     return View(name, title, columns, whole, tuple(notes))
 
 
-def _cost(cells: pd.DataFrame, setting: str = "") -> dict[str, Entry]:
+def _adapting(cells: pd.DataFrame, setting: str) -> Entry:
+    taken = [json.loads(text).get(setting, math.nan) for text in cells["test_seconds"]]
+    return _number(1e3 * float(pd.Series(taken).median()), ".3g")
+
+
+def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
     cells = cells.sort_values("seed")  # so that the same data have the same sums in whatever order they come
     first = cells.iloc[0]
     pace, peak = cells["seconds_per_iteration"].median(), cells["peak_bytes"].max()
     steps = cells["environment_steps"].sum(min_count=1)
-    taken = [json.loads(text).get(setting, math.nan) for text in cells["test_seconds"]]
     chosen: dict[str, dict[str, None]] = {}
     for name, value in (pair for text in cells["selected"] for pair in json.loads(text).items()):
         chosen.setdefault(name, {})[f"{value:g}" if isinstance(value, float) else str(value)] = None
@@ -432,7 +437,6 @@ def _cost(cells: pd.DataFrame, setting: str = "") -> dict[str, Entry]:
         "s/iteration": _number(pace, ".4f"),
         "train s": Entry(f"{cells['train_seconds'].sum():,.0f}", float(cells["train_seconds"].sum())),
         "compile s": Entry(f"{cells['compile_seconds'].sum():,.0f}", float(cells["compile_seconds"].sum())),
-        ADAPTING: _number(1e3 * float(pd.Series(taken).median()), ".3g"),
         "peak MB": _number(peak / 1e6),
         "outcome": Entry(outcome, outcome),
     }
