@@ -27,6 +27,17 @@ def table(frame: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def adapting(frame: pd.DataFrame) -> pd.DataFrame:
+    """What adapting at test costs as text, one row per suite, algorithm and number of tasks; none where nothing was."""
+    own = frame[frame["test_seconds"].notna()].drop_duplicates(["suite", "algorithm", "tasks"])
+    shown = pd.DataFrame({key: own[key].astype(str) for key in ("suite", "algorithm")})
+    shown["steps"] = [f"{steps:.0f}" for steps in own["test_steps"]]
+    shown["tasks"] = own["tasks"].astype(str)
+    shown["ms/task"] = [_span(*row) for row in _columns(1e3 * own[["test_seconds", "test_low", "test_high"]])]
+    shown["MFLOP/task"] = [_number(1e3 * v) for v in own["test_gflop"]]
+    return shown
+
+
 def growth(frame: pd.DataFrame) -> pd.DataFrame:
     """How seconds grow: a + b steps + c tasks + d steps x tasks, fitted to relative errors; needs 2 x 2 settings.
 

@@ -75,6 +75,7 @@ def _about(record: Record) -> dict[str, Any]:
         "selected": json.dumps({**tuned, **record.selected}, sort_keys=True, default=str),
         "compile_seconds": record.compile_seconds,
         "evaluate_seconds": record.evaluate_seconds,
+        "test_seconds": json.dumps(record.test_seconds),
         "finished": record.finished,
         "digest": record.digest,
         "metric": judged.headline.name,

@@ -24,6 +24,7 @@ COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
 )  # fmt: skip
+ADAPTING = "adapt ms/task"  # of each setting, where other costs are of the training
 Mark = Literal["", "best", "level"]
 
 
@@ -114,6 +115,7 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
         for own in its.to_dict("records"):
             found = Interval(own["mean"], own["low"], own["high"])
             row[columns[own["metric"]]] = Entry(plus_minus(found), found.value, interval=found)
+        row[ADAPTING] = _adapting(arms[str(arm)], str(setting))
         row |= {name: Entry(f"{first[name]:,}", float(first[name])) for name in ("tasks", "seeds")}
         rows.append(row | _cost(arms[str(arm)]))
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
@@ -168,6 +170,11 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         ", ".join(sorted(set(mine[name].astype(str)))) for name in ("selection", "engine", "device", "threads")
     )
     yield f"checkpoint: {checkpoints}; engine: {engines}; device: {devices}, threads: {threads}"
+    if any(json.loads(text) for text in mine["test_seconds"]):
+        yield (
+            f"{ADAPTING}: adapting to a test task, @{about['report_steps'][-1]} or by the one look that a method "
+            "takes, and one prediction of its query; tasks side by side, eager; neither data nor scores"
+        )
     for row in mine[mine["outcome"] != "finished"].to_dict("records"):
         what = f"{row['algorithm']}, seed {row['seed']}, {row['outcome']}: {row['message']}"
         yield f"{what}; see cells/{row['cell']}/log.txt"
@@ -403,6 +410,11 @@ def _view(name: str, title: str, rows: Sequence[dict[str, Entry]], notes: Sequen
     columns = tuple(c for c in columns if any(row.get(c, Entry(NONE)).text not in (NONE, "none") for row in rows))
     whole = tuple(tuple(row.get(column, Entry(NONE)) for column in columns) for row in rows)
     return View(name, title, columns, whole, tuple(notes))
+
+
+def _adapting(cells: pd.DataFrame, setting: str) -> Entry:
+    taken = [json.loads(text).get(setting, math.nan) for text in cells["test_seconds"]]
+    return _number(1e3 * float(pd.Series(taken).median()), ".3g")
 
 
 def _cost(cells: pd.DataFrame) -> dict[str, Entry]:

@@ -105,7 +105,7 @@ class _Life:
             return record_of(self.cell, "diverged", str(error), state.iteration, peak, state)
         self.watch.scores(self.cell)
         began = time.perf_counter()
-        scores, selected = self.protocol.score(state)
+        scores, selected, test_seconds = self.protocol.score(state)
         curve = curve_of(state)
         self.hold.check()
         tables = {"scores.parquet": scores, "curve.parquet": curve}
@@ -122,6 +122,7 @@ class _Life:
             cautions=self._cautions(state),
             selected=selected,
             evaluate_seconds=time.perf_counter() - began,
+            test_seconds=test_seconds,
             chunk_tasks=self.protocol.chunk,
             environment_steps=int(state.counts["environment_steps"]) if state.counts else None,
         )

@@ -204,6 +204,7 @@ class Record(BaseModel):
     train_seconds: float = 0.0  # without compiling, summed over resumed pieces
     compile_seconds: float = 0.0
     evaluate_seconds: float = 0.0
+    test_seconds: dict[str, float] = {}  # setting -> a test task: adapting to the last report step, and one prediction
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
     why_by_task: str = ""  # why one task after the other was computed, if so

@@ -3,8 +3,11 @@
 Letters: T tasks, K inner steps.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -51,6 +54,42 @@ def steps_of(suite: Suite, algorithm: Learner) -> int:
     return max(STEPS, algorithm.steps, *suite.report_steps)
 
 
+def quoted_step(suite: Suite, algorithm: Learner) -> int:
+    """The inner steps after which a learner is judged: the suite's last report step, or as many as it looks once in."""
+    once = algorithm.steps and "steps" not in {field.name for field in fields(algorithm)}
+    return algorithm.steps if once else suite.report_steps[-1]
+
+
+@dataclass
+class Clock:
+    """Seconds of adapting to an inner step and of one prediction there: no other step's, and neither data nor scores.
+
+    Tasks go together as they are scored, so that it is their time divided by their number.
+    """
+
+    until: int  # the inner step
+    device: str = "cpu"
+    seconds: float = 0.0
+    tasks: int = 0
+
+    @contextlib.contextmanager
+    def counting(self, counts: bool) -> Iterator[None]:
+        """Takes the time of what is done meanwhile, if it counts."""
+        began = self._now() if counts else 0.0
+        yield
+        self.seconds += self._now() - began if counts else 0.0
+
+    @property
+    def per_task(self) -> float | None:
+        """Seconds; None before any task."""
+        return self.seconds / self.tasks if self.tasks else None
+
+    def _now(self) -> float:
+        if self.device != "cpu":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
 def trace(
     suite: Suite,
     algorithm: Learner,
@@ -76,11 +115,13 @@ def traces(
     kept: Params | None = None,
     *,
     by_task: bool = False,
+    clock: Clock | None = None,
 ) -> list[dict[str, Tensor]]:
     """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them.
 
     Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are any; what vmap
-    cannot take goes `by_task`.
+    cannot take goes `by_task`. The `clock` takes the time of adapting and of predicting for the first of them; nothing
+    of suites that are acted in, whose environments would be most of it.
     """
     acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
     if acted_in:
@@ -88,15 +129,21 @@ def traces(
     task = SuiteTask(variants[0])
     views = [SuiteTask.tested(variant, kept or {}) for variant in variants]
     generator = seeds.generator("evaluate", variants[0].setting)
+    clock = clock or Clock(-1)
 
+    # The clock is read while vmap runs this, once for all tasks at a time.
     def one(support: Data, queries: tuple[Data, ...], noise: Data) -> list[dict[str, Tensor]]:
-        state = algorithm.start(meta, noise)
+        with clock.counting(clock.until >= 0):
+            state = algorithm.start(meta, noise)
         scores = []
         for k in range(steps + 1):
-            seen = [algorithm.predict(meta, state, view, query) for view, query in zip(views, queries, strict=True)]
+            with clock.counting(k == clock.until):
+                seen = [algorithm.predict(meta, state, views[0], queries[0])]
+            seen += [algorithm.predict(meta, state, v, q) for v, q in zip(views[1:], queries[1:], strict=True)]
             scores.append([v.score(p, query) for v, p, query in zip(views, seen, queries, strict=True)])
             if k < steps:
-                state = algorithm.step(meta, state, task, support, k)
+                with clock.counting(k < clock.until):
+                    state = algorithm.step(meta, state, task, support, k)
         return [_stacked([at_step[i] for at_step in scores]) for i in range(len(queries))]
 
     parts = []
@@ -108,6 +155,7 @@ def traces(
             support = to(variants[0].collect(some, meta, "support", 0, generator), device)
             queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
             parts.append(over_tasks(one, by_task=by_task)(support, queries, its_noise))
+            clock.tasks += len(tree_leaves(some)[0])
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]

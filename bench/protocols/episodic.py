@@ -20,7 +20,7 @@ from bench.core.trees import named_leaves, part, shapes_of, to, tree_map
 from bench.core.types import Interactive, Learner, Meta, Params, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
-from bench.learning.evaluate import manifest, steps_of, trace, traces
+from bench.learning.evaluate import Clock, manifest, quoted_step, steps_of, trace, traces
 from bench.learning.outer.descent import Descent, Rule
 from bench.learning.outer.trpo import TRPO, TrustRegion, outer_of
 from bench.learning.train import Gradients, MetaGradient, Validation, train
@@ -36,6 +36,7 @@ class Scores(NamedTuple):
 
     table: pd.DataFrame  # setting, norm, metric, task, step, value
     selected: dict[str, Any]  # fields that validation tasks chose
+    seconds: dict[str, float]  # setting -> those of a task: see `Clock`; empty where they are not measured
 
 
 class Learned(NamedTuple):
@@ -83,7 +84,10 @@ class Episodic:
         meta, kept = state.chosen(self.spec.selection == "best")
         learned = Learned(self.views.fit(meta, self.spec.seed, self.spec.device), kept)
         algorithm, selected = self._select(self.algorithm.at(state.iteration), learned)
-        return Scores(self._test(algorithm, learned), selected)
+        clocks: dict[str, Clock] = {}
+        table = self._test(algorithm, learned, clocks)
+        took = {setting: clock.per_task for setting, clock in clocks.items()}
+        return Scores(table, selected, {setting: each for setting, each in took.items() if each is not None})
 
     def doubts(self, state: Training) -> dict[str, str]:
         """Signs that meta-training did not train: what -> in a sentence; none where nothing is trained."""
@@ -185,9 +189,9 @@ class Episodic:
         log.info("selected %s on the validation tasks", selected)
         return chosen, selected
 
-    def _test(self, algorithm: Learner, learned: Learned) -> pd.DataFrame:
+    def _test(self, algorithm: Learner, learned: Learned, clocks: dict[str, Clock]) -> pd.DataFrame:
         frames = []
-        for suite, scores in self._traces(algorithm, learned):
+        for suite, scores in self._traces(algorithm, learned, clocks):
             for name, values in scores.items():
                 count, steps = values.shape
                 frames.append(
@@ -204,7 +208,9 @@ class Episodic:
                 )
         return pd.concat(frames, ignore_index=True)
 
-    def _traces(self, algorithm: Learner, learned: Learned) -> Iterator[tuple[Suite, dict[str, Any]]]:
+    def _traces(
+        self, algorithm: Learner, learned: Learned, clocks: dict[str, Clock]
+    ) -> Iterator[tuple[Suite, dict[str, Any]]]:
         trial = self.spec.split == "validation"
         variants = self.views.tested.evaluations[:1] if trial else self.views.tested.evaluations
         count = self.spec.validation_tasks if trial else self.spec.test_tasks
@@ -216,5 +222,6 @@ class Episodic:
             if self.spec.engine == "learn2learn":
                 yield from ((variant, learn2learn.trace(variant, *rest)) for variant in alike)
             else:
-                found = traces(alike, *rest, learned.kept, by_task=self.spec.by_task)
+                clock = clocks[setting] = Clock(quoted_step(alike[0], algorithm), self.spec.device)
+                found = traces(alike, *rest, learned.kept, by_task=self.spec.by_task, clock=clock)
                 yield from zip(alike, found, strict=True)

@@ -1,4 +1,4 @@
-"""What a meta-iteration costs: `bench cost`, seconds, memory and FLOPs over inner steps and tasks.
+"""What a meta-iteration and what adapting at test cost: `bench cost`, seconds, memory and FLOPs.
 
 Variants are timed in alternation, round by round, so that a machine which slows down slows all of them and a ratio
 stays what it is.
@@ -16,11 +16,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, Self, get_args, get_type_hints
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,16 +33,18 @@ from bench.core.gradients import GradientName
 from bench.core.records import EngineName
 from bench.core.task import SuiteTask
 from bench.core.threads import threads as so_many_threads
-from bench.core.trees import to, tree_leaves, tree_map
-from bench.core.types import Episode, Learner, Meta, Suite
+from bench.core.trees import part, shapes_of, to, tree_leaves, tree_map
+from bench.core.types import Data, Episode, Interactive, Learner, Meta, Prediction, Role, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines import learn2learn, vectorised
+from bench.learning.evaluate import quoted_step
 from bench.planning.engines import timed
 from bench.planning.plan import algorithm_of, check_device, check_kind, suite_of, view
 
 ROUNDS = (3, 15)  # fewest and most timings of a variant ...
 LONG_ENOUGH = 10.0  # ... and the seconds after which the fewest will do
 REPLICATES = 1_000
+ADAPTING = ("test_steps", "test_seconds", "test_low", "test_high", "test_gflop")  # columns
 SIDE = 2_048  # of the square float32 matrices whose product is the machine's peak
 
 Call = Callable[[], object]
@@ -91,8 +94,11 @@ def cost(
         over_first, over_first_low, over_first_high (as the median of the rounds' ratios to the same algorithm, engine,
         steps and tasks in first order; NaN where there is none); peak_bytes (resident) and live_bytes (tensors), both
         above what was there before; gflop (counted on the plain algorithm, one task at a time) and share (of the rate
-        of a float32 matrix product, measured in the same rounds). What somebody's own code does not let be measured
-        has no rows; `attrs["broken"]` says what and why.
+        of a float32 matrix product, measured in the same rounds). And of adapting at test, the same in every row of an
+        algorithm with so many tasks side by side: test_steps (the suite's last report step, or as many as a learner
+        looks once in), test_seconds (a task's share, median) with test_low and test_high, test_gflop of one task; NaN
+        where a suite is acted in. What somebody's own code does not let be measured has no rows; `attrs["broken"]` says
+        what and why.
 
     Raises:
         BenchError: a name, number, engine or device that does not exist, or nothing that can be measured.
@@ -132,8 +138,18 @@ def cost(
                 for one in parse(text):
                     with alone(f"{one} on {named}"):
                         some = _variants(str(one), algorithm_of(catalogue, one, asked), count, size, engines)
-                        variants += [(variant, _seen(asked, variant, catalogue)) for variant in some]
+                        variants += [(v, _seen(asked, v.algorithm.train_view, v.name, catalogue)) for v in some]
                 rows += [{"suite": str(named), **row} for row in _measure(variants, device, alone)]
+            learners: dict[str, Learner] = {}
+            for one in parse(text) if asked else ():
+                with alone(f"{one} on {named}"):
+                    learners[str(one)] = algorithm_of(catalogue, one, asked)
+            for size in tasks if asked else ():
+                watch(f"{named}: adapting to {size} test tasks")
+                found = _measure_adapting(asked, learners, size, device, catalogue, alone)
+                here = (row for row in rows if (row["suite"], row["tasks"]) == (str(named), size))
+                for row in here:
+                    row |= found.get(row["algorithm"], dict.fromkeys(ADAPTING, np.nan))
     if broken and not rows:
         raise next(iter(broken.values()))
     frame = pd.DataFrame(rows)
@@ -175,6 +191,47 @@ def reference_flops(suite: Suite, algorithm: Learner, meta: Meta, episodes: Epis
         loss = algorithm.meta_loss(live, SuiteTask(suite), tree_map(lambda x: x[0], episodes))
         torch.autograd.grad(loss, tree_leaves(live), allow_unused=True)
     return int(counter.get_total_flops()) * tasks
+
+
+class Adapting(NamedTuple):
+    """Test tasks to adapt to: inner steps on the support and one prediction for the query, without a meta-gradient."""
+
+    algorithm: Learner
+    suite: Suite
+    steps: int
+    meta: Meta
+    tasks: tuple[Data, Data, Data]  # support, query, noise; leaves [T, ...]
+
+    @classmethod
+    def of(cls, suite: Suite, algorithm: Learner, count: int, device: str = "cpu") -> Self:
+        """Of a freshly initialised learner, as it is tested on so many of a suite's tasks."""
+        algorithm, generator = algorithm.candidates()[0], seeds.generator("cost")
+        meta = algorithm.init(SuiteTask(suite), generator)
+        tasks = suite.sample(count, "test", generator)
+        steps = quoted_step(suite, algorithm)
+        roles: tuple[tuple[Role, int], ...] = (("support", 0), ("query", steps))
+        both = [suite.collect(tasks, meta, role, k, generator) for role, k in roles]
+        shown = (*both, algorithm.noise(shapes_of(meta), count, generator))
+        return cls(algorithm, suite, steps, *to((meta, shown), device))
+
+    def __call__(self) -> Prediction:
+        """The predictions, [T, ...], of all tasks side by side."""
+        with torch.no_grad():
+            found: Prediction = vmap(self._one)(*self.tasks)
+        return found
+
+    def flops(self) -> int:
+        """Those of one task, a multiplication and an addition being two: matrix products and convolutions alone."""
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self._one(*part(self.tasks, 0))
+        return int(counter.get_total_flops())
+
+    def _one(self, support: Data, query: Data, noise: Data) -> Prediction:
+        task = SuiteTask(self.suite)
+        state = self.algorithm.start(self.meta, noise)
+        for k in range(self.steps):
+            state = self.algorithm.step(self.meta, state, task, support, k)
+        return self.algorithm.predict(self.meta, state, task, query)
 
 
 class LiveTensors(TorchDispatchMode):
@@ -244,12 +301,12 @@ def _variants(
         yield Variant(name, kept, engine)
 
 
-def _seen(suite: Suite, variant: Variant, catalogue: Catalogue) -> Suite:
-    seen = view(suite, variant.algorithm.train_view, variant.name, catalogue)
+def _seen(suite: Suite, view_name: str, name: str, catalogue: Catalogue) -> Suite:
+    seen = view(suite, view_name, name, catalogue)
     try:
         seen.check()
     except DataError:
-        return view(suite.stand_in(), variant.algorithm.train_view, variant.name, catalogue)
+        return view(suite.stand_in(), view_name, name, catalogue)
     return seen
 
 
@@ -292,6 +349,32 @@ def _measure(
             "gflop": flops[variant] / 1e9,
             "share": flops[variant] * rate,
         }
+
+
+def _measure_adapting(
+    suite: Suite,
+    learners: dict[str, Learner],
+    count: int,
+    device: str,
+    catalogue: Catalogue,
+    alone: Callable[[str], AbstractContextManager[None]],
+) -> dict[str, dict[str, float]]:
+    """Name -> ADAPTING, of all learners in alternation; none of suites that are acted in."""
+    if isinstance(suite, Interactive):
+        return {}
+    calls: dict[Any, Call] = {}
+    about: dict[str, tuple[int, float]] = {}
+    for name, algorithm in learners.items():
+        with alone(f"{name}, adapting"):
+            adapting = Adapting.of(_seen(suite, algorithm.test_view, name, catalogue), algorithm, count, device)
+            adapting()
+            calls[name] = adapting.__call__
+            about[name] = adapting.steps, adapting.flops() / 1e9
+    seconds = measure(calls)
+    figures = {
+        name: (about[name][0], *median_interval((seconds[name] / count).tolist()), about[name][1]) for name in about
+    }
+    return {name: dict(zip(ADAPTING, found, strict=True)) for name, found in figures.items()}
 
 
 def _is_first_order_of(one: Variant, other: Variant) -> bool:

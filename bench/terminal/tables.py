@@ -34,10 +34,13 @@ SAID_ONCE = ("setting", "norm", "tasks", "seeds", "iterations", "selected", "out
 UNUSABLE = "Each trial's log.txt says why; give more trials or meta-iterations, or other ranges (--search)."
 PIPED_WIDTH = 1_000  # nothing is folded where a program reads
 COST_MARK, COST_KIND = "cost.json", "folder of `bench cost`'s"
+ADAPTING = "cost of adapting to a test task, eager"
 COST_NOTE = (
     "ms: median of alternating rounds with its 95 % interval (bootstrap). x first order: median of the rounds' ratios "
     "to the same algorithm in first order. MB: growth of resident memory at its highest; live MB: of tensors. GFLOP: "
-    "counted on the plain algorithm, task by task. % of peak: of a float32 matrix product's rate in the same rounds."
+    "counted on the plain algorithm, task by task. % of peak: of a float32 matrix product's rate in the same rounds. "
+    "Adapting: so many inner steps (the suite's last report step, or as many as a learner looks once in) and one "
+    "prediction of the query, tasks side by side; no environment's time. FLOPs are of matrix products and convolutions."
 )
 
 
@@ -183,9 +186,8 @@ def costs(frame: pd.DataFrame, pictures: Path, runs: Path | None) -> None:
     out = console()
     left = {*cost.KEYS}
     whole = gathered("cost of a meta-iteration", frame.to_dict("records"))
-    for title, rows in (
-        () if whole else (("cost of a meta-iteration", cost.table(frame)), ("how it grows", cost.growth(frame)))
-    ):
+    titled = {"cost of a meta-iteration": cost.table, "how it grows": cost.growth, ADAPTING: cost.adapting}
+    for title, rows in () if whole else ((title, made(frame)) for title, made in titled.items()):
         if len(rows):
             drawn = grid(*rows.columns, right=set(rows.columns) - left, title=title)
             for row in rows.astype(str).itertuples(index=False):

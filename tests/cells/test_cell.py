@@ -78,6 +78,15 @@ def test_a_finished_cell_is_not_run_again(tmp_path: Path) -> None:
     assert again == first
 
 
+def test_a_finished_cell_says_what_adapting_to_a_test_task_took(tmp_path: Path) -> None:
+    records = run(tmp_path, "sinusoid,bandit", "maml[meta_batch=2]", iterations=2)
+    took = {record.spec.suite.name: record.test_seconds for record in records}
+    assert list(took["sinusoid"]) == ["K=5", "K=10", "K=20"]
+    [record] = [record for record in records if record.spec.suite.name == "sinusoid"]
+    assert 0 < sum(took["sinusoid"].values()) < record.evaluate_seconds / record.spec.test_tasks
+    assert took["bandit"] == {}  # the environment's time is not the learner's
+
+
 def test_other_seeds_and_parameters_are_other_cells_with_other_results(tmp_path: Path) -> None:
     records = run(tmp_path, "sinusoid", "maml,maml[inner_lr=0.02],maml[steps=1]", seeds=(0, 1), iterations=5)
     assert len({record.digest for record in records}) == len(records) == 4  # steps=1 is the protocol's own

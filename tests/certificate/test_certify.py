@@ -59,6 +59,7 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     "cavia": IDLE | NUMBERS | {CLOSED: OWN, FLAT: "n/a: its network is not the suite's"},
     "reptile": OPERATORLESS | PEERLESS | IDLE | {CLOSED: "n/a: it claims first order"},
     "metacurvature": PEERLESS | {CLOSED: OWN},
+    "imaml": OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN},
     "finetune": OPERATORLESS | PEERLESS | {CLOSED: OWN},
     "scratch": OPERATORLESS
     | dict.fromkeys((FROZEN, ORDERS, CLOSED, ENGINES, TRACES, HEAD, LABELS, SURROGATE, RECORDED), STILL)

@@ -15,6 +15,7 @@ from bench.cli import main
 from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
+from bench.core.trees import tree_map
 from bench.learning.batches import episodes
 from bench.reporting import costing
 from reports import cost as report
@@ -74,6 +75,26 @@ def test_flops_are_those_of_the_plain_algorithm() -> None:
     assert found == pytest.approx(3 * sum(forward) - forward[0], rel=0.01)
 
 
+def test_flops_of_adapting_are_those_of_one_task_without_a_meta_gradient() -> None:
+    suite = Omniglot().stand_in()
+    algorithm = MAML(inner_lr=2.0, steps=1, outer_lr=0.001, meta_batch=32)
+    found = costing.Adapting.of(suite, algorithm, 3)
+    # By hand, as above: three steps forward and twice backward on five images, then forward on all that the query is
+    # normalised with.
+    taps = 9 * 64 * 2
+    forward = [side**2 * channels * taps for side, channels in ((14, 1), (7, 64), (4, 64), (2, 64))]
+    steps = 3 * 5 * (3 * sum(forward) - forward[0])
+    assert found.steps == 3
+    assert found.flops() == pytest.approx(steps + 5 * sum(forward), rel=0.01)
+
+
+def test_adapting_predicts_for_all_tasks_what_each_alone_gets() -> None:
+    suite = Omniglot().stand_in()
+    found = costing.Adapting.of(suite, MAML(inner_lr=2.0, steps=1, outer_lr=0.001, meta_batch=32), 3)
+    one = found._replace(tasks=tree_map(lambda x: x[2:], found.tasks))
+    assert torch.allclose(found()[2], one()[0], atol=1e-4)
+
+
 @pytest.mark.slow
 def test_every_operator_is_measured_and_held_to_first_order() -> None:
     frame = bench.cost("sinusoid", "maml,fomaml", **SMALL)
@@ -87,6 +108,17 @@ def test_every_operator_is_measured_and_held_to_first_order() -> None:
     flops = frame.set_index(["algorithm", "gradient", "steps", "tasks"])["gflop"]
     assert flops["maml", "reverse", 1, 2] == flops["maml", "mixed", 1, 2] > flops["fomaml", "first_order", 1, 2]
     assert flops["maml", "reverse", 1, 4] == pytest.approx(2 * flops["maml", "reverse", 1, 2])
+    assert (frame["test_steps"] == 10).all()
+    assert (frame["test_low"] <= frame["test_seconds"]).all()
+    assert (frame["test_gflop"] == frame["test_gflop"].iloc[0]).all()  # one task, whatever the operator
+    assert list(report.adapting(frame)["tasks"]) == ["2", "4"] * 2
+
+
+@pytest.mark.slow
+def test_where_is_acted_only_the_meta_iteration_is_measured() -> None:
+    frame = bench.cost("bandit", "fomaml[meta_batch=2]", steps=(1,), tasks=(2,))
+    assert frame["test_seconds"].isna().all()
+    assert not len(report.adapting(frame))
 
 
 def test_the_growth_of_a_known_law_is_recovered() -> None:
@@ -106,6 +138,7 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "x first order" in result.output
+    assert "MFLOP/task" in result.output
     assert (tmp_path / "steps.png").stat().st_size > 10_000
     rows = json.loads(CliRunner().invoke(main, [*arguments, "--out", str(tmp_path), "--json"]).stdout)["tables"][0][
         "rows"

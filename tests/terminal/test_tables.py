@@ -92,6 +92,21 @@ def test_a_row_holds_score_interval_and_cost() -> None:
     assert {name: row[name] for name in costs} == costs
 
 
+def test_what_adapting_takes_is_each_settings_own_and_missing_where_it_was_not_measured() -> None:
+    both = pd.concat([scores({0: [4.0], 1: [1.0]}, setting=setting) for setting in ("K=5", "K=10")])
+    seconds = [{"K=5": 0.001, "K=10": 0.00234567}, {"K=5": 0.003, "K=10": 0.004}, {"K=5": 0.002, "K=10": 0.005}]
+    new = [(record(spec(seed=seed), test_seconds=its), both) for seed, its in enumerate(seconds)]
+    old = record(spec(given={"steps": 2})), both
+    made = one_view(*new, old)
+    rows = made.frame().set_index(["setting", "algorithm"])["adapt ms/task"]
+    assert rows.to_dict() == {
+        ("K=5", "maml"): "2", ("K=10", "maml"): "4", ("K=5", "maml[steps=2]"): "–", ("K=10", "maml[steps=2]"): "–",
+    }  # fmt: skip
+    assert any(note.startswith("adapt ms/task: adapting to a test task, @1") for note in made.notes)
+    alone = one_view(old)
+    assert not [text for text in (*alone.columns, *alone.notes) if "adapt ms" in text]
+
+
 def test_what_all_rows_share_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(one_view((record(spec()), ONE)), 1_000, monkeypatch, capsys)
     assert "in every row: setting K=5, tasks 4, seeds 1, iterations 1,500, outcome finished" in text
