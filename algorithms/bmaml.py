@@ -1,7 +1,7 @@
 """Bayesian MAML: particles that move together by Stein's variational gradient, and chase where more data lead them.
 
 Yoon, Kim, Dia, Kim, Bengio, Ahn 2018 (arXiv:1806.03836), algorithms 1 to 3, by the code of its sinusoids
-(jsikyoon/bmaml). That of its classification is not published: there α is ours, and the likelihood alone counts.
+(jsikyoon/bmaml). That of its classification is not published: what stands here for classes is ours.
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,6 @@ from algorithms.parts.posterior import PRIORS, log_posterior, precisions, predic
 from algorithms.parts.stein import stein
 from bench.core.types import Data, Episode, Family, Kind, Learner, Params, Prediction, Search, Task
 
-RATES: dict[Kind, float] = {"regression": 0.001, "classification": 0.05}
-
 
 @dataclass(frozen=True, kw_only=True)
 class BMAML(Learner):
@@ -28,10 +26,8 @@ class BMAML(Learner):
     """
 
     inner_lr: Annotated[
-        float | None,
-        Field(gt=0, description="α, of a sum over examples; unless given 0.001 for numbers, 0.05 for classes"),
-        Search(0.0001, 0.1, log=True),
-    ] = None
+        float, Field(gt=0, description="α, times the gradient of a sum over examples"), Search(0.0001, 0.1, log=True)
+    ] = 0.001
     particles: Annotated[int, Field(ge=1, description="M"), Search(2, 10)] = 10
     leader_steps: Annotated[int, Field(ge=1, description="L"), Search(1, 3)] = 1
 
@@ -66,5 +62,5 @@ class BMAML(Learner):
         moving = {name: p for name, p in state.items() if name in PRIORS or task.adaptable(name)}
         fixed = {name: p for name, p in state.items() if name not in moving}
         slopes = vmap(grad(lambda some, rest: log_posterior(some, rest, task, data)))(moving, fixed)
-        rate = self.inner_lr or RATES[task.kind]
-        return {**state, **{name: moving[name] + rate * drift for name, drift in stein(moving, slopes).items()}}
+        drifts = stein(moving, slopes)
+        return {**state, **{name: moving[name] + self.inner_lr * drift for name, drift in drifts.items()}}

@@ -88,6 +88,8 @@ class SinusoidFreq(Sinusoid):
             **super().protocol,
             "inner_lr": Setting(0.001, "Yoon et al. 2018, code: the rate of its one inner step"),
             "meta_batch": Setting(10, "Yoon et al. 2018, code"),
+            "steps": Setting(1, "Yoon et al. 2018, code"),
+            "outer_lr": Setting(0.001, "Yoon et al. 2018, code, where it falls by 2 % in each percent of a run"),
         }
 
     def queries(self, split: Split) -> int:

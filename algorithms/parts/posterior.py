@@ -1,7 +1,8 @@
 """What is known of a network's weights from data: Bayesian MAML's model (Yoon et al. 2018, code of the sinusoids).
 
 Numbers: y ~ N(f_w(x), 1/γ), w ~ N(0, 1/λ), γ ~ Gamma(2, 0.2), λ ~ Gamma(2, 2), where γ starts at 100 and λ at 1. A
-particle is w by name, with ln γ and ln λ, [1]. Classes: it is w alone, of which nothing is known before the data.
+particle is w by name, with ln γ and ln λ, [1]. Classes: it is w alone, without a prior, and the likelihood counts to
+the power of γ's first value, so that steps of one rate suit both.
 """
 
 import math
@@ -42,7 +43,8 @@ def log_posterior(moving: Params, fixed: Params, task: Task, data: tuple[Data, .
     """
     losses = [task.losses(predicted({**fixed, **moving}, task, part), part) for part in data]
     masks = [task.mask(part) for part in data]
-    terms = [-(some if mask is None else some * mask).sum() for some, mask in zip(losses, masks, strict=True)]
+    power = 1.0 if task.kind == "regression" else PRIORS["log_gamma"][2]
+    terms = [-power * (some if mask is None else some * mask).sum() for some, mask in zip(losses, masks, strict=True)]
     # Densities of the logarithms, hence a and not a − 1.
     terms += [(a * moving[name] - b * moving[name].exp()).sum() for name, (a, b, _) in PRIORS.items() if name in moving]
     if "log_lambda" in moving:

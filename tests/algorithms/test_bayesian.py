@@ -139,7 +139,7 @@ def test_classes_are_climbed_by_their_summed_likelihood_without_a_prior() -> Non
     slopes = torch.autograd.grad(task.losses(task.predict(live, data), data).sum(), [live[name] for name in names])
     moved = learner.step(meta, meta, task, data, 0)
     for name, slope in zip(names, slopes, strict=True):
-        torch.testing.assert_close(moved[name][0], live[name].detach() - 0.05 * slope)
+        torch.testing.assert_close(moved[name][0], live[name].detach() - 0.001 * 100 * slope)
 
 
 def test_numbers_are_told_with_the_deviation_of_the_particles_mixture() -> None:
