@@ -386,11 +386,16 @@ class Suite(ABC):
                 f"({', '.join(sorted(self.head)) or 'it has no parameters'}) nor the log-softmax of that, so that "
                 "answer(params, features) must be defined."
             )
+        return finish(self.end(params, features))
+
+    def end(self, params: Params, features: Tensor) -> Tensor:
+        """The last layer's output, [N, outputs], of what comes before it."""
         local = [name for name, _ in self._last_layer.named_parameters(recurse=False)]
         layer = {mine: params[name] for mine, name in zip(local, _names(self.skeleton, self._last_layer), strict=True)}
         layer = {mine: p.detach() if mine in modules.fixed(self._last_layer) else p for mine, p in layer.items()}
         with contextlib.nullcontext() if self.plain else Written():
-            return finish(torch.func.functional_call(self._last_layer, layer, (features,)))
+            output: Tensor = torch.func.functional_call(self._last_layer, layer, (features,))
+        return output
 
     @abstractmethod
     def predict(self, params: Params, data: Data) -> Tensor:

@@ -202,6 +202,10 @@ class Images(Supervised):
         """What the network computes of them before its head, [N, F]."""
         return super().features(params, data)[len(data.images) - len(data.labels) :]
 
+    def answer(self, params: Params, features: Tensor) -> Tensor:
+        """The head's log-probabilities, [N, W]."""
+        return functional.log_softmax(self.end(params, features), -1)
+
     def predict(self, params: Params, data: Labelled) -> Tensor:
         """Log-probabilities [N, W]."""
         unlabelled = len(data.images) - len(data.labels)
