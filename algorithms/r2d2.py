@@ -1,10 +1,10 @@
 """R2-D2: the last layer is a ridge regression on the support, solved in closed form and differentiated through.
 
-Bertinetto, Henriques, Torr, Vedaldi 2019 (arXiv:1805.08136), by their code: one-hot targets, a 1 appended to the features
-for the bias, λ times the number of examples, α = 10 at first (Omniglot, CIFAR-FS), Adam halved every 2,000 episodes. Their
-λ = 50, which the scripts keep as it is, suits 3,584 features or more; the suites' networks have 64 to 800, so that it is
-1 at first here, and learned. β, added to every logit alike, changes no softmax and is left out; so are their more ways in
-training. Regressions, which they do not have, are solved for the targets themselves, without α.
+Bertinetto, Henriques, Torr, Vedaldi 2019 (arXiv:1805.08136), by their code: one-hot targets, a 1 appended to the
+features for the bias, λ times the number of examples, α = 10 at first (Omniglot, CIFAR-FS), Adam halved every 2,000
+episodes. Their λ = 50, which the scripts keep as it is, is for 3,584 features or more; the suites' networks have as few
+as 64, so that it is 1 at first here, and learned. β, added to all logits alike, changes no softmax and is left out; so
+are more ways in training. Regressions, which they do not have, are solved for the targets themselves, without α.
 """
 
 from dataclasses import dataclass
