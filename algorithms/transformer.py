@@ -3,9 +3,10 @@
 The shape is that of Müller et al. 2022 (PFN, arXiv:2112.10510) by its code (automl/TransformersCanDoBayesianInference,
 transformer.py): a token is the sum of what input and target are embedded to, without a position; support tokens attend
 to the support, a query to the support and itself; blocks normalise after each branch. It differs in size (512 wide, 6
-layers there), in that branches do not begin at 0, numbers are answered by a normal instead of a histogram, and images
-come through the suite's own network instead of as pixels. Garg et al. 2022 (arXiv:2208.01066) and Kirsch et al. 2022
-(GPICL, arXiv:2212.04458) read the support as a causal sequence, whose order matters.
+layers there), in initial values (there branches begin at 0, here queries' weights as those of keys), in that numbers
+are answered by a normal instead of a histogram, and in that images come through the suite's own network, not as pixels.
+Garg et al. 2022 (arXiv:2208.01066) and Kirsch et al. 2022 (GPICL, arXiv:2212.04458) read the support as a causal
+sequence, whose order matters.
 """
 
 from dataclasses import dataclass

@@ -49,20 +49,24 @@ class Latent(nn.Module):
 
 
 class Reader(nn.Module):
-    """Points and queries [Q, X] -> [Q, outputs], by blocks of four heads, normalised after each branch."""
+    """Points and queries [Q, X] -> [Q, outputs], by blocks of four heads that normalise after each branch."""
 
     def __init__(self, x: int, y: int, width: int, layers: int, outputs: int) -> None:
-        """A token is the sum of what input and target are embedded to."""
+        """Tokens that are alike look at each other at first: classes would stay at chance for long otherwise."""
         super().__init__()
         self.point, self.label = nn.Linear(x, width), nn.Linear(y, width)
-        self.blocks = nn.ModuleList(
+        blocks = [
             nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, functional.gelu, batch_first=True)
             for _ in range(layers)
-        )
+        ]
+        for block in blocks:
+            queries, keys, _ = block.self_attn.in_proj_weight.data.chunk(3)
+            keys.copy_(queries)
+        self.blocks = nn.ModuleList(blocks)
         self.answer = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
 
     def forward(self, x: Tensor, y: Tensor, there: Tensor, query: Tensor) -> Tensor:
-        """All tokens see the points that are there and themselves."""
+        """Tokens, sums of what input and target are embedded to, see the points that are there and themselves."""
         tokens = torch.cat([self.point(x) + self.label(y), self.point(query)])
         itself = torch.eye(len(tokens), dtype=torch.bool, device=x.device)
         hidden = ~(functional.pad(there, (0, len(query))) | itself)
