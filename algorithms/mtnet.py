@@ -1,8 +1,8 @@
 """MT-net: a T-net that learns which units a task may change, by a random mask per task.
 
 Lee, Choi 2018 (arXiv:1801.05558), by the authors' code (yoonholee/MT-net) with `share_M`, as in all of its scripts: one
-mask for a layer's weight and shift, a hard sample of a Gumbel-softmax of temperature 1, drawn once per task, at test too,
-and kept for all of its inner steps. What the code logs as "change probs" is σ(−ζ), the share that does not change.
+mask for a layer's weight and shift, a hard sample of a Gumbel-softmax of temperature 1, drawn once per task, at test
+too, and kept for all of its inner steps. What the code logs as "change probs" is σ(−ζ), the share that does not change.
 """
 
 from dataclasses import dataclass

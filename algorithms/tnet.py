@@ -1,8 +1,8 @@
 """T-net: MAML in a learned metric, by one square matrix after each layer that the inner loop leaves alone.
 
 Lee, Choi 2018 (arXiv:1801.05558), by the authors' code (yoonholee/MT-net); of the paper its abstract alone was at hand.
-There every layer has a T, the last too; it acts on W x + b, so on the shift too, before normalisation and ReLU, and is a
-1x1 convolution where the layer is a convolution. T is learned by Adam like all the rest.
+There every layer has a T, the last too, which acts on W x + b before normalisation and ReLU; of a convolution it is a 1x1
+convolution. T is learned by Adam like all the rest.
 """
 
 from dataclasses import dataclass
@@ -48,8 +48,8 @@ class TNet(MAML):
     def init(self, task: Task, generator: Generator) -> Params:
         """W, and T of each `weight` that adapts and whose first axis of several is its outputs', as torch's layers'."""
         params = task.new_params(generator)
-        weights = {n: p for n, p in params.items() if n.split(".")[-1] == "weight" and p.dim() > 1}
-        layers = {n.rpartition(".")[0]: p for n, p in weights.items() if task.adaptable(n)}
+        parts = {name.rpartition("."): p for name, p in params.items() if task.adaptable(name)}
+        layers = {layer: p for (layer, _, part), p in parts.items() if part == "weight" and p.dim() > 1}
         return params | {MATRIX + n: torch.eye(len(p), dtype=p.dtype, device=p.device) for n, p in layers.items()}
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
