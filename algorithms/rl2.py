@@ -22,7 +22,8 @@ from bench.core.types import Data, Episode, Family, Kind, Learner, Meta, Moment,
 class RL2(Learner):
     """h_{t+1} = GRU(h_t, [o_t, a_{t−1}, r_{t−1}, first_t]), a_t ~ π(W h_{t+1} + b); h lasts for a trial.
 
-    A trial is K + 1 episodes. Follows mean min(r A, clip(r) A) over all episodes of a trial; A: what is still to come in it, minus its mean.
+    A trial is K + 1 episodes. Follows mean min(r A, clip(r) A) over all of them, A: what is still to come in the trial,
+    minus its mean over trials.
     """
 
     width: Annotated[int, Field(ge=1, description="of the memory"), Search(32, 256, log=True)] = 128

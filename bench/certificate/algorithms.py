@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from bench.certificate.acting import acting_checks
 from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic, Ragged
 from bench.certificate.checks import (
     DIFFERENCES,
@@ -149,6 +150,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("labels permuted alone: change", 1e-3, lambda: _labels(make, together=False), above=True)
     yield checked("bandit: surrogate = central differences, stop-gradients frozen", DIFFERENCES, lambda: _acting(make))
     yield checked("bandit: recorded episodes evaluated again: change of the loss", 1e-6, lambda: _recorded(make))
+    yield from acting_checks(make)
 
 
 def compiled_checks(make: Make) -> Iterator[Check]:

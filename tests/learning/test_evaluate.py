@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tests.probes.protonet import ProtoNet
 
 from algorithms.finetune import Finetune
 from algorithms.maml import MAML
@@ -14,7 +15,6 @@ from bench.core.types import Data, Learner, Params, Prediction, Task
 from bench.learning.evaluate import Clock, quoted_step, traces
 from suites.glyphs import Glyphs
 from suites.sinusoid import Sinusoid
-from tests.probes.protonet import ProtoNet
 
 COMMON = {"outer_lr": 0.01, "meta_batch": 2}
 
