@@ -33,6 +33,8 @@ class IMAML(Learner):
     ] = None
     strength: Annotated[float, Field(gt=0, description="λ"), Search(0.1, 5, log=True)] = 2.0
     pull: Annotated[
+        Literal["always", "once"], Field(description="to θ: in each inner step, or after all of them and not at test")
+    ] = "always"
         Literal["always", "once"], Field(description="towards θ: in each step, or after all, not at test")
     ] = "always"
     cg_steps: Annotated[int, Field(ge=1, description="iterations of conjugate gradient"), Search(1, 10)] = 5
