@@ -35,8 +35,6 @@ class IMAML(Learner):
     pull: Annotated[
         Literal["always", "once"], Field(description="to θ: in each inner step, or after all of them and not at test")
     ] = "always"
-        Literal["always", "once"], Field(description="towards θ: in each step, or after all, not at test")
-    ] = "always"
     cg_steps: Annotated[int, Field(ge=1, description="iterations of conjugate gradient"), Search(1, 10)] = 5
     damping: Annotated[float, Field(ge=0, description="δ, added to the identity")] = 1.0
     hessian_damping: Annotated[float, Field(ge=0, description="η, added to λ below the Hessian")] = 10.0
