@@ -1,6 +1,8 @@
 """iMAML: what adaptation solves is differentiated, not how it was solved; memory does not grow with inner steps.
 
-Rajeswaran, Finn, Kakade, Levine 2019 (arXiv:1909.04630), algorithms 1 and 2, and their code (aravindr93/imaml_dev).
+Rajeswaran, Finn, Kakade, Levine 2019 (arXiv:1909.04630), algorithms 1 and 2, equations 3 and 6, with the constants of
+their code for Omniglot (aravindr93/imaml_dev), which differs: it takes plain inner steps, then one back to θ, none at
+test (pull=once), and has δ = 1, η = 10 where the paper has 0. Its Adam has ε = 0.001; ours torch's own.
 """
 
 from dataclasses import dataclass
@@ -20,8 +22,7 @@ from bench.core.types import Data, Episode, Family, Kind, Learner, Params, Searc
 class IMAML(Learner):
     """θ ← θ − β ((1 + δ) I + H / (λ + η))⁻¹ ∇L_query(φ), with φ ≈ argmin L_support(φ) + λ/2 ‖φ − θ‖².
 
-    φ is reached by K gradient steps from θ, H is the Hessian of L_support there, and conjugate gradient solves for the
-    inverse. δ = η = 0 is the paper's equation 6; their code has 1 and 10.
+    φ is reached by K gradient steps from θ; H is L_support's Hessian there; conjugate gradient solves for the inverse.
     """
 
     steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(5, 25)] = 16
@@ -31,14 +32,16 @@ class IMAML(Learner):
         Search(0.003, 0.2, log=True),
     ] = None
     strength: Annotated[float, Field(gt=0, description="λ"), Search(0.1, 5, log=True)] = 2.0
-    pull: Annotated[Literal["always", "once"], Field(description="")] = "always"
+    pull: Annotated[
+        Literal["always", "once"], Field(description="to θ: in each inner step, or after all of them and not at test")
+    ] = "always"
     cg_steps: Annotated[int, Field(ge=1, description="iterations of conjugate gradient"), Search(1, 10)] = 5
-    damping: Annotated[float, Field(ge=0, description="δ")] = 1.0
-    hessian_damping: Annotated[float, Field(ge=0, description="η")] = 10.0
+    damping: Annotated[float, Field(ge=0, description="δ, added to the identity")] = 1.0
+    hessian_damping: Annotated[float, Field(ge=0, description="η, added to λ below the Hessian")] = 10.0
 
     family: ClassVar[Family] = "gradient-based"
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification"})
-    second_order: ClassVar[bool] = False  # not the gradient of the steps that were taken
+    second_order: ClassVar[bool] = False  # exact of what the steps approach, not of the steps
 
     def step(self, meta: Params, state: Params, task: Task, data: Data, k: int) -> Params:
         """φ − α (∇L(φ) + λ (φ − θ))."""
