@@ -1,7 +1,7 @@
 """T-net: MAML in a learned metric, by one square matrix after each layer that the inner loop leaves alone.
 
 Lee, Choi 2018 (arXiv:1801.05558), by the authors' code (yoonholee/MT-net); of the paper its abstract alone was at hand.
-There every layer has a T, the last too, which acts on W x + b before normalisation and ReLU; of a convolution it is 1x1.
+There every layer has a T, the last too, which acts on W x + b before normalisation and ReLU: 1x1 of a convolution.
 T is learned by Adam like all the rest.
 """
 
