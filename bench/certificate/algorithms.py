@@ -239,7 +239,7 @@ def _chased(make: Make) -> float:
     case = _trained_case(make, Curved(), Labels())
     query, meta = tree_map(lambda x: x.clone().requires_grad_(x.is_floating_point()), (case.episodes.query, case.meta))
     total = _total(case._replace(episodes=case.episodes._replace(query=query)), meta)
-    norms = []
+    norms: list[float] = []
     for part_ in (query, meta):
         live = [leaf for leaf in tree_leaves(part_) if leaf.requires_grad]
         slopes = torch.autograd.grad(total, live, retain_graph=True, materialize_grads=True)
