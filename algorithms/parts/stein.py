@@ -15,15 +15,15 @@ def stein(particles: Params, slopes: Params) -> Params:
     slope of κ is twice what is taken for it here, as in that code.
 
     Args:
-        particles: Θ, leaves [M, n, ...].
+        particles: Θ, leaves [M, ...].
         slopes: g, the slopes of the logarithm of the density there.
     """
-    squares = torch.stack([(p.unsqueeze(1) - p).square().flatten(2).sum(-1) for p in particles.values()]).sum(0)
-    kernel, width = _kernel(squares)
+    count = len(next(iter(particles.values())))
+    gaps = [(p.unsqueeze(1) - p).reshape(count, count, -1) for p in particles.values()]
+    kernel, width = _kernel(torch.stack([gap.square().sum(-1) for gap in gaps]).sum(0))
     pull = kernel / width
     # Times Θ it is Σ_j κ_mj (Θ_m − Θ_j)/h, and times Θ less its mean the same without the cancellation.
     away = torch.diag(pull.sum(1)) - pull
-    count = len(squares)
     return {
         name: (torch.tensordot(kernel, slopes[name], 1) + torch.tensordot(away, p - p.mean(0), 1)) / count
         for name, p in particles.items()
