@@ -95,7 +95,8 @@ def test_a_context_is_appended_to_the_input_and_starts_at_zero() -> None:
 
     def error(context: Tensor, data: Data) -> Tensor:
         seen = torch.cat([data.x, context.expand(len(data.x), 3)], 1)
-        return (module(seen) - data.y).square().mean()
+        loss: Tensor = (module(seen) - data.y).square().mean()
+        return loss
 
     context = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     for data in episode.support[:2]:
