@@ -20,7 +20,6 @@ PROBES = {
     "cavia": "sinusoid",
     "annealed": "sinusoid",
     "bmaml": "sinusoid",
-    "mtnet": "sinusoid",
     "reptile": "sinusoid",
 }
 
