@@ -41,7 +41,7 @@ SURROGATE = "bandit: surrogate = central differences, stop-gradients frozen"
 RECORDED = "bandit: recorded episodes evaluated again: change of the loss"
 FROZEN, ALONE = "meta-gradient = central differences, stop-gradients frozen", "a task adapted alone = among others"
 SHARED = "noise: the same for every task"
-DRAWING = ("bmaml", "mtnet")  # what draws noise for its tasks
+DRAWING = ("mtnet",)  # what draws noise for its tasks
 STILL = "n/a: it does not meta-train"
 OPERATORLESS = dict.fromkeys((MIXED, FLAT), "n/a: it has no field `gradient`")
 PEERLESS = dict.fromkeys((ENGINES, TRACES), "n/a: learn2learn does not have it")
