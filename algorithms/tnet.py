@@ -1,8 +1,7 @@
 """T-net: MAML in a learned metric, by one square matrix after each layer that the inner loop leaves alone.
 
-Lee, Choi 2018 (arXiv:1801.05558), by the authors' code (yoonholee/MT-net); of the paper its abstract alone was at hand.
-There every layer has a T, the last too, which acts on W x + b before normalisation and ReLU: 1x1 of a convolution.
-T is learned by Adam like all the rest.
+Lee, Choi 2018 (arXiv:1801.05558; its abstract alone was at hand), by the authors' code (yoonholee/MT-net): each layer
+has a T, the last too, on W x + b, before normalisation and ReLU; a 1x1 convolution after a convolution.
 """
 
 from dataclasses import dataclass

@@ -123,7 +123,7 @@ def test_every_command_refuses_what_it_does_not_know(arguments: list[str], words
 
 
 def test_an_algorithm_that_a_suite_cannot_show_names_the_suites_that_can() -> None:
-    refused(run(suite="glyphs", algos="oracle"), "oracle_view", "sinusoid, sinusoid_freq")
+    refused(run(suite="glyphs", algos="oracle"), "oracle_view", "polynomials, sinusoid, sinusoid_freq")
 
 
 def test_missing_data_is_said_with_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

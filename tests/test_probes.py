@@ -15,7 +15,6 @@ from tests.conftest import ROOT, SMALL
 PROBES = {
     "prototypes": "glyphs",
     "annealed": "sinusoid",
-    "mtnet": "sinusoid",
     "signmaml": "sinusoid",
 }
 

@@ -71,6 +71,7 @@ from suites.parts.control import Estimator
 from suites.sinusoid import Sinusoid
 
 LATE = 10**9  # a meta-iteration after which a learner changes no more
+DRAWS = 64  # tasks, of which fair coins give all the same once in 2^63 times
 RENAMED = torch.tensor([1, 2, 0])  # class c becomes class RENAMED[c]
 
 
@@ -140,6 +141,7 @@ def algorithm_checks(make: Make) -> Iterator[Check]:
     yield checked("inputs modified", 0, lambda: _modified(make))
     yield checked("what a task leaves to the next", 0, lambda: _leak(make))
     yield checked("same seed, other bits after 20 iterations", 0, lambda: _repeat(make))
+    yield checked("noise: the same for every task", 0, lambda: _shared(make))
     yield checked("a task adapted alone = among others", ORDER, lambda: _alone(make))
     yield checked("trace at step 0 = unadapted score", EXACT, lambda: _step_zero(make))
     yield checked("support in another order: change of the prediction", ORDER, lambda: _reordered(make))
@@ -387,6 +389,16 @@ def _leak(make: Make) -> float:
     alone = second()
     case.algorithm.meta_loss(case.meta, task, task_of(case.episodes, 0))
     return different(alone, second())
+
+
+def _shared(make: Make) -> float:
+    """1 where so many tasks get the same noise that chance does not explain it."""
+    case = case_of(make, Curved(), Labels())
+    shapes = shapes_of(case.meta)
+    drawn = tree_leaves(case.algorithm.noise(shapes, DRAWS, seeds.generator("certify", "noise")))
+    if not drawn:
+        raise NotApplicable("its tasks draw no noise")
+    return float(all(torch.equal(leaf, leaf[:1].expand_as(leaf)) for leaf in drawn))
 
 
 def _alone(make: Make) -> float:

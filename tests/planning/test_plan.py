@@ -89,7 +89,7 @@ def test_who_meets_whom_is_said_where_a_suite_can_not_be_loaded(monkeypatch: pyt
 def test_the_kind_of_a_suite_that_declares_none_is_seen_in_its_data(tmp_path: Path) -> None:
     (waves := tmp_path / "waves.py").write_text(UNDECLARED)
     assert "waves is regression" in message(planned, "waves", "prototypes", waves, PROBES / "prototypes.py")
-    assert "meet: gp, sinusoid, sinusoid_freq, waves." in message(planned, "glyphs", "cnp", waves)
+    assert "meet: gp, polynomials, sinusoid, sinusoid_freq, waves." in message(planned, "glyphs", "cnp", waves)
     assert planned("waves", "cnp", waves)
 
 
