@@ -52,7 +52,7 @@ class Outer:
 
     def over(self, iterations: int) -> Self:
         """The same for a run of so many meta-iterations, at the end of which a schedule ends that is left open."""
-        open_end = self.schedule in ("linear", "cosine") and self.until is None
+        open_end = self.schedule in ("linear", "cosine", "exponential") and self.until is None
         return replace(self, until=iterations) if open_end else self
 
     def rate_at(self, iteration: int) -> float:

@@ -162,7 +162,7 @@ def losses_of(learner: Learner) -> list[float]:
     found = []
     for iteration, batch in zip(range(20), episodes(suite, learner, lambda: meta, 0, 0), strict=False):
         loss, slopes = gradient(meta, batch)
-        rule.update(slopes, batch, iteration)
+        rule.update(slopes, batch, iteration, lambda: (loss, slopes))
         found.append(loss.item())
     return found
 

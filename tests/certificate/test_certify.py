@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from algorithms.cnp import CNP
 from algorithms.maml import MAML
 from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
-from bench.certificate.beds import Curved, Pairs
+from bench.certificate.beds import Curved
 from bench.certificate.checks import Check
 from bench.certificate.suites import suite_checks
 from bench.core.discovery import Catalogue
@@ -300,9 +300,8 @@ class Sorting(CNP):
     """Weighs the support by its order, and does not say so."""
 
     def step(self, meta: Meta, state: State, task: Task, data: Data, k: int) -> State:
-        x, y = task.inputs(data), task.targets(data)
-        rising = torch.arange(1, len(x) + 1).unsqueeze(-1) / len(x)
-        return super().step(meta, state, task, Pairs(rising * x, y), k)
+        rising = torch.arange(1, len(data.x) + 1).unsqueeze(-1) / 10
+        return super().step(meta, state, task, data._replace(x=rising * data.x), k)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -287,10 +287,10 @@ def house(tmp_path: Path) -> Path:
 
 def test_a_method_has_its_files_name_whatever_its_class_is_called(house: Path) -> None:
     content = (house / "algorithms" / "fomaml.py").read_text().replace("FOMAML", "AlmostNoInnerLoop")
-    (house / "algorithms" / "anil.py").write_text(content)
-    code = "from bench.core.discovery import Catalogue as C; print(C().load('algorithm', 'anil').__name__, "
+    (house / "algorithms" / "nearly.py").write_text(content)
+    code = "from bench.core.discovery import Catalogue as C; print(C().load('algorithm', 'nearly').__name__, "
     found = python(code + "*C().names('algorithm'))", house, house).split()
-    assert found == ["AlmostNoInnerLoop", *sorted([*Catalogue().names("algorithm"), "anil"])]
+    assert found == ["AlmostNoInnerLoop", *sorted([*Catalogue().names("algorithm"), "nearly"])]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from tests.probes.protonet import ProtoNet
 
 from algorithms.finetune import Finetune
 from algorithms.maml import MAML
@@ -15,6 +14,7 @@ from bench.core.types import Data, Learner, Params, Prediction, Task
 from bench.learning.evaluate import Clock, quoted_step, traces
 from suites.glyphs import Glyphs
 from suites.sinusoid import Sinusoid
+from tests.probes.prototypes import Prototypes
 
 COMMON = {"outer_lr": 0.01, "meta_batch": 2}
 
@@ -59,7 +59,7 @@ def test_scores_are_the_same_bits_with_a_clock() -> None:
     [
         (Sinusoid(), MAML(inner_lr=0.01, steps=1, **COMMON), 10),
         (Sinusoid(), Finetune(**COMMON), 10),  # whose pretraining has no inner steps
-        (Glyphs(), ProtoNet(**COMMON), 1),
+        (Glyphs(), Prototypes(**COMMON), 1),
     ],
 )
 def test_a_learner_is_quoted_at_the_last_report_step_or_after_the_looks_it_takes(
