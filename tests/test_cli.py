@@ -76,12 +76,12 @@ def test_list_names_suites_and_algorithms_with_their_first_line() -> None:
 
 
 def test_list_tells_each_algorithms_family_and_what_it_meets_as_its_class_does() -> None:
-    catalogue = Catalogue((ROOT / "tests/probes/cnp.py",))
+    catalogue = Catalogue((ROOT / "tests/probes/prototypes.py",))
     for name, cls in catalogue.classes("algorithm").items():
         assert catalogue.stated(name, "family") == (cls.family,)
         assert set(catalogue.stated(name, "suits")) == cls.suits
-    listed = bench("list", "--plugin", str(ROOT / "tests/probes/cnp.py"))
-    assert re.search(r"^algorithms: others\n  cnp  .*\(regression only\)$", listed.output, re.MULTILINE)
+    listed = bench("list", "--plugin", str(ROOT / "tests/probes/prototypes.py"))
+    assert re.search(r"^algorithms: others\n  prototypes  .*\(classification only\)$", listed.output, re.MULTILINE)
 
 
 def test_the_same_command_again_recomputes_nothing() -> None:

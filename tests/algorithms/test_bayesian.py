@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -162,7 +163,7 @@ def losses_of(learner: Learner) -> list[float]:
     found = []
     for iteration, batch in zip(range(20), episodes(suite, learner, lambda: meta, 0, 0), strict=False):
         loss, slopes = gradient(meta, batch)
-        rule.update(slopes, batch, iteration, lambda: (loss, slopes))
+        rule.update(slopes, batch, iteration, partial(gradient, meta, batch))
         found.append(loss.item())
     return found
 
