@@ -1,7 +1,7 @@
 """What ANIL saves over MAML: seconds of a meta-iteration and of adapting at test, one after the other, A B A B.
 
 Run by hand: `python tests/benchmarks/head_only.py glyphs compiled`. Raghu et al. 2019 (arXiv:1909.09157) report 1.7 and
-4.1 times for 5-way 1-shot miniImagenet, table 5 of the appendix, on their machine. Letters: T tasks.
+4.1 times for 5-way 1-shot miniImagenet on their machine. Letters: T tasks.
 """
 
 import statistics
