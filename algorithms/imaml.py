@@ -28,7 +28,7 @@ class IMAML(Learner):
     steps: Annotated[int, Field(ge=1, description="inner steps in meta-training"), Search(5, 25)] = 16
     inner_lr: Annotated[
         float | None,
-        Field(gt=0, description="α; unless given, 0.1 as published for classes, and 0.01 for numbers: our choice"),
+        Field(gt=0, description="α; unless given, 0.1 as published for classes, and 0.001 for numbers: our choice"),
         Search(0.003, 0.2, log=True),
     ] = None
     strength: Annotated[float, Field(gt=0, description="λ"), Search(0.1, 5, log=True)] = 2.0
@@ -51,7 +51,7 @@ class IMAML(Learner):
         return descend(state, slopes, self._rate(task))
 
     def _rate(self, task: Task) -> float:
-        return self.inner_lr or (0.1 if task.kind == "classification" else 0.01)
+        return self.inner_lr or (0.1 if task.kind == "classification" else 0.001)
 
     def meta_loss(self, meta: Params, task: Task, episode: Episode) -> Tensor:
         """L_query(φ), whose gradient is the implicit function's: no graph of the inner steps is kept."""
