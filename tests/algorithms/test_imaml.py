@@ -165,5 +165,5 @@ def test_the_rate_is_that_of_the_kind_of_task_unless_given() -> None:
     for bed in (Curved(), Labels()):
         case = case_of(lambda bed: learner(), bed)
         rates[bed.kind] = case.algorithm._rate(SuiteTask(bed))
-    assert rates == {"regression": 0.01, "classification": 0.1}
+    assert rates == {"regression": 0.001, "classification": 0.1}
     assert learner(inner_lr=0.3)._rate(SuiteTask(Curved())) == 0.3
