@@ -5,7 +5,7 @@ On the real Omniglot, which it looks for where `bench` does. Some four minutes o
 
 import sys
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,16 +16,17 @@ from algorithms.fomaml import FOMAML
 from algorithms.maml import MAML
 from bench.certificate.checks import double, gap
 from bench.core import seeds
+from bench.core.discovery import Catalogue
 from bench.core.task import SuiteTask
 from bench.core.trees import part, tree_leaves
 from bench.core.types import Episode, Learner, Meta
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from suites.omniglot import Omniglot
-from tests.probes.dragen1860 import Dragen1860
 
 ROOT = Path(__file__).parents[2]
 PAGE, PROBE = ROOT / "docs" / "popular-code.md", ROOT / "tests" / "probes" / "dragen1860.py"
+POPULAR: type[Learner] = Catalogue((PROBE,)).load("algorithm", "dragen1860")
 START, END = "<!-- measured -->", "<!-- /measured -->"
 STEPS, DRAWS, TASKS, RATE, ITERATIONS = (1, 2, 5), 5, 8, 0.4, 300
 LAST = "2, only the last task's loss"
@@ -73,7 +74,7 @@ def gradients(kind: type[Learner], steps: int, draw: int, single: bool = False, 
 def compared(steps: int, last: bool) -> list[str]:
     """A row's cells: to MAML's, to FOMAML's, and float32's distance to float64's, the probe's and MAML's."""
     try:
-        ours = [gradients(Dragen1860, steps, d, last=last) for d in range(DRAWS)]
+        ours = [gradients(POPULAR, steps, d, last=last) for d in range(DRAWS)]
     except RuntimeError:
         return ["no gradient"] * 5 + [span(_off(MAML, steps, 100), ".2g") + " %"]
     cells = []
@@ -83,7 +84,7 @@ def compared(steps: int, last: bool) -> list[str]:
         cells.append(span([gap(a, b) for a, b in zip(ours, theirs, strict=True)]))
     if last:
         return [*cells, "", ""]
-    return [*cells, *(span(_off(kind, steps, 100)) + " %" for kind in (Dragen1860, MAML))]
+    return [*cells, *(span(_off(kind, steps, 100)) + " %" for kind in (POPULAR, MAML))]
 
 
 def _off(kind: type[Learner], steps: int, unit: float) -> list[float]:
