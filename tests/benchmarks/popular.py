@@ -1,4 +1,4 @@
-"""What the popular code computes, measured -> docs/popular-code.md: `python tests/benchmarks/popular.py`.
+"""What the popular code computes, measured -> docs/popular-code.md: `python tests/benchmarks/popular.py [PART]`.
 
 On the real Omniglot, which it looks for where `bench` does. Some four minutes on one core.
 """
@@ -27,12 +27,12 @@ from suites.omniglot import Omniglot
 ROOT = Path(__file__).parents[2]
 PAGE, PROBE = ROOT / "docs" / "popular-code.md", ROOT / "tests" / "probes" / "dragen1860.py"
 POPULAR: type[Learner] = Catalogue((PROBE,)).load("algorithm", "dragen1860")
-START, END = "<!-- measured -->", "<!-- /measured -->"
-STEPS, DRAWS, TASKS, RATE, ITERATIONS = (1, 2, 5), 5, 8, 0.4, 300
+START, END = "<!-- {} -->", "<!-- /{} -->"
+STEPS, DRAWS, TASKS, RATE, ITERATIONS = (1, 2, 5), 5, 8, 0.4, 100
 LAST = "2, only the last task's loss"
 GRADIENTS = ["1", "2", "5", LAST]
 TRAINED = ["dragen1860", "fomaml", "maml"]
-ROWS = [*GRADIENTS, "step", *TRAINED]  # of both tables, the second's head among them
+ROWS = {"gradients": GRADIENTS, "accuracy": TRAINED}  # of the page's two tables
 Found = list[Tensor]
 
 
@@ -96,8 +96,8 @@ def trained() -> list[str]:
     fields = f"steps=5,inner_lr={RATE},meta_batch={TASKS}"
     with tempfile.TemporaryDirectory() as folder:
         frame = bench.run(
-            "omniglot[queries=15]", [f"{name}[{fields}]" for name in TRAINED], out=folder, plugins=[PROBE], threads=1,
-            preset="quick", iterations=ITERATIONS,
+            "omniglot", [f"{name}[{fields}]" for name in TRAINED], out=folder, plugins=[PROBE], threads=1,
+            preset="quick", iterations=ITERATIONS, engine="eager", selection="last",
         )  # fmt: skip
     rows = frame[(frame["metric"] == "accuracy") & (frame["norm"] == "transductive")]
     steps = sorted(rows["step"].unique())
@@ -109,20 +109,24 @@ def trained() -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measures, and writes the page's part anew."""
-    torch.set_num_threads(1)
+def compare() -> list[str]:
+    """The meta-gradients, as Markdown."""
     head = "| steps | cosine to MAML's | distance to MAML's | cosine to FOMAML's | distance to FOMAML's | "
-    lines = [head + "its float32 | MAML's float32 |", "|---|---|---|---|---|---|---|"]
-    for label in GRADIENTS:
-        cells = compared(int(label[0]), last=label == LAST)
-        lines.append(f"| {label} | {' | '.join(cells)} |")
-        sys.stdout.write(f"{lines[-1]}\n")
-        sys.stdout.flush()
-    found = "\n".join([*lines, "", *trained()])
-    before, _, rest = PAGE.read_text().partition(START)
-    PAGE.write_text(f"{before}{START}\n{found}\n{END}{rest.partition(END)[2]}")
+    rows = [f"| {label} | {' | '.join(compared(int(label[0]), last=label == LAST))} |" for label in GRADIENTS]
+    return [head + "its float32 | MAML's float32 |", "|---|---|---|---|---|---|---|", *rows]
+
+
+PARTS = {"gradients": compare, "accuracy": trained}
+
+
+def main(*parts: str) -> None:
+    """Measures, all or these of PARTS, and writes the page's lines between their markers anew."""
+    torch.set_num_threads(1)
+    for name in parts or PARTS:
+        found = "\n".join(PARTS[name]())
+        before, start, rest = PAGE.read_text().partition(START.format(name))
+        PAGE.write_text(f"{before}{start}\n{found}\n{END.format(name)}{rest.partition(END.format(name))[2]}")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])
