@@ -1,6 +1,6 @@
 """What the popular code computes, measured -> docs/popular-code.md: `python tests/benchmarks/popular.py [PART]`.
 
-On the real Omniglot, which it looks for where `bench` does. The gradients take three minutes or so, the accuracy longer.
+On the real Omniglot, which it looks for where `bench` does. The gradients take some three minutes, the accuracy longer.
 """
 
 import sys
