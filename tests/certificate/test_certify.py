@@ -119,6 +119,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
     | PEERLESS
     | IDLE
     | {CLOSED: OWN, HEAD: "n/a: it does not answer by the suite's head"},
+    "mamlpp, at first": PEERLESS | IDLE | {CLOSED: OWN},
+    "mamlpp, in the end": PEERLESS | IDLE | {CLOSED: OWN},
     "annealed, at first": FORGETS | PEERLESS | {CLOSED: "n/a: it claims first order"},
     "annealed, in the end": FORGETS | PEERLESS,
     "mtnet": FORGETS
@@ -162,7 +164,7 @@ def probe(stem: str) -> Path:
 
 
 def test_every_algorithm_has_its_verdicts_pinned() -> None:
-    assert set(ALGORITHMS) <= set(NOTHING_SAID)
+    assert set(ALGORITHMS) <= {name.partition(", ")[0] for name in NOTHING_SAID}
 
 
 @pytest.mark.slow
