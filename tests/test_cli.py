@@ -132,12 +132,12 @@ def test_a_dry_run_without_the_data_says_unknown(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_time_limit_stops_cleanly_and_the_same_command_goes_on() -> None:
-    command = (*RUN, "--algos", "maml[meta_batch=2]", "--iterations", "30")
-    output = bench(*command, "--time-limit", "0.001s").output
+    command = (*RUN, "--algos", "maml[meta_batch=2]", "--iterations", "1000")
+    output = bench(*command, "--time-limit", "0.2s").output
     assert "the time limit came first: 0 of 1 cells done. The same command goes on." in output
     assert records() == []
     output = bench(*command).output
-    assert "going on from iteration 1" in output
+    assert "going on from iteration" in output
     assert [(record["outcome"], record["pieces"]) for record in records()] == [("finished", 2)]
 
 
