@@ -1,7 +1,7 @@
 """Any environment of gymnasium's registry, of which some attributes differ from task to task (extra: gymnasium).
 
-`gymnasium[id=CartPole-v1,vary=length:0.25-1.0]`; several: `vary=length:0.25-1.0;masspole:0.05-0.5`. Protocol and network
-are choices of this suite, the outer rule is that of Finn et al. 2017 (arXiv:1703.03400).
+`gymnasium[id=CartPole-v1,vary=length:0.25-1.0]`; several: `vary=length:0.25-1.0;masspole:0.05-0.5`. Protocol and
+network are choices of this suite, the outer rule is that of Finn et al. 2017 (arXiv:1703.03400).
 """
 
 import difflib
