@@ -7,7 +7,7 @@ points, here each has its own. Letters: T tasks, K = 30 support points at most, 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -16,8 +16,9 @@ from torch import Generator, Tensor, nn
 from bench.core import seeds
 from bench.core.metric import GAP, NLL
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Data, Kind, Metric, Normal, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Data, Kind, Metric, Normal, Role, Setting, Split
 from suites import published
+from suites.parts.curves import Regression
 from suites.parts.hidden import Hidden
 from suites.parts.nets import MLP
 from suites.sinusoid import uniform
@@ -64,7 +65,7 @@ def covariance(kernel: str, one: Tensor, other: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GP(Supervised):
+class GP(Regression):
     """y ~ GP(0, k) with noise of variance 0.05, or a sawtooth without; 0 to 30 support points; an MLP 1-40-40-1."""
 
     kernel: Annotated[
@@ -216,18 +217,6 @@ class GP(Supervised):
         tasks = self.grid(self.sample(12, "test", seeds.generator("sheet")))
         y = self._values(Functions(*(leaf.double() if leaf.is_floating_point() else leaf for leaf in tasks)), "query")
         return Sheet("curves", y.squeeze(-1).numpy(), tasks.query[0, :, 0].numpy())
-
-    def predict(self, params: Params, data: Points) -> Tensor:
-        """ŷ, [N, 1]."""
-        return self.call(params, data.x)
-
-    def losses(self, prediction: Tensor, data: Points) -> Tensor:
-        """Squared errors, [N]."""
-        return (prediction - data.y).square().squeeze(-1)
-
-    def score(self, prediction: Tensor, data: Points) -> dict[str, Any]:
-        """The mean squared error."""
-        return {"mse": self.mean(self.losses(prediction, data), data)}
 
     def bayes(self, data: Points) -> Tensor | None:
         """By the exact posterior's marginals, not their joint: methods here predict each point by itself."""

@@ -13,8 +13,9 @@ from torch import Generator, Tensor, nn
 
 from bench.core import seeds
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Metric, Role, Setting, Split
 from suites import published
+from suites.parts.curves import Regression
 from suites.parts.hidden import Hidden
 from suites.parts.nets import MLP
 from suites.sinusoid import Points, uniform
@@ -31,7 +32,7 @@ class Curves(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polynomials(Supervised):
+class Polynomials(Regression):
     """y = Σ c_i x^i, c_i ~ U[−1, 1] / 2^i, x ~ U[−2, 2]; mean squared error; an MLP 1-40-40-1."""
 
     order: Annotated[int, Field(ge=0, le=2, description="of the polynomials")] = 2
@@ -106,15 +107,3 @@ class Polynomials(Supervised):
             self.grid(self.sample(12, "test", seeds.generator("sheet"))), "query"
         )
         return Sheet("curves", y.squeeze(-1).numpy(), x[0, :, 0].numpy())
-
-    def predict(self, params: Params, data: Points) -> Tensor:
-        """ŷ, [N, 1]."""
-        return self.call(params, data.x)
-
-    def losses(self, prediction: Tensor, data: Points) -> Tensor:
-        """Squared errors, [N]."""
-        return (prediction - data.y).square().squeeze(-1)
-
-    def score(self, prediction: Tensor, data: Points) -> dict[str, Tensor]:
-        """The mean squared error."""
-        return {"mse": self.mean(self.losses(prediction, data), data)}

@@ -5,7 +5,7 @@ The regression experiment of Finn, Abbeel, Levine 2017 (arXiv:1703.03400), secti
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field
@@ -14,8 +14,9 @@ from torch import Generator, Tensor, nn
 from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Metric, Role, Setting, Split
 from suites import published
+from suites.parts.curves import Regression
 from suites.parts.hidden import Hidden
 from suites.parts.nets import MLP
 
@@ -59,7 +60,7 @@ def uniform(low: float, high: float, *shape: int, generator: Generator) -> Tenso
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoid(Supervised):
+class Sinusoid(Regression):
     """y = A sin(x − phase), A ~ U[0.1, 5], phase ~ U[0, π], x ~ U[−5, 5]; mean squared error; an MLP 1-40-40-1."""
 
     shots: Annotated[
@@ -184,15 +185,3 @@ class Sinusoid(Supervised):
         tasks = self.sample(12, "test", seeds.generator("sheet"))
         y = tasks.amplitude * torch.sin(tasks.frequency * x - tasks.phase)
         return Sheet("curves", y.squeeze(1).numpy(), x.numpy())
-
-    def predict(self, params: Params, data: Points) -> Tensor:
-        """ŷ, [N, 1]."""
-        return self.call(params, data.x)
-
-    def losses(self, prediction: Tensor, data: Points) -> Tensor:
-        """Squared errors, [N]."""
-        return (prediction - data.y).square().squeeze(-1)
-
-    def score(self, prediction: Tensor, data: Points) -> dict[str, Any]:
-        """The mean squared error."""
-        return {"mse": self.mean(self.losses(prediction, data), data)}
