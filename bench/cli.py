@@ -5,6 +5,7 @@ or would; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
 import logging
+import os
 import re
 import signal
 import sys
@@ -46,11 +47,12 @@ class Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 128 + n by signal n."""
         try:
-            from bench.core.system import check_system
+            from bench.core.system import check_system, wait_politely
             from bench.core.torch_version import check_torch
 
             with interruptible():
                 check_system()
+                wait_politely(os.environ)
                 check_torch()
                 return super().invoke(ctx)
         except BenchError as error:
