@@ -130,7 +130,7 @@ def plan(
     lost: list[PluginError] = []
     for suite, algorithm in itertools.product(suites, algorithms):
         try:
-            cells += [planner.cell(suite, algorithm, seed) for seed in request.seeds]
+            cells += planner.cells(suite, algorithm)
         except PluginError as error:
             lost.append(error)
     if lost and (broken is None or not cells):
@@ -274,11 +274,14 @@ class _Planner:
         self.tried: dict[tuple[str, str], str] = {}  # why tasks go one after the other, for all seeds
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
-    def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+    def cells(self, named_suite: Named, named: Named) -> list[Cell]:
+        """One for each seed, which are alike in all else."""
         with foreign(f"{named_suite} with {named} can't be planned"):
-            return self._cell(named_suite, named, seed)
+            first = self._cell(named_suite, named)
+        specs = (first.spec.model_copy(update={"seed": seed}) for seed in self.request.seeds)
+        return [replace(first, spec=spec, label=f"{first.label} · seed {spec.seed}") for spec in specs]
 
-    def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+    def _cell(self, named_suite: Named, named: Named) -> Cell:
         request = self.request
         suite = suite_of(self.catalogue, named_suite)
         check_kind(self.catalogue, named_suite, suite, named)
@@ -309,7 +312,7 @@ class _Planner:
                 source=source_hash(type(algorithm)),
             ),
             outer=repr(outer_of(trained, algorithm, iterations)) if algorithm.trains else "",
-            seed=seed,
+            seed=0,
             iterations=iterations,
             validate_every=request.validate_every or suite.validate_every,
             selection=request.selection if algorithm.trains else "last",
@@ -322,7 +325,7 @@ class _Planner:
             threads=threads_of(request),
             chunk_tasks=request.chunk_tasks if algorithm.trains else None,
         )
-        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for", why)
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named}", "asked for", why)
 
     def with_threads(self, cells: list[Cell], begun: Begun) -> list[Cell]:
         """The cells with the threads that they were begun with, if those are left open; says what does not count."""
