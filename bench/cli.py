@@ -196,8 +196,8 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
-    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, or the paper's protocol.",
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
+    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, hours on two cores, or the paper's.",
 )  # fmt: skip
 @click.option("--iterations", callback=_count(), metavar="N", help="Meta-iterations, instead of the preset's.")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
@@ -300,7 +300,7 @@ def run(
 )  # fmt: skip
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Of a trial: how many, or which.")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Whose tenth a trial trains for.",
 )  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, metavar="NAME", help="tpe, random, cmaes or grid.")
