@@ -126,6 +126,10 @@ def _seeds(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers)) if listed else tuple(range(numbers[0]))
 
 
+def _ids(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path.absolute() for path in paths)
 
@@ -637,6 +641,56 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
     if len(stores) < 2 and into is None:
         raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")
     tables.merged(merged(stores, into or stores[0]), into or stores[0])
+
+
+cells_option = click.option(
+    "--cells", default="", metavar="ID[,ID]", callback=_ids, help="Which, by their folders in STORE/cells.  [default: all]"
+)  # fmt: skip
+
+
+@main.command()
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@cells_option
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Add the results to this run directory, compactly."
+)
+@click.option(
+    "--checkpoints", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write the checkpoints of unfinished cells to this file, for `bench import`.",
+)  # fmt: skip
+def export(store: Path, cells: tuple[str, ...], to: Path | None, checkpoints: Path | None) -> None:
+    """Carry results or checkpoints out of a run directory.
+
+    With --to, results go where they may be kept for good, without a digit lost: records, scores at the report steps,
+    curves, small networks; checkpoints of unfinished cells into its folder unfinished. With --checkpoints, what another
+    machine needs to go on, in one file.
+    """
+    from bench.cells.carry import compact, pack
+    from bench.terminal import tables
+
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: --to FOLDER for results, or --checkpoints FILE for what is unfinished.")
+    if to:
+        tables.merged(compact(store, to, cells), to)
+    if checkpoints:
+        for line in (*pack(store, checkpoints, cells), f"written to {checkpoints}"):
+            click.echo(line)
+
+
+@main.command("import")
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="The run directory.")
+def import_(file: Path, out: Path) -> None:
+    """Take in checkpoints that `bench export` wrote.
+
+    The command that began the cells goes on with them in the run directory, to the digest of a run that was never moved.
+    """
+    from bench.cells.carry import unpack
+    from bench.terminal import tables
+
+    tables.merged(unpack(file, out), out)
 
 
 @main.group()
