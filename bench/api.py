@@ -23,6 +23,7 @@ from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
 from bench.reporting import report as reporting
+from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
@@ -262,6 +263,44 @@ def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.Da
     """
     paths = [Path(store) for store in stores]
     return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
+
+
+def reproduce(
+    what: str | Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    dry_run: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int | None = None,
+    retries: int = RETRIES,
+) -> pd.DataFrame:
+    """Published values beside ours, as `bench reproduce` shows them; of what is named, what is missing is run before.
+
+    Args:
+        what: "sinusoid", "omniglot/maml/5w1s", or several; everything that was published, of which nothing is run.
+        out: the run directory; `runs/reproduce` by default.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        dry_run: run nothing of what is named either.
+        device: where cells run.
+        threads: of a cell.
+        workers: as for `run`.
+        retries: of a lost cell.
+
+    Returns:
+        A row for each value: what it is of, value, ci95, origin and source; ours with its interval, verdict and gap;
+        seconds that the missing cells take here at most; the command.
+
+    Raises:
+        BenchError: nothing is published of what was named, or as `run`.
+    """
+    execution = Execution(workers=workers, retries=retries)
+    root, asked = Path(out) if out else reproducing.OUT, reproducing.Asked(device, threads or execution.threads)
+    rows = reproducing.selected([what] if isinstance(what, str) else what)
+    if what and not dry_run:
+        reproducing.run(rows, root, asked, Silent(), time_limit, execution)
+    return reproducing.reproduced(rows, root, reproducing.Times(asked, root))
 
 
 def cells_of(

@@ -585,6 +585,68 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     click.echo(f"written to {page}")
 
 
+@main.command()
+@json_option
+@click.argument("what", nargs=-1, metavar="[SUITE[/ALGORITHM[/SETTING]]]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/reproduce]")
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@click.option("--dry-run", is_flag=True, help="Run nothing: only say what is there and how long the rest would take.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write a row for each value there.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
+@data_option
+@execution_options
+def reproduce(
+    what: tuple[str, ...],
+    out: Path | None,
+    time_limit: float | None,
+    dry_run: bool,
+    csv: Path | None,
+    device: str,
+    threads: int | None,
+    execution: "Execution",
+) -> None:
+    """Make published values again, and show them beside ours.
+
+    WHAT are suites, such as sinusoid, or omniglot/maml/5w1s; what is missing is run, and an interrupted cell goes on.
+    Without WHAT nothing is run: a list of what was published, what came out here, and how long the rest would take.
+    Results and checkpoints that are committed in results/ count as well as the run directory.
+    """  # fmt: skip
+    from bench.reporting.reproduce import OUT, Asked, Times, reproduced, selected
+    from bench.reporting.reproduce import run as run_missing
+    from bench.terminal import tables
+
+    root, asked, rows = out or OUT, Asked(device, threads or execution.threads), selected(what)
+    lost = False
+    if what and not dry_run:
+        from bench.cells.cell import logging_to
+        from bench.learning.engines.vectorised import keep_memory
+        from bench.terminal.progress import Progress
+
+        keep_memory()
+        try:
+            with logging_to(logging.StreamHandler()), Progress() as progress:
+                wanted, records, refused = run_missing(rows, root, asked, progress, time_limit, execution)
+        except KeyboardInterrupt as interrupt:
+            message = f"What is done is kept in {root}; the same command goes on from there."
+            raise Interrupted.by(interrupt, message) from None
+        for command, reason in refused.items():
+            click.echo(f"not run: {command}: {reason}")
+        lost = bool(refused or progress.lost or any(record.outcome != "finished" for record in records))
+        if len(records) + len(progress.lost) < wanted:
+            click.echo(f"the time limit came first: {len(records)} of {wanted} cells done. The same command goes on.")
+    found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True)))
+    tables.reproduced(found)
+    if csv:
+        found.to_csv(csv)
+        click.echo(f"written to {csv}")
+    if lost:
+        sys.exit(3)
+
+
 @main.command("predict")
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))
@@ -643,15 +705,12 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
     tables.merged(merged(stores, into or stores[0]), into or stores[0])
 
 
-cells_option = click.option(
-    "--cells", default="", metavar="ID[,ID]", callback=_ids, help="Which, by their folders in STORE/cells.  [default: all]"
-)  # fmt: skip
-
-
 @main.command()
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))
-@cells_option
+@click.option(
+    "--cells", default="", metavar="ID[,ID]", callback=_ids, help="Which: folders in STORE/cells.  [default: all]"
+)
 @click.option(
     "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Add the results to this run directory, compactly."
 )
@@ -685,7 +744,7 @@ def export(store: Path, cells: tuple[str, ...], to: Path | None, checkpoints: Pa
 def import_(file: Path, out: Path) -> None:
     """Take in checkpoints that `bench export` wrote.
 
-    The command that began the cells goes on with them in the run directory, to the digest of a run that was never moved.
+    The command that began the cells goes on with them in the run directory, to the digest of a run that never moved.
     """
     from bench.cells.carry import unpack
     from bench.terminal import tables

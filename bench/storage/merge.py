@@ -1,7 +1,7 @@
 """Several run directories -> one: nothing is overwritten, and what contradicts is kept side by side."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,14 +22,14 @@ class Merged(NamedTuple):
     message: str = ""
 
 
-def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
+def merge(sources: Sequence[Path], into: Path, cells: Collection[str] | None = None) -> Iterator[Merged]:
     """Brings the cells of run directories into one, telling what became of each.
 
     A finished cell is taken where the target has none or an unfinished or failed one, a checkpoint where the target's
     is not as far. Where both have a result and the
     digests are equal, the target's stays; where they differ, both stay: the other as record-<digest>.json beside
     record.json, its tables likewise. Trials and sweeps in `tuning/` come along, without their journals: `bench tune`
-    proposes the same trials again and finds them done. Sources are only read.
+    proposes the same trials again and finds them done. Sources are only read. With `cells`, these alone are brought.
 
     Raises:
         StoreError: a source is no run directory or of another format, a file is corrupt, or a cell of the target is
@@ -51,7 +51,10 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
     for store in stores:
         if store.root.resolve() != target.root.resolve():
             for folder in sorted((store.root / "cells").glob("*/")):
-                yield _one(store, target, folder.name)
+                if cells is None or folder.name in cells:
+                    yield _one(store, target, folder.name)
+    if cells is not None:
+        return
     tunings = [store.root / TUNING for store in stores if (store.root / TUNING).is_dir()]
     if any(path.parent.resolve() != into.resolve() for path in tunings):
         yield from merge(tunings, into / TUNING)
@@ -81,7 +84,7 @@ def _one(source: Store, target: Store, cell: str) -> Merged:
 
 
 def _unfinished(source: Store, target: Store, cell: str) -> Merged:
-    new, old = (_iteration(store.folder(cell) / "checkpoint.safetensors") for store in (source, target))
+    new, old = (iteration_of(store.folder(cell) / "checkpoint.safetensors") for store in (source, target))
     if target.record(cell) or (old >= 0 and new <= old):
         return Merged(cell, source.root, "kept", "unfinished there")
     if old >= 0:
@@ -91,7 +94,7 @@ def _unfinished(source: Store, target: Store, cell: str) -> Merged:
     return Merged(cell, source.root, "copied", "unfinished: the command that began it goes on")
 
 
-def _iteration(checkpoint: Path) -> int:
+def iteration_of(checkpoint: Path) -> int:
     """The meta-iterations of a checkpoint; -1 where there is none that can be read."""
     from safetensors import safe_open
 
