@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from bench.cells import carry
 from bench.cells.adapt import Trained, learner
 from bench.cells.execute import run_cells
 from bench.cells.restore import finished_cell, trained
@@ -263,6 +264,37 @@ def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.Da
     """
     paths = [Path(store) for store in stores]
     return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
+
+
+def export(
+    store: str | Path,
+    *,
+    to: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    cells: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Carries results to a compact run directory, or checkpoints of unfinished cells to a file, as `bench export` does.
+
+    Returns:
+        A row for each cell: as of `merge`; with `checkpoints`, what it is and how far.
+
+    Raises:
+        BenchError: there is nothing to carry, a cell does not exist, or neither or both places were named.
+    """
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: to=FOLDER for results, or checkpoints=FILE for what is unfinished.")
+    if to is not None:
+        return pd.DataFrame(carry.compact(Path(store), Path(to), cells), columns=merge_.Merged._fields)
+    return pd.DataFrame({"carried": carry.pack(Path(store), Path(str(checkpoints)), cells)})
+
+
+def import_(file: str | Path, out: str | Path) -> pd.DataFrame:
+    """Brings checkpoints that `export` wrote into a run directory, as `bench import` does; rows as of `merge`.
+
+    Raises:
+        BenchError: the file is damaged or something else.
+    """
+    return pd.DataFrame(carry.unpack(Path(file), Path(out)), columns=merge_.Merged._fields)
 
 
 def reproduce(

@@ -91,6 +91,8 @@ def unpack(file: Path, into: Path) -> Iterator[Merged]:
     Raises:
         BenchError: the file is no such archive, damaged or edited, or as `merge`.
     """
+    if not file.is_file():
+        raise BenchError(f"there is no file {file}. `bench export RUN --checkpoints FILE` writes one.")
     with TemporaryDirectory() as folder:
         carried = Store.create(Path(folder) / "carried")
         try:
@@ -105,11 +107,7 @@ def unpack(file: Path, into: Path) -> Iterator[Merged]:
                 if spec.id != path.name:
                     raise ValueError(f"the specification of {path.name} is that of {spec.id}")
                 opened((path / "checkpoint.safetensors").read_bytes(), spec.trajectory)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError) and error.filename == str(file):
-                raise BenchError(f"there is no {file}. `bench export RUN --checkpoints FILE` writes one.") from None
-            raise
-        except (ValueError, zipfile.BadZipFile, KeyError, RuntimeError) as error:
+        except Exception as error:  # broken files break readers in many ways
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise StoreError(
                 f"{file} is not what `bench export --checkpoints` writes, or damaged ({reason}). Carry it over again."

@@ -42,6 +42,7 @@ RESULTS = Path(__file__).parents[2] / "results"  # those that the project keeps
 OUT = Path("runs/reproduce")
 COMMAND = ["run_suite", "run_algorithm", "preset"]
 Key = tuple[str, str, str, str]  # names and parameters of a suite and an algorithm
+Kept = list[tuple[Store, Record]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Aim:
 class Found:
     """What stores hold of an aim."""
 
-    records: list[tuple[Store, Record]] = field(default_factory=list)  # of one arm, one for each seed
+    records: Kept = field(default_factory=list)  # of one arm, one for each seed
     done: int = 0  # meta-iterations of what is finished, or of a checkpoint
     diverged: str = ""
 
@@ -98,6 +99,9 @@ class Found:
         """Its scores."""
         frame = tidy((record, store.read_table(record.cell, "scores.parquet")) for store, record in self.records)
         return cubes(frame, cells_of(record for _, record in self.records))
+
+
+Seconds = Callable[[Aim, int, Kept], float | str]
 
 
 def selected(what: Sequence[str]) -> pd.DataFrame:
@@ -121,20 +125,18 @@ def _named(rows: pd.DataFrame, text: str) -> pd.DataFrame:
         there = rows[rows[column] == name]
         if there.empty:
             known = map(str, rows[column].dropna().unique())
-            raise unknown(f"{column} with published values in {text!r}", name, known, "`bench reproduce` lists them.")
+            raise unknown(f"published {column}", name, known, "`bench reproduce` lists them.")
         rows = there
     return rows
 
 
-def reproduced(
-    rows: pd.DataFrame, out: Path = OUT, seconds: Callable[[Aim, int], float | str] | None = None
-) -> pd.DataFrame:
+def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = None) -> pd.DataFrame:
     """The published values with ours, a verdict and how to come to it; what is committed counts as well as `out`.
 
     Args:
         rows: of published.csv.
         out: a run directory, which need not exist.
-        seconds: how long so many seeds of an aim take, or why nobody knows; unknown without it.
+        seconds: how long so many seeds of an aim take, of which there are these records, or why nobody knows.
     """
     catalogue, held = Catalogue(), _Held([*_stores(out), *_stores(RESULTS)])
     made: list[dict[str, Any]] = []
@@ -144,10 +146,9 @@ def reproduced(
         found = held.of(aim)
         scores = found.cubes() if found.records else []
         left = aim.seeds - (len(found.records) if found.done >= aim.iterations else 0)
-        time: float | str | None = None
-        if left > 0 and not found.diverged:
-            pace = held.pace(aim)
-            time = pace * left if pace else seconds(aim, left) if seconds else None
+        time = (
+            seconds(aim, left, held.records.get(aim.key, [])) if seconds and left > 0 and not found.diverged else None
+        )
         for index, row in zip(part.index, records, strict=True):
             made.append({"row": index, **_told(row, aim, found, scores, time)})
     return pd.DataFrame(made).sort_values("row").set_index("row")
@@ -242,7 +243,7 @@ def run(
 
 
 class Times:
-    """How long cells take on this machine: by what it has measured, or a few meta-iterations on trial, once."""
+    """How long cells take on this machine: by what it has trained, or a few meta-iterations on trial, once."""
 
     def __init__(self, asked: Asked, out: Path, say: Callable[[str], object] | None = None) -> None:
         """`say` is told before something is tried."""
@@ -252,10 +253,14 @@ class Times:
         with suppress(OSError, ValueError):
             self.known = json.loads(self.path.read_bytes())
 
-    def __call__(self, aim: Aim, seeds: int) -> float | str:
-        """Seconds of so many seeds, at most, since eagerly; or why nobody knows."""
+    def __call__(self, aim: Aim, seeds: int, kept: Kept) -> float | str:
+        """Seconds of so many seeds, on trial at most, since eagerly; or why nobody knows."""
         if aim.refused:
             return aim.refused
+        here = {"host": platform.node(), "torch_build": torch.__version__}
+        done = [record for _, record in kept if here.items() <= record.environment.items()]
+        if taken := [_seconds(record, aim.iterations) for record in done if record.outcome == "finished"]:
+            return seeds * statistics.median(taken)
         threads = self.asked.threads or cores()
         where = f"{self.asked.device} · {threads} · {platform.node()} · torch {torch.__version__}"
         key = f"{aim.suite} · {aim.algorithm} · {aim.preset} · {where}"
@@ -287,11 +292,15 @@ class Times:
                 part.replace(self.path)
 
 
+def _seconds(record: Record, iterations: int) -> float:
+    return record.train_seconds * iterations / max(record.stopped_at, 1) + record.evaluate_seconds
+
+
 class _Held:
     """What stores hold, by what it is."""
 
     def __init__(self, stores: Iterable[Store]) -> None:
-        self.records: dict[Key, list[tuple[Store, Record]]] = {}
+        self.records: dict[Key, Kept] = {}
         self.begun: dict[Key, int] = {}  # the furthest checkpoint
         self.finished: set[str] = set()
         for store in stores:
@@ -304,17 +313,6 @@ class _Held:
                     if spec.id not in self.finished and spec.split == "test":
                         done = iteration_of(at.folder(spec.id) / "checkpoint.safetensors")
                         self.begun[_key(spec)] = max(self.begun.get(_key(spec), 0), done)
-
-    def pace(self, aim: Aim) -> float | None:
-        """Seconds of one seed, by what this machine has measured."""
-        here = {"host": platform.node(), "torch_build": torch.__version__}
-        done = [record for _, record in self.records.get(aim.key, []) if here.items() <= record.environment.items()]
-        taken = [
-            record.train_seconds * aim.iterations / max(record.stopped_at, 1) + record.evaluate_seconds
-            for record in done
-            if record.outcome == "finished"
-        ]
-        return statistics.median(taken) if taken else None
 
     def of(self, aim: Aim) -> Found:
         """The arm of an aim with the most meta-iterations up to its own, then with the most seeds."""
