@@ -7,6 +7,7 @@ makes the value here, `differs` what is known to differ all the same.
 """
 
 import json
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -38,7 +39,7 @@ def beside(comparison: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
         arm = arms.loc[measured["arm"]]
         last = int(arm["report_steps"][-1])
         found = known[(known["suite"] == arm["suite_name"]) & (known["algorithm"] == arm["algorithm_name"])]
-        found = found[(found["setting"] == measured["setting"]) | found["setting"].isna()]
+        found = found[(found["setting"] == setting_of(measured["setting"])) | found["setting"].isna()]
         found = found[found["step"].fillna(last) == measured["step"]]
         headline = measured["norm"] == arm["norm"] and (measured["setting"] == arm["setting"])
         found = found[(found["norm"] == measured["norm"]) | (found["norm"].isna() & (measured["norm"] == arm["norm"]))]
@@ -61,6 +62,11 @@ def beside(comparison: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def setting_of(setting: str) -> str:
+    """A setting as papers name it, who don't say how many queries they have."""
+    return re.sub(r", \d+ queries$", "", setting)
 
 
 def verdict(measured: Interval, value: float, half: float) -> tuple[str, float]:

@@ -89,16 +89,16 @@ class Aim:
 
 @dataclass(frozen=True)
 class Found:
-    """What stores hold of an aim."""
+    """What stores hold of an aim; engine and threads may differ from seed to seed."""
 
-    records: Kept = field(default_factory=list)  # of one arm, one for each seed
+    records: Kept = field(default_factory=list)  # one for each seed
     done: int = 0  # meta-iterations of what is finished, or of a checkpoint
     diverged: str = ""
 
     def cubes(self) -> list[Cube]:
-        """Its scores."""
+        """Its scores, of all seeds as those of one arm."""
         frame = tidy((record, store.read_table(record.cell, "scores.parquet")) for store, record in self.records)
-        return cubes(frame, cells_of(record for _, record in self.records))
+        return cubes(frame.assign(arm=""), cells_of(record for _, record in self.records).assign(arm=""))
 
 
 Seconds = Callable[[Aim, int, Kept], float | str]
@@ -140,16 +140,14 @@ def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = No
     """
     catalogue, held = Catalogue(), _Held([*_stores(out), *_stores(RESULTS)])
     made: list[dict[str, Any]] = []
-    for _, part in rows.groupby(COMMAND, sort=False):
-        records = _rows(part)
-        aim = Aim.of({**records[0], "seeds": max(row["seeds"] for row in records)}, catalogue)
+    for aim, values in _aims(rows, catalogue):
         found = held.of(aim)
         scores = found.cubes() if found.records else []
         left = aim.seeds - (len(found.records) if found.done >= aim.iterations else 0)
         time = (
             seconds(aim, left, held.records.get(aim.key, [])) if seconds and left > 0 and not found.diverged else None
         )
-        for index, row in zip(part.index, records, strict=True):
+        for index, row in values.items():
             made.append({"row": index, **_told(row, aim, found, scores, time)})
     return pd.DataFrame(made).sort_values("row").set_index("row")
 
@@ -190,7 +188,7 @@ def _score(row: dict[str, Any], aim: Aim, scores: list[Cube]) -> Interval | None
     """Our mean where the published value is of: its setting, normalisation and inner step, or else the headline's."""
     for cube in scores:
         step = cube.last if pd.isna(row["step"]) else int(row["step"])
-        fits = pd.isna(row["setting"]) or cube.setting == row["setting"]
+        fits = pd.isna(row["setting"]) or published.setting_of(cube.setting) == row["setting"]
         if fits and (pd.isna(row["norm"]) or cube.norm == row["norm"]) and step in cube.steps:
             return cube.mean(step)
     return None
@@ -202,12 +200,14 @@ def cells(rows: pd.DataFrame, out: Path, asked: Asked, choice: Choice = measured
     known = [spec for store in (*_stores(out), *_stores(RESULTS / PLACE)) for spec in store.specs()]
     found: dict[str, Cell] = {}
     refused: dict[str, str] = {}
-    for aim in dict.fromkeys(Aim.of(row, catalogue) for row in _rows(rows)):
+    for aim, _ in _aims(rows, catalogue):
         there = held.of(aim)
-        if there.diverged or (there.done >= aim.iterations and len(there.records) >= aim.seeds):
+        whole = {record.spec.seed for _, record in there.records if there.done >= aim.iterations}
+        seeds = tuple(seed for seed in range(aim.seeds) if seed not in whole)
+        if there.diverged or not seeds:
             continue
         request = Request(
-            suites=str(aim.suite), algos=str(aim.algorithm), preset=aim.preset, seeds=tuple(range(aim.seeds)),
+            suites=str(aim.suite), algos=str(aim.algorithm), preset=aim.preset, seeds=seeds,
             device=asked.device, threads=asked.threads,
         )  # fmt: skip
         try:
@@ -216,7 +216,7 @@ def cells(rows: pd.DataFrame, out: Path, asked: Asked, choice: Choice = measured
         except BenchError as error:
             refused[aim.command] = str(error)
             continue
-        found |= {cell.id: cell for cell in planned if cell.id not in held.finished}
+        found |= {cell.id: cell for cell in planned}
     return list(found.values()), refused
 
 
@@ -302,33 +302,32 @@ class _Held:
     def __init__(self, stores: Iterable[Store]) -> None:
         self.records: dict[Key, Kept] = {}
         self.begun: dict[Key, int] = {}  # the furthest checkpoint
-        self.finished: set[str] = set()
+        ended: set[str] = set()
         for store in stores:
             for record in store.records():
                 if record.outcome != "failed" and record.spec.split == "test":
                     self.records.setdefault(_key(record.spec), []).append((store, record))
-                    self.finished.add(record.cell)
+                    ended.add(record.cell)
             for at in (store, *_stores(store.root / PLACE)):
                 for spec in at.specs():
-                    if spec.id not in self.finished and spec.split == "test":
+                    if spec.id not in ended and spec.split == "test":
                         done = iteration_of(at.folder(spec.id) / "checkpoint.safetensors")
                         self.begun[_key(spec)] = max(self.begun.get(_key(spec), 0), done)
 
     def of(self, aim: Aim) -> Found:
-        """The arm of an aim with the most meta-iterations up to its own, then with the most seeds."""
-        arms: dict[tuple[int, str], dict[int, tuple[Store, Record]]] = {}
+        """What was trained for the most meta-iterations up to the aim's own."""
+        ends: dict[int, dict[int, tuple[Store, Record]]] = {}  # of training -> seed -> the first
         diverged = ""
         for store, record in self.records.get(aim.key, []):
             if record.outcome == "diverged" and record.spec.iterations == aim.iterations:
                 diverged = record.message or f"after {record.stopped_at:,} meta-iterations"
             elif record.outcome == "finished" and record.spec.iterations <= aim.iterations:
-                arm = arms.setdefault((record.spec.iterations, record.spec.arm), {})
-                arm.setdefault(record.spec.seed, (store, record))
-        if not arms:
+                ends.setdefault(record.spec.iterations, {}).setdefault(record.spec.seed, (store, record))
+        if not ends:
             return Found(done=self.begun.get(aim.key, 0), diverged=diverged)
-        best = max(arms, key=lambda key: (key[0], len(arms[key])))
-        done = best[0] if best[0] >= aim.iterations else max(best[0], self.begun.get(aim.key, 0))
-        return Found([arms[best][seed] for seed in sorted(arms[best])], done)
+        last = max(ends)
+        done = last if last >= aim.iterations else max(last, self.begun.get(aim.key, 0))
+        return Found([ends[last][seed] for seed in sorted(ends[last])], done)
 
 
 def _stores(root: Path) -> Iterator[Store]:
@@ -345,5 +344,9 @@ def _canonical(values: dict[str, Any]) -> str:
     return json.dumps(values, sort_keys=True)
 
 
-def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+def _aims(rows: pd.DataFrame, catalogue: Catalogue) -> Iterator[tuple[Aim, dict[int, dict[str, Any]]]]:
+    """Each command with its rows, by their numbers."""
+    for _, part in rows.groupby(COMMAND, sort=False):
+        values = {int(str(index)): {str(k): v for k, v in row.items()} for index, row in part.to_dict("index").items()}
+        first = next(iter(values.values()))
+        yield Aim.of(first | {"seeds": max(row["seeds"] for row in values.values())}, catalogue), values
