@@ -8,6 +8,7 @@ import json
 import platform
 import re
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -148,7 +149,7 @@ def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = No
             seconds(aim, left, held.records.get(aim.key, [])) if seconds and left > 0 and not found.diverged else None
         )
         for index, row in values.items():
-            made.append({"row": index, **_told(row, aim, found, scores, time)})
+            made.append({"row": index, **_told(row, aim, found, scores, took)})
     return pd.DataFrame(made).sort_values("row").set_index("row")
 
 
@@ -156,7 +157,7 @@ def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], time:
     ours = _score(row, aim, scores)
     whole = found.done >= aim.iterations and bool(found.records)
     differs = "" if pd.isna(row["differs"]) else str(row["differs"])
-    word, gap, how = "not run", float("nan"), time if isinstance(time, str) else ""
+    word, gap, how = "not run", float("nan"), took if isinstance(took, str) else ""
     if ours:
         word, gap = published.verdict(ours, float(row["value"]), float(row["ci95"]))
     if found.diverged:
@@ -179,7 +180,7 @@ def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], time:
         "gap": gap,
         "how": how or aim.refused,
         "differs": differs,
-        "seconds": time if isinstance(time, float) else None,
+        "seconds": took if isinstance(took, float) else None,
         "command": aim.command,
     }
 
@@ -274,12 +275,15 @@ class Times:
             try:
                 cell = plan(request)[0]
                 cell.suite.check("test")
+                began, busy = time.perf_counter(), time.process_time()
                 [found] = predict([cell], self.out)
+                # Of one thread, what other processes took of the core does not count.
+                share = (time.process_time() - busy) / (time.perf_counter() - began) if threads == 1 else 1.0
             except BenchError as error:
                 return str(error)
             if found.error or found.seconds is None:
                 return str(found.error)
-            self._keep(key, found.seconds)
+            self._keep(key, found.seconds * min(share, 1.0))
         return seeds * self.known[key]
 
     def _keep(self, key: str, seconds: float) -> None:
