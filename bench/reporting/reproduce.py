@@ -145,15 +145,14 @@ def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = No
         found = held.of(aim)
         scores = found.cubes() if found.records else []
         left = aim.seeds - (len(found.records) if found.done >= aim.iterations else 0)
-        time = (
-            seconds(aim, left, held.records.get(aim.key, [])) if seconds and left > 0 and not found.diverged else None
-        )
+        ask = seconds and left > 0 and not found.diverged
+        took = seconds(aim, left, held.records.get(aim.key, [])) if seconds and ask else None
         for index, row in values.items():
             made.append({"row": index, **_told(row, aim, found, scores, took)})
     return pd.DataFrame(made).sort_values("row").set_index("row")
 
 
-def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], time: float | str | None) -> dict[str, Any]:
+def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], took: float | str | None) -> dict[str, Any]:
     ours = _score(row, aim, scores)
     whole = found.done >= aim.iterations and bool(found.records)
     differs = "" if pd.isna(row["differs"]) else str(row["differs"])
