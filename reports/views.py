@@ -332,8 +332,9 @@ def _reproduced(suite: str, part: pd.DataFrame) -> View:
             order = " (first order)" if row["algorithm"] == "fomaml" else ""
             texts[row["origin"]].append(f"{row['value']:g}{half}{order}{note(source)}")
         entries = {
+            "suite": str(first["run_suite"]),
             "setting": NONE if pd.isna(first["setting"]) else str(first["setting"]),
-            "method": str(first["algorithm"]),
+            "method": str(first["run_algorithm"]),
             "after": after or NONE,
             **{origin: "; ".join(found) or NONE for origin, found in texts.items()},
             "ours": NONE if math.isnan(ours.value) else plus_minus(ours) + seeds,

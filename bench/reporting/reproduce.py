@@ -24,7 +24,7 @@ from bench.cells.execute import run_cells
 from bench.cells.watch import Watch
 from bench.core.data import cache_dir
 from bench.core.discovery import Catalogue, Named, parameters, parse
-from bench.core.errors import BenchError, unknown
+from bench.core.errors import BenchError, DataError, unknown
 from bench.core.interrupts import passed_on
 from bench.core.records import Record, Spec
 from bench.places.execution import Execution, cores
@@ -80,6 +80,11 @@ class Aim:
         key = (suite.name, _canonical(parameters(built)), algorithm.name, _canonical(parameters(learner)))
         iterations = built.presets[str(row["preset"])].iterations if learner.trains else 0
         return cls(*asked, key, iterations, built.report_steps)
+
+    @property
+    def name(self) -> str:
+        """What is run, of each seed."""
+        return f"{self.suite} · {self.algorithm} · {self.preset}"
 
     @property
     def command(self) -> str:
@@ -149,7 +154,7 @@ def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = No
         took = seconds(aim, left, held.records.get(aim.key, [])) if seconds and ask else None
         for index, row in values.items():
             made.append({"row": index, **_told(row, aim, found, scores, took)})
-    return pd.DataFrame(made).sort_values("row").set_index("row")
+    return pd.DataFrame(made).astype({"step": "Int64", "iterations": "Int64"}).sort_values("row").set_index("row")
 
 
 def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], took: float | str | None) -> dict[str, Any]:
@@ -168,7 +173,8 @@ def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], took:
     elif whole and not ours:
         word, how = "not scored", "no score of ours is of that setting and step"
     return {
-        **{name: row[name] for name in ("suite", "setting", "norm", "algorithm", "step", "unit")},
+        **{name: row[name] for name in ("suite", "setting", "norm", "algorithm", "unit", "run_suite", "run_algorithm")},
+        "step": None if pd.isna(row["step"]) else int(row["step"]),
         **{name: row[name] for name in ("value", "ci95", "origin", "grade", "source", "notes")},
         **(
             {"ours": ours.value, "low": ours.low, "high": ours.high} if ours else dict.fromkeys(("ours", "low", "high"))
@@ -263,7 +269,7 @@ class Times:
             return seeds * statistics.median(taken)
         threads = self.asked.threads or cores()
         where = f"{self.asked.device} · {threads} · {platform.node()} · torch {torch.__version__}"
-        key = f"{aim.suite} · {aim.algorithm} · {aim.preset} · {where}"
+        key = f"{aim.name} · {where}"
         if key not in self.known:
             if self.say:
                 self.say(f"timing {aim.algorithm} on {aim.suite}, once on this machine")
@@ -278,9 +284,11 @@ class Times:
                 [found] = predict([cell], self.out)
                 # Of one thread, what other processes took of the core does not count.
                 share = (time.process_time() - busy) / (time.perf_counter() - began) if threads == 1 else 1.0
+            except DataError:
+                return f"its data are not at hand: `bench data fetch {aim.suite.name}` says what to do"
             except BenchError as error:
                 return str(error)
-            if found.error or found.seconds is None:
+            if found.seconds is None:
                 return str(found.error)
             self._keep(key, found.seconds * min(share, 1.0))
         return seeds * self.known[key]
