@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from bench.cells import carry
 from bench.cells.adapt import Trained, learner
 from bench.cells.execute import run_cells
 from bench.cells.restore import finished_cell, trained
@@ -23,6 +24,7 @@ from bench.places.execution import RETRIES, Execution
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan
 from bench.reporting import report as reporting
+from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
@@ -262,6 +264,75 @@ def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.Da
     """
     paths = [Path(store) for store in stores]
     return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
+
+
+def export(
+    store: str | Path,
+    *,
+    to: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    cells: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Carries results to a compact run directory, or checkpoints of unfinished cells to a file, as `bench export` does.
+
+    Returns:
+        A row for each cell: as of `merge`; with `checkpoints`, what it is and how far.
+
+    Raises:
+        BenchError: there is nothing to carry, a cell does not exist, or neither or both places were named.
+    """
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: to=FOLDER for results, or checkpoints=FILE for what is unfinished.")
+    if to is not None:
+        return pd.DataFrame(carry.compact(Path(store), Path(to), cells), columns=merge_.Merged._fields)
+    return pd.DataFrame({"carried": carry.pack(Path(store), Path(str(checkpoints)), cells)})
+
+
+def import_(file: str | Path, out: str | Path) -> pd.DataFrame:
+    """Brings checkpoints that `export` wrote into a run directory, as `bench import` does; rows as of `merge`.
+
+    Raises:
+        BenchError: the file is damaged or something else.
+    """
+    return pd.DataFrame(carry.unpack(Path(file), Path(out)), columns=merge_.Merged._fields)
+
+
+def reproduce(
+    what: str | Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    dry_run: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int | None = None,
+    retries: int = RETRIES,
+) -> pd.DataFrame:
+    """Published values beside ours, as `bench reproduce` shows them; of what is named, what is missing is run before.
+
+    Args:
+        what: "sinusoid", "omniglot/maml/5w1s", or several; everything that was published, of which nothing is run.
+        out: the run directory; `runs/reproduce` by default.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        dry_run: run nothing of what is named either.
+        device: where cells run.
+        threads: of a cell.
+        workers: as for `run`.
+        retries: of a lost cell.
+
+    Returns:
+        A row for each value: what it is of, value, ci95, origin and source; ours with its interval, verdict and gap;
+        seconds that the missing cells take here at most; the command.
+
+    Raises:
+        BenchError: nothing is published of what was named, or as `run`.
+    """
+    execution = Execution(workers=workers, retries=retries)
+    root, asked = Path(out) if out else reproducing.OUT, reproducing.Asked(device, threads or execution.threads)
+    rows = reproducing.selected([what] if isinstance(what, str) else what)
+    if what and not dry_run:
+        reproducing.run(rows, root, asked, Silent(), time_limit, execution)
+    return reproducing.reproduced(rows, root, reproducing.Times(asked, root))
 
 
 def cells_of(

@@ -128,6 +128,10 @@ def _seeds(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(numbers)) if listed else tuple(range(numbers[0]))
 
 
+def _ids(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
     return tuple(path.absolute() for path in paths)
 
@@ -198,8 +202,8 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
-    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, or the paper's protocol.",
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
+    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, hours on two cores, or the paper's.",
 )  # fmt: skip
 @click.option("--iterations", callback=_count(), metavar="N", help="Meta-iterations, instead of the preset's.")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
@@ -302,7 +306,7 @@ def run(
 )  # fmt: skip
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Of a trial: how many, or which.")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Whose tenth a trial trains for.",
 )  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, metavar="NAME", help="tpe, random, cmaes or grid.")
@@ -583,6 +587,68 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     click.echo(f"written to {page}")
 
 
+@main.command()
+@json_option
+@click.argument("what", nargs=-1, metavar="[SUITE[/ALGORITHM[/SETTING]]]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/reproduce]")
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@click.option("--dry-run", is_flag=True, help="Run nothing: only say what is there and how long the rest would take.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write a row for each value there.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
+@data_option
+@execution_options
+def reproduce(
+    what: tuple[str, ...],
+    out: Path | None,
+    time_limit: float | None,
+    dry_run: bool,
+    csv: Path | None,
+    device: str,
+    threads: int | None,
+    execution: "Execution",
+) -> None:
+    """Make published values again, and show them beside ours.
+
+    WHAT are suites, such as sinusoid, or omniglot/maml/5w1s; what is missing is run, and an interrupted cell goes on.
+    Without WHAT nothing is run: a list of what was published, what came out here, and how long the rest would take.
+    Results and checkpoints that are committed in results/ count as well as the run directory.
+    """  # fmt: skip
+    from bench.reporting.reproduce import OUT, Asked, Times, reproduced, selected
+    from bench.reporting.reproduce import run as run_missing
+    from bench.terminal import tables
+
+    root, asked, rows = out or OUT, Asked(device, threads or execution.threads), selected(what)
+    lost = False
+    if what and not dry_run:
+        from bench.cells.cell import logging_to
+        from bench.learning.engines.vectorised import keep_memory
+        from bench.terminal.progress import Progress
+
+        keep_memory()
+        try:
+            with logging_to(logging.StreamHandler()), Progress() as progress:
+                wanted, records, refused = run_missing(rows, root, asked, progress, time_limit, execution)
+        except KeyboardInterrupt as interrupt:
+            message = f"What is done is kept in {root}; the same command goes on from there."
+            raise Interrupted.by(interrupt, message) from None
+        for command, reason in refused.items():
+            click.echo(f"not run: {command}: {reason}")
+        lost = bool(refused or progress.lost or any(record.outcome != "finished" for record in records))
+        if len(records) + len(progress.lost) < wanted:
+            click.echo(f"the time limit came first: {len(records)} of {wanted} cells done. The same command goes on.")
+    found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True)))
+    tables.reproduced(found)
+    if csv:
+        found.to_csv(csv)
+        click.echo(f"written to {csv}")
+    if lost:
+        sys.exit(3)
+
+
 @main.command("predict")
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))
@@ -639,6 +705,53 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
     if len(stores) < 2 and into is None:
         raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")
     tables.merged(merged(stores, into or stores[0]), into or stores[0])
+
+
+@main.command()
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--cells", default="", metavar="ID[,ID]", callback=_ids, help="Which: folders in STORE/cells.  [default: all]"
+)
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Add the results to this run directory, compactly."
+)
+@click.option(
+    "--checkpoints", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write the checkpoints of unfinished cells to this file, for `bench import`.",
+)  # fmt: skip
+def export(store: Path, cells: tuple[str, ...], to: Path | None, checkpoints: Path | None) -> None:
+    """Carry results or checkpoints out of a run directory.
+
+    With --to, results go where they may be kept for good, without a digit lost: records, scores at the report steps,
+    curves, small networks; checkpoints of unfinished cells into its folder unfinished. With --checkpoints, what another
+    machine needs to go on, in one file.
+    """
+    from bench.cells.carry import compact, pack
+    from bench.terminal import tables
+
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: --to FOLDER for results, or --checkpoints FILE for what is unfinished.")
+    if to:
+        tables.merged(compact(store, to, cells), to)
+    if checkpoints:
+        for line in (*pack(store, checkpoints, cells), f"written to {checkpoints}"):
+            click.echo(line)
+
+
+@main.command("import")
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="The run directory.")
+def import_(file: Path, out: Path) -> None:
+    """Take in checkpoints that `bench export` wrote.
+
+    The command that began the cells goes on with them in the run directory, to the digest of a run that never moved.
+    """
+    from bench.cells.carry import unpack
+    from bench.terminal import tables
+
+    tables.merged(unpack(file, out), out)
 
 
 @main.group()

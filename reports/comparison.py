@@ -104,6 +104,7 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
     for keys, part in frame[frame["metric"] == names].groupby([*KEYS, "arm"], sort=False):
         suite, setting, norm, arm = map(str, keys)
         metric = wanted[suite]
+        part = _shared_steps(part)
         values = part.sort_values(["step", "seed", "task"])["value"].to_numpy(dtype=float)
         steps, seeds, tasks = (tuple(np.unique(part[name]).tolist()) for name in ("step", "seed", "task"))
         worst = np.inf if metric.better == "lower" else -np.inf
@@ -120,6 +121,12 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
             )
         )
     return made
+
+
+def _shared_steps(part: pd.DataFrame) -> pd.DataFrame:
+    """The inner steps at which every seed has scores: where results are kept compact, some steps are left out."""
+    counts = part.groupby("step")["seed"].nunique()
+    return part if counts.nunique() == 1 else part[part["step"].isin(counts.index[counts == counts.max()])]
 
 
 def compare(made: Iterable[Cube]) -> pd.DataFrame:

@@ -3,13 +3,14 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from bench.core.labels import span
 from bench.core.metric import Metric
 from bench.core.records import Record
 from reports.comparison import FURTHER, compare, cubes, further
@@ -24,6 +25,11 @@ COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
 )  # fmt: skip
+VERDICTS = (
+    "inside: our 95 % interval holds the published value, or the published one ours; outside: with ours minus the "
+    "original value, or the first of others; differs in protocol: likewise, but the note says what is not the same; "
+    "running: meta-iterations so far; not run: what it takes here at most. original: of the method's own authors."
+)
 ADAPTING = "adapt ms/task"  # of each setting, where other costs are of the training
 Mark = Literal["", "best", "level"]
 
@@ -291,6 +297,64 @@ def published(rows: pd.DataFrame) -> View:
         "quotes it. What is known to differ stands in the last column: a value outside is no failed reproduction."
     )
     return _view("published", "Beside published values", shown, [note])
+
+
+def reproduced(rows: pd.DataFrame) -> list[View]:
+    """Published values of each suite beside ours: a row for what one command reaches in one setting and inner step.
+
+    Args:
+        rows: bench.reporting.reproduce.reproduced.
+    """
+    return [_reproduced(str(suite), part) for suite, part in rows.groupby("suite", sort=False)]
+
+
+def _reproduced(suite: str, part: pd.DataFrame) -> View:
+    notes: dict[str, int] = {}  # sources and reasons, numbered as they come
+
+    def note(text: str) -> str:
+        return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
+
+    shown = []
+    same = ["setting", "algorithm", "step", "norm", "command"]
+    for _, values in part.groupby(same, sort=False, dropna=False):
+        # Two values of one source are of two protocols of its own.
+        first = values.iloc[int((values["origin"] == "original").argmax())]
+        ours = Interval(
+            *(float(first[name]) if pd.notna(first[name]) else math.nan for name in ("ours", "low", "high"))
+        )
+        seeds = f" ({first['seeds']} seed{'s' if first['seeds'] > 1 else ''})" if first["seeds"] else ""
+        step = "" if pd.isna(first["step"]) else f"{first['step']} step{'' if first['step'] == 1 else 's'}"
+        after = ", ".join(filter(None, (step, "" if pd.isna(first["norm"]) else str(first["norm"]))))
+        texts: dict[str, list[str]] = {"original": [], "others": []}
+        for row in values.to_dict("records"):
+            source = f"{row['source']}, {row['grade']}" + ("" if pd.isna(row["notes"]) else f": {row['notes']}")
+            half = "" if pd.isna(row["ci95"]) else f" ± {row['ci95']:g}"
+            order = " (first order)" if row["algorithm"] == "fomaml" else ""
+            texts[row["origin"]].append(f"{row['value']:g}{half}{order}{note(source)}")
+        entries = {
+            "suite": str(first["run_suite"]),
+            "setting": NONE if pd.isna(first["setting"]) else str(first["setting"]),
+            "method": str(first["run_algorithm"]),
+            "after": after or NONE,
+            **{origin: "; ".join(found) or NONE for origin, found in texts.items()},
+            "ours": NONE if math.isnan(ours.value) else plus_minus(ours) + seeds,
+            "verdict": _verdict(first, note),
+        }
+        shown.append({name: Entry(text, text) for name, text in entries.items()})
+    return _view(f"reproduce-{suite}", suite, shown, [f"[{number}] {text}" for text, number in notes.items()])
+
+
+def _verdict(row: "pd.Series[Any]", note: Callable[[str], str]) -> str:
+    word, how, unit = str(row["verdict"]), str(row["how"]), "" if pd.isna(row["unit"]) else f" {row['unit']}"
+    gap = "" if pd.isna(row["gap"]) else f", {row['gap']:+.3g}{unit}".replace("-", "−").replace("inf", "∞")
+    if word == "not run":
+        known = f": up to {span(row['seconds'])} here" if pd.notna(row["seconds"]) else ""
+        return word + known + note(how) + note(str(row["differs"]))
+    if word == "running":
+        return f"{word}: {how}{gap}" + note(str(row["differs"]))
+    if word in ("diverged", "not scored"):
+        return word + note(how)
+    return word + ("" if word == "inside" else gap) + note(str(row["differs"]))
 
 
 def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:

@@ -53,6 +53,7 @@ class Bandit(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(5, 20, 10),
         "quick": Budget(50, 200, 40),
+        "standard": Budget(200),
         "paper": Budget(200),
     }
     validate_every: ClassVar[int] = 10

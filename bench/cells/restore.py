@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError, StoreError, unknown
-from bench.core.records import Component, Record
+from bench.core.records import Component, Record, Spec
 from bench.core.task import SuiteTask
 from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
 from bench.protocols.episodic import Episodic
-from bench.storage.store import Store
+from bench.storage.store import META, Store
 
 SHOWN = 5  # cells that a refusal names
 
@@ -47,15 +47,15 @@ def finished_cell(store: Store, cell: str) -> Record:
     """
     done = {record.cell: record for record in store.records() if record.outcome == "finished"}
     if cell not in done:
-        held = ", ".join(f"{key} ({label(record)})" for key, record in list(done.items())[:SHOWN]) or "none"
+        held = ", ".join(f"{key} ({label(record.spec)})" for key, record in list(done.items())[:SHOWN]) or "none"
         more = f" and {len(done) - SHOWN} more" if len(done) > SHOWN else ""
         raise BenchError(f"there is no finished cell {cell!r} in {store.root}. Finished are: {held}{more}.")
     return done[cell]
 
 
-def label(record: Record) -> str:
+def label(spec: Spec) -> str:
     """A cell in words."""
-    return f"{record.spec.algorithm.label} on {record.spec.suite.label}, seed {record.spec.seed}"
+    return f"{spec.algorithm.label} on {spec.suite.label}, seed {spec.seed}"
 
 
 class Restored(NamedTuple):
@@ -97,7 +97,8 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
     protocol = Episodic(spec, suite, algorithm)
-    path = store.folder(record.cell) / "checkpoint.safetensors"
+    folder = store.folder(record.cell)
+    path = next((path for path in [folder / META] if path.exists()), folder / "checkpoint.safetensors")
     advice = f"Move {path.parent} away and run again."
     state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")

@@ -206,7 +206,7 @@ class Suite(ABC):
 
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the headline
-    presets: ClassVar[dict[str, Budget]]  # smoke, quick, paper
+    presets: ClassVar[dict[str, Budget]]  # smoke, quick, standard, paper
     validate_every: ClassVar[int] = 500  # meta-iterations between two looks at the validation tasks
     clip: ClassVar[float | None] = None  # each entry of the meta-gradient is cut to ± this, where a protocol says so
     manifests: ClassVar[dict[str, str]] = {}  # "<setting>/<split>" -> SHA-256 of the frozen tasks

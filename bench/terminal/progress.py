@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from bench.core.labels import span
 from bench.core.records import Record
 from bench.learning.training import Training
 from bench.planning.plan import Cell
@@ -109,12 +110,3 @@ class _Running:
         self.began = self.said = time.monotonic()
         self.first: int | None = None
         self.line = ""
-
-
-def span(seconds: float | None) -> str:
-    """Seconds as people say them: 1h02m, 3m04s, 5s."""
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -71,6 +71,7 @@ class Images(Supervised):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
         "quick": Budget(1_000),
+        "standard": Budget(10_000),
         "paper": Budget(60_000),
     }
 

@@ -143,6 +143,24 @@ def test_second_order_is_held_against_what_differs_in_the_operator_alone() -> No
     assert made["low"] < made["ratio"] < made["high"]
 
 
+def test_seeds_that_were_kept_at_fewer_steps_are_compared_at_those() -> None:
+    about = {"suite": "sinusoid", "setting": "K=5", "norm": "none", "algorithm": "maml", "arm": "m", "metric": "mse"}
+    rows = [
+        about | {"seed": seed, "task": task, "step": step, "value": float(10 * seed + task + step)}
+        for seed, steps in ((0, (0, 1, 2, 10)), (1, (0, 1, 10)))
+        for task in (0, 1)
+        for step in steps
+    ]
+    [made] = comparison.cubes(pd.DataFrame(rows), pd.DataFrame([cell()]))
+    assert made.steps == (0, 1, 10)
+    assert made.at(10).tolist() == [[10, 11], [20, 21]]
+
+
+def test_a_setting_is_published_without_its_number_of_queries() -> None:
+    assert published.setting_of("5-way 1-shot, 15 queries") == "5-way 1-shot"
+    assert published.setting_of("5-way 1-shot, split by alphabet") != "5-way 1-shot"
+
+
 def test_a_published_value_has_a_verdict_only_with_an_interval() -> None:
     omniglot = {"suite": "omniglot", "suite_name": "omniglot", "setting": "5-way 1-shot", "norm": "transductive"}
     accuracy = {"metrics": (Metric("accuracy", "%", "higher"),), "report_steps": (1, 3)}
