@@ -20,6 +20,7 @@ from bench.core.errors import DataError
 from bench.core.images import image_files
 from suites import published
 from suites.parts import photographs
+from suites.parts.fewshot import Queries
 from suites.parts.photographs import SPLITS, By, ColourImages
 
 SHAPE = (3, 32, 32)
@@ -31,8 +32,10 @@ class CifarFS(ColourImages):
     """N-way K-shot classification of photographs, 32x32, values from 0 to 1."""
 
     queries: Annotated[
-        int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
-    ] = 15
+        Queries,
+        Field(description="query photographs per class; the paper's code tests with as many as shots; dirichlet: of "
+              "each class another number (Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = 15  # fmt: skip
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
     manifests: ClassVar[dict[str, str]] = published()["cifar_fs"]
 

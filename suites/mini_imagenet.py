@@ -19,6 +19,7 @@ from pydantic import Field
 from bench.core.errors import DataError
 from suites import published
 from suites.parts import photographs
+from suites.parts.fewshot import Queries
 from suites.parts.photographs import By, ColourImages
 
 SHAPE = (3, 84, 84)
@@ -30,8 +31,10 @@ class MiniImagenet(ColourImages):
     """N-way K-shot classification of photographs, 84x84, values from 0 to 1."""
 
     queries: Annotated[
-        int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
-    ] = 15
+        Queries,
+        Field(description="query photographs per class; the paper's code tests with as many as shots; dirichlet: of "
+              "each class another number (Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = 15  # fmt: skip
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
     manifests: ClassVar[dict[str, str]] = published()["mini_imagenet"]
 

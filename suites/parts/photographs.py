@@ -25,6 +25,7 @@ from bench.core.sheet import Sheet
 from bench.core.types import Setting, Split
 from suites.parts.fewshot import FINN, Classes, Images
 from suites.parts.nets import Pool4
+from suites.parts.queries import Unbalanced
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 By = dict[str, list[NDArray[np.uint8]]]  # class -> images [H, W, 3]
@@ -69,12 +70,12 @@ class ColourImages(Images):
         side = self.image_shape[1] // 16
         return Pool4(outputs, 32, side * side)
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+    def drawn(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
         """Tasks as of any image suite, but photographs have an upside."""
-        tasks = super().sample(count, split, generator)
+        tasks = super().drawn(count, split, generator)
         return tasks._replace(turns=torch.zeros_like(tasks.turns))
 
-    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+    def images(self, tasks: Classes | Unbalanced, drawings: Tensor) -> Tensor:
         """[T, W, S] -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[tasks.classes.unsqueeze(-1), drawings].flatten(1, 2).float() / 255
 
