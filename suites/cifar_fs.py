@@ -110,9 +110,5 @@ def _by_split(found: dict[str, list[tuple[str, NDArray[np.uint8]]]]) -> Iterator
     """By the names of the files, so that every layout gives the same order."""
     splits = split_of()
     for split in SPLITS:
-        own = {
-            name: sorted(images, key=lambda pair: pair[0])
-            for name, images in found.items()
-            if splits.get(name) == split
-        }
-        yield {name: [image for _, image in images] for name, images in own.items()}
+        for name in sorted(name for name in found if splits.get(name) == split):
+            yield {name: [image for _, image in sorted(found.pop(name), key=lambda pair: pair[0])]}

@@ -22,7 +22,8 @@ from bench.learning.rollouts import adapted
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
 FROZEN = {"test": 600, "validation": 200}
-CHUNK = 50  # tasks in memory at once
+CHUNK = 50  # tasks in memory at once, unless their queries are large
+LARGE = 8 * 2**20  # bytes of queries: of photographs, what a network makes of them is hundreds of times as much
 
 
 def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
@@ -154,8 +155,9 @@ def traces(
     count = len(tree_leaves(tasks)[0])
     with torch.no_grad():
         noise = to(algorithm.noise(shapes_of(meta), count, generator), device)
-        for i in range(0, count, CHUNK):
-            some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
+        size = chunk(shown[0])
+        for i in range(0, count, size):
+            some, its_noise = part((tasks, noise), slice(i, i + size))
             support = to(shown[0].collect(some, meta, "support", 0, generator), device)
             queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in shown)
             parts.append(over_tasks(one, by_task=by_task)(support, queries, its_noise))
@@ -163,6 +165,12 @@ def traces(
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]
+
+
+def chunk(suite: Suite) -> int:
+    """How many of a suite's tasks are scored at once."""
+    one: int = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(suite.example("query")))
+    return max(1, min(CHUNK, LARGE // max(1, one)))
 
 
 def _stacked(scores: list[dict[str, Tensor]]) -> dict[str, Tensor]:
