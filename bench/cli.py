@@ -542,23 +542,24 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @json_option
-@click.argument("algos", required=False)
+@click.argument("algos", required=False, metavar="[NAMES]")
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
     "--step", metavar="FILE:FUNCTION",
     help="Your own training step instead, step(parameters, support, query) -> loss: is it second order?",
 )  # fmt: skip
+@data_option
 @plugin_option
 def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[Path, ...]) -> None:
-    """Prove that algorithms compute what they claim.
+    """Prove that algorithms compute what they claim, and suites show what they should.
 
-    ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
+    NAMES are of algorithms and suites as for `run`; all by default. Prints a table of figures; exit 1 on a fault.
     """
     from bench.certificate.algorithms import certificate
     from bench.terminal import tables
 
     if step and (algos or compiled):
-        raise BenchError("--step certifies a function of your own: leave ALGOS and --compiled out.")
+        raise BenchError("--step certifies a function of your own: leave NAMES and --compiled out.")
     if step:
         from bench.certificate.steps import step_checks
 
