@@ -11,7 +11,7 @@ from torch import nn
 from bench.cells import carry
 from bench.cells.adapt import Trained, learner
 from bench.cells.execute import run_cells
-from bench.cells.restore import finished_cell, trained
+from bench.cells.restore import finished_cell, label, trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
@@ -21,8 +21,9 @@ from bench.core.interrupts import passed_on
 from bench.core.records import EngineName, Record
 from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
+from bench.planning.elsewhere import elsewhere
 from bench.planning.engines import measured
-from bench.planning.plan import Cell, Choice, Request, plan
+from bench.planning.plan import Cell, Choice, Request, plan, planned
 from bench.reporting import report as reporting
 from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
@@ -96,6 +97,7 @@ def run(
     dask: str | None = None,
     dask_spec: Path | None = None,
     retries: int = RETRIES,
+    score_on: str = "",
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -112,6 +114,7 @@ def run(
         dask: or on the Dask cluster of the scheduler at this address.
         dask_spec: or on one made by this YAML file.
         retries: how often a cell is sent again that was lost there.
+        score_on: further suites of the same inputs on whose test tasks everything is scored as well.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
@@ -129,10 +132,41 @@ def run(
     )
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
+    cells += elsewhere(cells, score_on, Catalogue(request.plugins)) if score_on else []
     store = Store.create(root)
     with passed_on():
         records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
+
+
+def score(
+    path: str | Path,
+    on: str,
+    *,
+    time_limit: float | None = None,
+    plugins: Sequence[str | Path] = (),
+    workers: int | None = None,
+) -> Results:
+    """Scores every finished cell of a run directory on other suites' test tasks, as `bench score` does; nothing trains.
+
+    Args:
+        path: the run directory, to which the scores are added.
+        on: suites of the same inputs: "glyphs,omniglot[split=alphabet]".
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        plugins: plug-in files.
+        workers: cells at a time, each in a process of its own.
+
+    Returns:
+        The scores there, beside those on the suites' own tasks.
+
+    Raises:
+        BenchError: as the command, which prints its message.
+    """
+    files, store = tuple(map(Path, plugins)), Store.open(Path(path))
+    cells = elsewhere(trained_cells(store, Catalogue(files)), on, Catalogue(files))
+    with passed_on():
+        records = run_cells(cells, store, Silent(), time_limit, files, Execution(workers=workers))
+    return results(store, with_homes(store, records))
 
 
 def load(path: str | Path) -> Results:
@@ -350,6 +384,32 @@ def cells_of(
     if not tuned:
         return plan(request, known, choice, broken)
     return with_chosen_values(request, root, known, choice)
+
+
+def trained_cells(store: Store, catalogue: Catalogue) -> list[Cell]:
+    """The finished cells of a run directory as planned, to be scored again on something else.
+
+    Raises:
+        BenchError: there is none, its checkpoint is gone, or this machine has other code than it was trained with.
+    """
+    done = [record for record in store.records() if record.outcome == "finished" and not record.spec.domain]
+    if not done:
+        raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
+    for record in done:
+        path = store.folder(record.cell) / "checkpoint.safetensors"
+        if record.spec.iterations and not path.exists():
+            raise BenchError(f"{path} is missing, so that {label(record.spec)} can't be scored. Move its folder away and "
+                             "run again.")  # fmt: skip
+    return [
+        planned(record.spec, catalogue, label=label(record.spec), tuning=record.tuning, why_by_task=record.why_by_task)
+        for record in done
+    ]
+
+
+def with_homes(store: Store, records: list[Record]) -> list[Record]:
+    """The records of cells that are scored elsewhere, after those of the same training on the suite's own tasks."""
+    homes = [store.record(record.spec.home.id) for record in records]
+    return list({record.cell: record for record in (*homes, *records) if record}.values())
 
 
 def results(store: Store, records: list[Record]) -> Results:

@@ -229,6 +229,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "large nets are compiled.",
 )  # fmt: skip
 @click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
+@click.option(
+    "--score-on", default="", metavar="S[,S]",
+    help="Further suites with the same inputs, on whose test tasks everything is scored as well.",
+)  # fmt: skip
 @execution_options
 @plugin_option
 @click.option(
@@ -243,6 +247,7 @@ def run(
     out: Path | None,
     time_limit: float | None,
     tuned: bool,
+    score_on: str,
     dry_run: bool,
     plugins: tuple[Path, ...],
     execution: "Execution",
@@ -258,7 +263,9 @@ def run(
     from bench.cells.execute import run_cells
     from bench.cells.track import Tracker
     from bench.cells.watch import Watches
+    from bench.core.discovery import Catalogue
     from bench.learning.engines.vectorised import keep_memory
+    from bench.planning.elsewhere import elsewhere
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
     from bench.storage.store import Store, default_out
@@ -273,6 +280,7 @@ def run(
         keep_memory()
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, remembered if dry_run else measured, broken.append)
+    cells += elsewhere(cells, score_on, Catalogue(plugins)) if score_on else []
     if dry_run:
         whole = tables.forecast(cells, root, plugins)
         _tell(broken)
@@ -292,6 +300,46 @@ def run(
     click.echo(f"stored in {root}")
     _tell(broken)
     if broken or progress.lost or any(record.outcome != "finished" for record in records):
+        sys.exit(3)
+
+
+@main.command("score")
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--on", "domains", required=True, metavar="S[,S]", help='Suites, e.g. "glyphs,omniglot[split=alphabet]".')
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@data_option
+@execution_options
+@plugin_option
+def score_(
+    store: Path, domains: str, time_limit: float | None, execution: "Execution", plugins: tuple[Path, ...]
+) -> None:
+    """Score what is trained on another domain's test tasks.
+
+    STORE is a run directory, to which the scores are added; nothing is trained. The suites must show the same inputs.
+    """
+    from bench.api import results, trained_cells, with_homes
+    from bench.cells.execute import run_cells
+    from bench.core.discovery import Catalogue
+    from bench.planning.elsewhere import elsewhere
+    from bench.storage.store import Store
+    from bench.terminal import tables
+    from bench.terminal.progress import Progress
+    from reports.views import comparisons
+
+    held, catalogue = Store.open(store), Catalogue(plugins)
+    cells = elsewhere(trained_cells(held, catalogue), domains, catalogue)
+    with Progress() as progress:
+        records = run_cells(cells, held, progress, time_limit, plugins, execution)
+    shown = with_homes(held, records)
+    for view in comparisons(results(held, shown), shown):
+        tables.comparison(view)
+    for label, message in progress.lost.items():
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
+    if len(records) + len(progress.lost) < len(cells):
+        click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
+    click.echo(f"stored in {store}")
+    if progress.lost or any(record.outcome != "finished" for record in records):
         sys.exit(3)
 
 
@@ -500,23 +548,24 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @json_option
-@click.argument("algos", required=False)
+@click.argument("algos", required=False, metavar="[NAMES]")
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
     "--step", metavar="FILE:FUNCTION",
     help="Your own training step instead, step(parameters, support, query) -> loss: is it second order?",
 )  # fmt: skip
+@data_option
 @plugin_option
 def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[Path, ...]) -> None:
-    """Prove that algorithms compute what they claim.
+    """Prove that algorithms compute what they claim, and suites show what they should.
 
-    ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
+    NAMES are of algorithms and suites as for `run`; all by default. Prints a table of figures; exit 1 on a fault.
     """
     from bench.certificate.algorithms import certificate
     from bench.terminal import tables
 
     if step and (algos or compiled):
-        raise BenchError("--step certifies a function of your own: leave ALGOS and --compiled out.")
+        raise BenchError("--step certifies a function of your own: leave NAMES and --compiled out.")
     if step:
         from bench.certificate.steps import step_checks
 

@@ -98,7 +98,7 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
     """Of each suite the scores by one metric."""
     if frame.empty:
         return []
-    suites, arms = (cells.drop_duplicates(key).set_index(key) for key in ("suite", "arm"))
+    arms = cells.drop_duplicates("arm").set_index("arm")
     names = frame["suite"].map({suite: metric.name for suite, metric in wanted.items()})
     made = []
     for keys, part in frame[frame["metric"] == names].groupby([*KEYS, "arm"], sort=False):
@@ -112,8 +112,8 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
             Cube(
                 *(suite, setting, norm, str(arms["algorithm"][arm]), arm),
                 metric=metric,
-                floor=float(suites["floor"][suite]),
-                report_steps=tuple(suites["report_steps"][suite]),
+                floor=float(arms["floor"][arm]),
+                report_steps=tuple(arms["report_steps"][arm]),
                 seeds=seeds,
                 tasks=tasks,
                 steps=steps,
@@ -226,6 +226,7 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
     none with fewer than three seeds.
     """
     done = cells[(cells["outcome"] == "finished") & cells["seconds_per_iteration"].notna()] if len(cells) else cells
+    done = done[done["domain"] == ""] if len(done) else done
     rows = []
     arms = [(part.iloc[0], part.set_index("seed")) for _, part in done.groupby("arm", sort=False)] if len(done) else []
     for second, its in arms:

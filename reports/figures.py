@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, ParamSpec
@@ -33,6 +34,7 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS, DASHES = "osD^vPX<>*", ("-", "--", "-.", ":")
 ROW = 3  # panels beside each other
+TITLE = 36  # characters in a line of a panel's title
 BEYOND = 30  # errors over this many times that of knowing nothing leave the picture
 P = ParamSpec("P")
 
@@ -74,7 +76,7 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @_styled
-def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> Figure:
+def adaptation(cubes: Sequence[Cube], look: Looks, metric: str) -> Figure:
     """The score after 0..K inner steps with its 95 % interval over seeds and tasks; one suite, one panel a setting.
 
     Means of what has a unit; medians on a logarithmic scale of errors, whose means single tasks spoil.
@@ -93,13 +95,14 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
             middle, low, high = (np.array(column) for column in zip(*each, strict=True))
             ax.plot(cube.steps, middle, label=cube.algorithm, **look[cube.algorithm]._asdict())
             ax.fill_between(cube.steps, low, high, color=look[cube.algorithm].color, alpha=0.15, linewidth=0)
+        floor = next(cube.floor for cube in cubes if (cube.setting, cube.norm) == (setting, norm))
         ax.axhline(floor, color=GREY, linestyle=":", linewidth=1, label="knowing nothing")
-        ax.set_title(setting if norm == "none" else f"{setting}, {norm}")
+        ax.set_title(textwrap.fill(setting if norm == "none" else f"{setting}, {norm}", TITLE))
         ax.set_xlabel("inner steps")
         if errors:
             ax.set_yscale("log")
     if errors:  # once all is drawn: the panels share the axis
-        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * floor))
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * max(cube.floor for cube in cubes)))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
     _legend(figure, axes)
     return figure

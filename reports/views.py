@@ -88,12 +88,17 @@ class View:
 
 
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
-    """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them."""
+    """Each suite's comparison, in the records' order, and after it that of domains, if there are any.
+
+    `frame` is what reports.frame.tidy made of them.
+    """
     if not records:
         return []
     known = cells(records)
     compared, beside = compare(cubes(frame, known)), further(frame, known)
-    return [comparison(suite, compared, beside, known) for suite in dict.fromkeys(known["suite"])]
+    suites = dict.fromkeys(known["suite"])
+    views = [v for s in suites for v in (comparison(s, compared, beside, known), domains(s, compared, known))]
+    return [view for view in views if view.rows]
 
 
 def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
@@ -127,6 +132,43 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
     without = [part for arm, part in arms.items() if arm not in set(here["arm"])]  # none of its cells has scores
     rows += [_keys(part.iloc[0]) | {"seeds": Entry("0", 0.0)} | _cost(part) for part in without]
     return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
+
+
+def domains(suite: str, compared: pd.DataFrame, known: pd.DataFrame) -> View:
+    """What was trained on one suite, on its own test tasks beside those of other domains; no rows without any.
+
+    Ranks may change between them (Setlur, Li, Smith 2021, arXiv:2102.11503).
+
+    Args:
+        suite: its label.
+        compared: reports.comparison.compare.
+        known: reports.frame.cells.
+    """
+    mine = known[known["suite"] == suite].drop_duplicates("arm").set_index("arm")
+    if (mine["domain"] == "").all() or not len(compared):
+        return View(f"domains-{slug(suite)}", suite, (), ())
+    here = compared[compared["suite"] == suite]
+    own = mine.loc[here["arm"]]
+    last = np.array([steps[-1] for steps in own["report_steps"]])
+    here = here[(here["setting"].to_numpy() == own["setting"].to_numpy()) & (here["step"].to_numpy() == last)]
+    rows: dict[tuple[str, str], dict[str, Entry]] = {}
+    for (setting, norm), part in here.groupby(["setting", "norm"], sort=False):
+        by = part["by"].iloc[0]
+        ranks = part[by].rank(ascending=mine.loc[part["arm"].iloc[0], "better"] == "lower", method="min")
+        for row, rank in zip(part.to_dict("records"), ranks, strict=True):
+            ends = ("low", "high") if by == "mean" else ("median_low", "median_high")
+            found = Interval(row[by], *(row[end] for end in ends))
+            text = f"{plus_minus(found) if by == 'mean' else spanned(found)} ({rank:.0f})"
+            key = (str(mine.loc[row["arm"], "home"]), norm)
+            entry = Entry(text, found.value, row["mark"] if len(part) > 1 else "", interval=found)
+            names = {name: Entry(str(row[name]), str(row[name])) for name in ("algorithm", "norm")}
+            rows.setdefault(key, names)[f"{setting}{' (median)' if by == 'median' else ''}"] = entry
+    about = mine.iloc[0]
+    notes = [
+        f"{_with_unit(about['metrics'][0])} @{last[0]}, trained on {suite} alone; in brackets the rank in its column",
+        MARKS,
+    ]
+    return _view(f"domains-{slug(suite)}", f"{suite}: in its own domain and in others", list(rows.values()), notes)
 
 
 def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
@@ -372,6 +414,7 @@ def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
                 "cell": Entry(row["cell"], row["cell"], link=f"{folder}/spec.json" if folder else ""),
                 "log": Entry("log", "", link=f"{folder}/log.txt" if folder else ""),
                 **{name: Entry(str(row[name]), str(row[name])) for name in ("suite", "algorithm")},
+                "scored on": Entry(row["domain"] or NONE, row["domain"]),
                 "seed": Entry(str(row["seed"]), row["seed"]),
                 "iterations": Entry(f"{row['iterations']:,}", row["iterations"]),
                 "outcome": Entry(row["outcome"], row["outcome"]),

@@ -92,7 +92,7 @@ class _Life:
     def __init__(self, cell: Cell, store: Store, hold: Hold, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.hold, self.watch, self.deadline = cell, store, hold, watch, deadline
         self.spec = cell.spec
-        self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm)
+        self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm, cell.domain)
 
     def record(self, peak: "PeakMemory") -> Record | None:
         state = self._state()

@@ -62,9 +62,11 @@ def run_cells(
         BenchError: data are missing, the place is gone, or the store is somebody else's.
     """
     where = execution.place(store.root)
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+    open_ = [cell for cell in cells if store.record(cell.id) is None]
+    wanted = {repr(suite): (suite, cell) for cell in open_ for suite in (cell.suite, cell.domain) if suite}
+    for suite, cell in wanted.values():
         try:
-            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+            suite.check(cell.spec.split)  # missing data shows before anything is trained
         except BenchError:
             raise
         except (
@@ -73,10 +75,13 @@ def run_cells(
         ) as error:  # the cell itself will tell of a plug-in's mistake
             log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
-    if where:
-        records = run_elsewhere(cells, store, watch, deadline, plugins, where, execution.retries)
-        return with_tuning(cells, records, store)
-    return with_tuning(cells, run_here(cells, store, watch, deadline, Catalogue(plugins)), store)
+    records: list[Record] = []
+    for some in ([c for c in cells if not c.domain], [c for c in cells if c.domain]):  # which go on from the others
+        if where and some:
+            records += run_elsewhere(some, store, watch, deadline, plugins, where, execution.retries)
+        elif some:
+            records += run_here(some, store, watch, deadline, Catalogue(plugins))
+    return with_tuning(cells, records, store)
 
 
 def run_here(cells: list[Cell], store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> list[Record]:

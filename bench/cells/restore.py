@@ -24,7 +24,8 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     Raises:
         BenchError: there is none, or a name is left open where the run directory holds several.
     """
-    done = sorted((r for r in store.records() if r.outcome == "finished"), key=lambda record: record.spec.seed)
+    done = [r for r in store.records() if r.outcome == "finished" and not r.spec.domain]
+    done.sort(key=lambda record: record.spec.seed)
     if not done:
         raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
     for kind, option, asked in (("suite", "--suite", suite), ("algorithm", "--algo", algorithm)):
@@ -55,7 +56,8 @@ def finished_cell(store: Store, cell: str) -> Record:
 
 def label(spec: Spec) -> str:
     """A cell in words."""
-    return f"{spec.algorithm.label} on {spec.suite.label}, seed {spec.seed}"
+    domain = f", scored on {spec.domain.suite.label}" if spec.domain else ""
+    return f"{spec.algorithm.label} on {spec.suite.label}, seed {spec.seed}{domain}"
 
 
 class Restored(NamedTuple):
@@ -97,8 +99,9 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
     protocol = Episodic(spec, suite, algorithm)
-    folder = store.folder(record.cell)
-    path = next((path for path in [folder / META] if path.exists()), folder / "checkpoint.safetensors")
+    folders = (store.folder(cell) for cell in (record.cell, spec.home.id))  # the training may be another cell's
+    paths = [folder / name for folder in folders for name in (META, "checkpoint.safetensors")]
+    path = next((path for path in paths if path.exists()), paths[1])
     advice = f"Move {path.parent} away and run again."
     state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")

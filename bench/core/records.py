@@ -39,6 +39,16 @@ class Component(BaseModel):
         return written(self.name, self.given)
 
 
+class Domain(BaseModel):
+    """Where else than in its own suite a trained learner is scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: Component
+    suite_version: int
+    manifests: dict[str, str]  # "<setting>/test" -> SHA-256
+
+
 class Spec(BaseModel):
     """All that a cell's result depends on; its hash is the cell's id."""
 
@@ -63,6 +73,7 @@ class Spec(BaseModel):
     threads: int
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
     by_task: bool = False  # one task after the other, where vmap cannot take the network
+    domain: Domain | None = None  # whose test tasks the scores are of, if not the suite's
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -75,12 +86,17 @@ class Spec(BaseModel):
         return self._hash(set())
 
     @property
+    def home(self) -> "Spec":
+        """The specification of the same training, scored on the suite's own tasks."""
+        return self.model_copy(update={"domain": None})
+
+    @property
     def trajectory(self) -> str:
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
 
         Not of runs whose rate falls until their own end, since `outer` says where that is.
         """
-        return self._hash({"iterations"})
+        return self._hash({"iterations", "domain"})
 
     @property
     def kin(self) -> str:
@@ -102,6 +118,9 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
+        if domain := content.pop("domain", None):  # without one, a cell has the id that it had before there were any
+            domain["suite"].pop("given")
+            content["domain"] = domain
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 

@@ -46,14 +46,18 @@ def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> It
     """The forecast of each cell, by the store's measurements or else by trial."""
     store = Store.open(root) if (root / MARK).exists() else None
     done = (record for record in store.records() if record.outcome == "finished") if store else ()
-    known: dict[str, Pace | BenchError | None] = {_kind(record.spec): _measured(record) for record in done}
+    known: dict[str, Pace | BenchError | None] = {_kind(r.spec): _measured(r) for r in done if not r.spec.domain}
     catalogue = Catalogue(plugins)
     for cell in cells:
         record = store.record(cell.id) if store else None
         if record and record.outcome != "failed":
             yield Forecast(0.0)
             continue
-        kind = _kind(cell.spec)
+        kind = _kind(cell.spec.home)
+        if cell.domain:  # which another cell trains
+            pace = known.get(kind)
+            yield Forecast(pace.scoring if isinstance(pace, Pace) else None)
+            continue
         try:
             known[kind] = found = known.get(kind) or _tried(cell, catalogue)
         except (DataError, PluginError) as error:

@@ -59,7 +59,8 @@ class Cell:
     reason: str = field(default="", compare=False)  # why this engine
     why_by_task: str = field(default="", compare=False)  # why one task after the other, if so
     tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
-    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # shorter cells of its trajectory, longest first
+    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # cells of its trajectory, longest first
+    domain: Suite | None = None  # whose test tasks the scores are of, if not the suite's
 
     @property
     def id(self) -> str:
@@ -153,16 +154,24 @@ def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
     Raises:
         BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
     """
-    suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
+    suite = _again(spec.suite, catalogue)
+    domain = _again(spec.domain.suite, catalogue) if spec.domain else None
     cls = catalogue.load("algorithm", spec.algorithm.name)
     algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
-    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+    sources = [(spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))]
+    sources += [(spec.domain.suite, (type(domain), type(domain.skeleton)))] if spec.domain and domain else []
+    for component, classes in sources:
         if (found := source_hash(*classes)) != component.source:
             raise BenchError(
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
                 f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
             )
-    return Cell(spec, suite, algorithm, **others)
+    return Cell(spec, suite, algorithm, domain=domain, **others)
+
+
+def _again(suite: Component, catalogue: Catalogue) -> Suite:
+    again: Suite = build(catalogue.load("suite", suite.name), suite.name, suite.parameters)
+    return again
 
 
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
@@ -298,7 +307,7 @@ class _Planner:
         spec = Spec(
             suite=Component(
                 name=named_suite.name,
-                given=_typed(named_suite, suite),
+                given=typed(named_suite, suite),
                 parameters=parameters(suite),
                 source=source_hash(type(suite), type(suite.skeleton)),
             ),
@@ -307,7 +316,7 @@ class _Planner:
             manifests=self._manifests(named_suite, algorithm.test_view, tested),
             algorithm=Component(
                 name=named.name,
-                given=_typed(named, algorithm),
+                given=typed(named, algorithm),
                 parameters=parameters(algorithm),
                 source=source_hash(type(algorithm)),
             ),
@@ -437,5 +446,6 @@ def _threads(number: int) -> str:
     return f"{number} thread{'' if number == 1 else 's'}"
 
 
-def _typed(named: Named, instance: Any) -> dict[str, Any]:
+def typed(named: Named, instance: Any) -> dict[str, Any]:
+    """The parameters that were named, as they were built."""
     return {name: getattr(instance, name) for name in named.given}

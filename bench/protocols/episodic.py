@@ -19,6 +19,7 @@ from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, part, shapes_of, to, tree_map
 from bench.core.types import Interactive, Learner, Meta, Params, Suite
 from bench.learning.batches import episodes
+from bench.learning.elsewhere import familiar, pairs
 from bench.learning.engines import learn2learn, vectorised
 from bench.learning.evaluate import Clock, manifest, quoted_step, steps_of, trace, traces
 from bench.learning.outer.descent import Descent, Rule
@@ -49,9 +50,9 @@ class Learned(NamedTuple):
 class Episodic:
     """Meta-training and scoring of one cell."""
 
-    def __init__(self, spec: Spec, suite: Suite, algorithm: Learner) -> None:
-        """Of a specification with its suite and algorithm."""
-        self.spec, self.suite, self.algorithm = spec, suite, algorithm
+    def __init__(self, spec: Spec, suite: Suite, algorithm: Learner, domain: Suite | None = None) -> None:
+        """Of a specification with its suite, its algorithm and the suite that it is scored on, if that is another."""
+        self.spec, self.suite, self.algorithm, self.domain = spec, suite, algorithm, domain
         self.views = Views.of(suite, algorithm)
         self.chunk = spec.chunk_tasks
 
@@ -105,6 +106,8 @@ class Episodic:
         still = [name for name, before, after in learned if torch.equal(before, after)]
         looks = [score for *_, score in state.curve if score is not None]
         found = {}
+        if self.domain and (seen := familiar(suite, self.domain)):
+            found["test classes were trained on"] = seen
         if 2 * state.rejected >= state.iteration:
             found["steps were rejected"] = f"{state.rejected:,} of {state.iteration:,} steps were not taken"
         if still if network else len(still) == len(learned):
@@ -172,8 +175,11 @@ class Episodic:
         return mean if np.isfinite(mean) else (np.inf if suite.metrics[0].better == "lower" else -np.inf)
 
     def _tasks(self, suite: Suite, split: Any, count: int) -> Any:
-        tasks, found = manifest(suite, self.spec.suite.name, split)
-        if found != self.spec.manifests[f"{suite.setting}/{split}"]:
+        return self._checked(suite, split, count, self.spec.suite.name, self.spec.manifests)
+
+    def _checked(self, suite: Suite, split: Any, count: int, name: str, manifests: dict[str, str]) -> Any:
+        tasks, found = manifest(suite, name, split)
+        if found != manifests[f"{suite.setting}/{split}"]:
             raise StoreError(f"the {split} tasks of {suite.setting} changed while the cell ran")
         return part(tasks, slice(count))
 
@@ -191,7 +197,8 @@ class Episodic:
 
     def _test(self, algorithm: Learner, learned: Learned, clocks: dict[str, Clock]) -> pd.DataFrame:
         frames = []
-        for suite, scores in self._traces(algorithm, learned, clocks):
+        there = self._there if self.domain else self._traces
+        for suite, scores in there(algorithm, learned, clocks):
             for name, values in scores.items():
                 count, steps = values.shape
                 frames.append(
@@ -225,3 +232,20 @@ class Episodic:
                 clock = clocks[setting] = Clock(quoted_step(alike[0], algorithm), self.spec.device)
                 found = traces(alike, *rest, learned.kept, by_task=self.spec.by_task, clock=clock)
                 yield from zip(alike, found, strict=True)
+
+    def _there(
+        self, algorithm: Learner, learned: Learned, clocks: dict[str, Clock]
+    ) -> Iterator[tuple[Suite, dict[str, Any]]]:
+        """The scores in another domain, by the suite's network after as many steps as the suite's own."""
+        spec, view = self.spec.domain, self.algorithm.test_view
+        if spec is None or self.domain is None:
+            return
+        domain = getattr(self.domain, view)() if view else self.domain
+        matched = pairs(self.views.tested, domain)
+        for setting in dict.fromkeys(other.setting for _, other in matched):
+            own, others = zip(*((a, b) for a, b in matched if b.setting == setting), strict=True)
+            tasks = self._checked(others[0], "test", self.spec.test_tasks, spec.suite.name, spec.manifests)
+            rest = (algorithm, learned.meta, tasks, steps_of(own[0], algorithm), self.spec.device, learned.kept)
+            clock = clocks[setting] = Clock(quoted_step(own[0], algorithm), self.spec.device)
+            found = traces(own, *rest, by_task=self.spec.by_task, clock=clock, domain=others)
+            yield from zip(others, found, strict=True)

@@ -77,7 +77,8 @@ class Progress:
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""
         self.running.pop(cell.id, None), self.lost.pop(cell.label, None)
-        took = span(record.train_seconds + record.compile_seconds + record.evaluate_seconds)
+        trained = record.train_seconds + record.compile_seconds if not cell.domain else 0.0  # by another cell
+        took = span(trained + record.evaluate_seconds)
         how = f"{record.outcome} ({took})" if fresh else f"{record.outcome} before"
         self._line(f"{cell.label}: {how}{': ' + record.message if record.message else ''}")
 

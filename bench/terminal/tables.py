@@ -71,7 +71,9 @@ def comparison(view: View) -> None:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
         unmarked = _unmarked(view)
-        for part in (rows.drop(columns=[*costs, *unmarked]), rows[["algorithm", *costs]].drop_duplicates()):
+        shown = [rows.drop(columns=[*costs, *unmarked])]
+        shown += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
+        for part in shown:
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
         said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
     notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]

@@ -7,17 +7,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from algorithms.cnp import CNP
 from algorithms.maml import MAML
-from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
+from bench.certificate.algorithms import algorithm_checks, certificate, compiled_checks, stages
 from bench.certificate.beds import Curved
 from bench.certificate.checks import Check
 from bench.certificate.suites import suite_checks
+from bench.certificate.tasks import task_checks
 from bench.core.discovery import Catalogue
 from bench.core.gradients import descend
-from bench.core.types import Data, Meta, Metric, Params, Prediction, Role, State, Task
+from bench.core.types import Data, Meta, Metric, Params, Prediction, Role, Split, State, Task
 from bench.planning.plan import Named, algorithm_of, suite_of
 from bench.testing import check_algorithm, check_suite
 from suites.glyphs import Glyphs
@@ -411,6 +412,120 @@ def test_suites_whose_tasks_are_all_of_one_size_have_no_padding_to_check() -> No
 def test_batch_statistics_from_the_wrong_set_are_found() -> None:
     found = {check.name for check in suite_checks(WrongBatch(norm="inductive"), "wrong") if check.verdict == "FAULT"}
     assert "inductive: other predictions when one query changes" in found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peeking(Glyphs):
+    """Draws a class of the test split in training now and then."""
+
+    def drawn(self, count: int, split: Split, generator: Generator) -> Any:
+        tasks = super().drawn(count, split, generator)
+        if split == "train":
+            tasks.classes[0, 0] = self.classes_of("test")[0]
+        return tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fickle(Sinusoid):
+    """Looks the same task up with other noise each time."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(y=points.y + 1e-3 * torch.rand(points.y.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbourly(Sinusoid):
+    """A task's labels depend on which tasks come along."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(y=points.y - 1e-3 * points.y.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holed(Sinusoid):
+    """Has a label that is no number."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        points.y[3, 0] = torch.nan
+        return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncounted(Glyphs):
+    """Numbers its classes from 1."""
+
+    def look_up(self, tasks: Any, role: Role) -> Labelled:
+        data = super().look_up(tasks, role)
+        return data._replace(labels=data.labels + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(Sinusoid):
+    """Shows one more input at test."""
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Waves:
+        tasks = super().sample(count, split, generator)
+        return tasks if split != "test" else tasks._replace(query=tasks.query.repeat(1, 1, 2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hashing(Sinusoid):
+    """Its frozen tasks go by the hash of a string, which is another in each process."""
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Waves:
+        tasks = super().sample(count, split, generator)
+        return tasks._replace(amplitude=tasks.amplitude + hash("a string") % 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(Sinusoid):
+    """Takes 120 MB for a look-up."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(x=points.x + 0 * torch.ones(30_000_000).sum())
+
+
+HASHES, LOST = "frozen tasks drawn in another process: other hashes", "data that are no numbers (NaN, infinite)"
+OF_OTHERS = "classes of other splits among the tasks drawn"
+SECOND = "the same tasks looked up again, alone and after others: change"
+BEYOND = "classes beyond the network's outputs, and splits of other shapes"
+GREED = "GB of memory to draw and look up 8 tasks of each split"
+
+
+@pytest.mark.parametrize(
+    ("suite", "fault"),
+    [
+        *((Peeking, OF_OTHERS), (Fickle, SECOND), (Neighbourly, SECOND), (Holed, LOST), (Uncounted, BEYOND)),
+        *((Growing, BEYOND), (Hashing, HASHES), (Greedy, GREED), (Sinusoid, ""), (Glyphs, "")),
+    ],
+)
+def test_a_fault_of_tasks_is_found_by_its_own_check(
+    suite: type[Any], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.certificate.tasks.MOST", 0.06)
+    found = [check.name for check in task_checks(suite(), suite.__name__.lower()) if check.verdict == "FAULT"]
+    assert (fault in found) if fault else found == []
+
+
+def test_suites_are_certified_by_name_with_parameters() -> None:
+    groups = dict(certificate("sinusoid[shots=3],images"))
+    assert list(groups) == ["sinusoid[shots=3] (suite)", "images (suite)"]
+    assert verdicts(groups["sinusoid[shots=3] (suite)"])[HASHES] == "pass"
+    [said] = groups["images (suite)"]
+    assert (said.verdict, "no folder was given" in said.name) == ("n/a", True)
+
+
+def test_what_breaks_in_the_other_process_is_a_fault_and_what_it_cannot_find_is_none() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Local(Sinusoid):
+        pass
+
+    found = verdicts(list(task_checks(Local(), "local")))
+    assert found[HASHES] == "n/a: its class stands within a function, where no other process finds it"
 
 
 def test_check_algorithm_names_the_faults() -> None:

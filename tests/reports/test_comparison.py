@@ -18,6 +18,7 @@ def cell(**changes: Any) -> dict[str, Any]:
         "suite": "sinusoid",
         "suite_name": "sinusoid",
         "suite_given": "{}",
+        "domain": "",
         "algorithm": "maml",
         "algorithm_name": "maml",
         "arm": "m",
