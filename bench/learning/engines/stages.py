@@ -1,11 +1,11 @@
-"""A function compiled in two stages: what some arguments decide is computed once, the rest for each value of the others.
+"""A function compiled in two stages: what some arguments decide, once, and the rest for each value of the others.
 
 Between the stages lies what a derivative keeps: of a product with a matrix that is never made, the first stage holds
 all that does not depend on the vector.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ def _cut(graph: GraphModule, count: int) -> tuple[GraphModule, GraphModule, list
     for node in body:
         if node in depends or node in made_again:
             there[node] = rest.node_copy(node, there.__getitem__)
-    rest.output([there[node] if isinstance(node, Node) else node for node in _results(output)])
+    rest.output([there[node] if isinstance(node, Node) else node for node in cast(list[Any], output.args[0])])
     return GraphModule(graph, first), GraphModule(graph, rest), kept
 
 
@@ -106,12 +106,6 @@ def _between(body: Sequence[Node], output: Node, depends: set[Node]) -> tuple[li
         for source in node.all_input_nodes:
             visit(source)
     return list(kept), made_again
-
-
-def _results(output: Node) -> Sequence[Any]:
-    (results,) = output.args
-    assert isinstance(results, list | tuple)
-    return results
 
 
 def _mm(a: Tensor, b: Tensor) -> Any:

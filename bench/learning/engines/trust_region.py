@@ -3,7 +3,7 @@
 Each is a mean over tasks, so that it is the mean of what the chunks give. Letters: T tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -12,10 +12,8 @@ from torch import Tensor
 from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta
 from bench.learning.engines.stages import InStages
-from bench.learning.engines.vectorised import Compiled, Leaves, Specs, side_by_side
+from bench.learning.engines.vectorised import Compiled, Leaves, Specs, at_once, side_by_side
 from bench.learning.outer.trpo import Vector, fisher, surrogate
-
-LARGE = 2**16  # bytes of a task's episodes; where there are fewer, a call for each task takes longer than its work
 
 
 class CompiledParts:
@@ -38,51 +36,47 @@ class CompiledParts:
     def fisher(self, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
         """As `outer.trpo.fisher`; what does not depend on the vector is computed here, once."""
         (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episode)
-        parts, shares, threads = _chunks(batch)
+        parts, threads = _chunks(values, batch)
         fixed = [[*values, *part] for part in parts]
         v = [torch.empty_like(x) for x in values]  # of their shapes, and none of them
         stages = [self._product.stages(v, some, (spec, its_spec), threads) for some in fixed]
         firsts = [partial(first, *some) for (first, _), some in zip(stages, fixed, strict=True)]
-        kept = _each(firsts, threads)
+        kept = _each(firsts)
         del fixed, firsts
 
         def product(v: Vector) -> Vector:
             calls = [partial(rest, *v, *some) for (_, rest), some in zip(stages, kept, strict=True)]
-            return _mean(_each(calls, threads), shares)
+            return _mean(_each(calls))
 
         return product
 
     def surrogate(self, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
         """As `outer.trpo.surrogate`."""
         (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episode)
-        parts, shares, threads = _chunks(batch)
+        parts, _ = _chunks(values, batch)
         specs = spec, its_spec
         if len(parts) == 1:
             found = [self._judged(values, parts[0], specs)]
         else:
             found = self._judged.side_by_side(values, parts, specs)
-        loss, kl = _mean(found, shares)
+        loss, kl = _mean(found)
         return loss, kl
 
 
-def _chunks(batch: Leaves) -> tuple[list[Leaves], list[float], int]:
-    """A batch as what is computed at once: its parts, their shares of the tasks, and the threads that each takes.
-
-    One task where it is large: all that is computed of it then stays in a core's cache.
-    """
+def _chunks(meta: Leaves, batch: Leaves) -> tuple[list[Leaves], int]:
+    """The parts of a batch that are computed at once, of equally many tasks, and the threads that each takes."""
     tasks, threads = len(batch[0]), torch.get_num_threads()
-    if batch[0].is_cuda or sum(leaf.nbytes for leaf in batch) < tasks * LARGE:
-        return [batch], [1.0], threads
-    parts = [list(part) for part in zip(*(leaf.split(1) for leaf in batch), strict=True)]
-    return parts, [1 / tasks] * tasks, 1
+    if at_once(meta, tasks, batch) >= tasks:
+        return [batch], threads
+    return [list(part) for part in zip(*(leaf.split(1) for leaf in batch), strict=True)], 1
 
 
-def _each(calls: list[Callable[[], Leaves]], threads: int) -> list[Leaves]:
-    if threads == 1 or len(calls) > 1:
+def _each(calls: Sequence[Callable[[], Leaves]]) -> list[Leaves]:
+    if len(calls) > 1:
         return side_by_side(calls)
     with torch.no_grad():
         return [list(call()) for call in calls]
 
 
-def _mean(found: list[Leaves], shares: list[float]) -> Leaves:
-    return [sum(share * x for share, x in zip(shares, leaves, strict=True)) for leaves in zip(*found, strict=True)]
+def _mean(found: list[Leaves]) -> Leaves:
+    return [torch.stack(leaves).mean(0) for leaves in zip(*found, strict=True)]

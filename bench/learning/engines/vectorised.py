@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,13 +23,15 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from bench.core import modules
 from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
-from bench.core.types import Episode, Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
 from bench.learning.engines.sums import STAGED
 from bench.learning.objective import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGE = 2**16  # bytes of Meta; of a smaller net, a call for each task would take longer than what is computed in it
+LARGE = (
+    2**16
+)  # bytes of Meta, or of a task's episodes; of less, a call for each task would take longer than what is computed in it
 Leaves = list[Tensor]
 Specs = tuple[Any, Any]  # the structures of Meta and Episode
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
@@ -59,6 +61,7 @@ def meta_gradient(
     """
     task_loss = objective(suite, algorithm)
     normalised = modules.batch_norms(suite.skeleton)
+    acted_in = isinstance(suite, Interactive)
     recorded: list[str] = []  # the layers whose statistics the last call gave
 
     # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
@@ -106,7 +109,7 @@ def meta_gradient(
         (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episodes)
         tasks = len(batch[0])
         while True:
-            size = min(chunk or (_at_once(values, tasks) if compiled else tasks), tasks)
+            size = min(chunk or (at_once(values, tasks, acted_in and batch) if compiled else tasks), tasks)
             try:
                 parts = sums(values, batch, (spec, its_spec), size)
                 break
@@ -143,8 +146,11 @@ def over_tasks(function: Callable[..., Any], *, by_task: bool = False) -> Callab
     return one_by_one
 
 
-def _at_once(meta: Leaves, tasks: int) -> int:
+def at_once(meta: Leaves, tasks: int, episodes: Leaves | Literal[False] = False) -> int:
+    """How many tasks a compiled call takes: one where the net is large, or what they recorded of their episodes."""
     large = sum(leaf.nbytes for leaf in meta) > LARGE
+    if episodes:
+        large |= sum(leaf.nbytes for leaf in episodes) > tasks * LARGE
     return 1 if large and not meta[0].is_cuda and tasks >= torch.get_num_threads() else tasks
 
 
@@ -215,8 +221,8 @@ def traced(
 ) -> tuple[GraphModule, list[Any]]:
     """A function of tensors as a graph of plain operators, and its inputs' shapes, of which it is made.
 
-    On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing. `also`: operators
-    by what takes their place, beside those that always do.
+    On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing. `also`:
+    operators by what takes their place, beside those that always do.
     """
     mode = FakeTensorMode(shape_env=ShapeEnv())
     shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in leaves]
