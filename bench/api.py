@@ -29,7 +29,7 @@ from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
-from bench.storage.store import MARK, Store, default_out
+from bench.storage.store import MARK, META, Store, default_out
 from bench.tuning.sweep import Settings, sweeps
 from bench.tuning.sweep import tune as run_sweeps
 from bench.tuning.tuned import tuned as with_chosen_values
@@ -396,10 +396,10 @@ def trained_cells(store: Store, catalogue: Catalogue) -> list[Cell]:
     if not done:
         raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
     for record in done:
-        path = store.folder(record.cell) / "checkpoint.safetensors"
-        if record.spec.iterations and not path.exists():
-            raise BenchError(f"{path} is missing, so that {label(record.spec)} can't be scored. Move its folder away and "
-                             "run again.")  # fmt: skip
+        paths = [store.folder(record.cell) / name for name in ("checkpoint.safetensors", META)]
+        if record.spec.iterations and not any(path.exists() for path in paths):
+            gone = f"{paths[0]} is missing, so that {label(record.spec)} can't be scored"
+            raise BenchError(f"{gone}. Move its folder away and run again.")
     return [
         planned(record.spec, catalogue, label=label(record.spec), tuning=record.tuning, why_by_task=record.why_by_task)
         for record in done

@@ -86,6 +86,7 @@ class Navigation2D(Reinforcement):
         "paper": Budget(500, 40, 40),
     }
     validate_every: ClassVar[int] = 10
+    of_tensors: ClassVar[bool] = True
     manifests: ClassVar[dict[str, str]] = published()["navigation2d"]
 
     @property

@@ -76,6 +76,7 @@ def record_of(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
         tuning=cell.tuning,
+        why_engine=cell.reason,
         why_by_task=cell.why_by_task,
         **timing,
         **more,

@@ -226,6 +226,7 @@ class Record(BaseModel):
     test_seconds: dict[str, float] = {}  # setting -> a test task: adapting to the last report step, and one prediction
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
+    why_engine: str = ""  # why this engine computed it
     why_by_task: str = ""  # why one task after the other was computed, if so
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did

@@ -501,6 +501,7 @@ class Interactive(Suite):
 
     kind: ClassVar[Kind] = "control"
     curve_every: ClassVar[int] = 1  # meta-iterations that share a row of the curve
+    of_tensors: ClassVar[bool] = False  # its environments are, and run where the tasks are; others on the CPU
 
     outer: Literal["trpo", "adam"] = "trpo"  # the outer rule
     kl: float = 0.01  # how far TRPO may move the adapted learners, mean of `divergence`

@@ -303,6 +303,7 @@ class _Planner:
         suite.sample(1, "train", torch.Generator().manual_seed(0))
         judgement_of(suite).model_dump_json()  # what can be written of it
         why = self._why_by_task(named_suite, trained, named, algorithm)
+        engine = "eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
             suite=Component(
@@ -327,14 +328,15 @@ class _Planner:
             selection=request.selection if algorithm.trains else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
-            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why),
+            engine=engine,
             by_task=bool(why),
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
             chunk_tasks=request.chunk_tasks if algorithm.trains else None,
         )
-        return Cell(spec, suite, algorithm, f"{named_suite} · {named}", "asked for", why)
+        reason = choose.why_eager(suite, algorithm) if request.engine == "compiled" else ""
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named}", reason or "asked for", why)
 
     def with_threads(self, cells: list[Cell], begun: Begun) -> list[Cell]:
         """The cells with the threads that they were begun with, if those are left open; says what does not count."""
@@ -396,9 +398,9 @@ class _Planner:
 
 def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
     """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
-    if isinstance(cell.suite, Interactive):
-        return "eager", "what is collected decides what is computed"
     spec = cell.spec
+    if why := choose.why_eager(cell.suite, cell.algorithm):
+        return "eager", why
     if spec.by_task:
         return "eager", "one task goes after the other"
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
@@ -408,12 +410,13 @@ def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
 
 
 def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str, why_by_task: str) -> EngineName:
-    if isinstance(suite, Interactive) and engine != "eager":
-        raise BenchError(
-            f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
-        )
+    if isinstance(suite, Interactive) and engine == "learn2learn":
+        raise BenchError("learn2learn has no suites whose tasks are acted in. Use --engine auto.")
     if engine == "compiled" and why_by_task:
         raise BenchError(f"what goes one task after the other is not compiled: {why_by_task}. Use --engine auto.")
+    if engine == "compiled" and (why := choose.why_eager(suite, algorithm)):
+        log.info("%s runs eagerly: %s", name, why)
+        return "eager"
     if engine != "learn2learn":
         return engine
     if not algorithm.trains:

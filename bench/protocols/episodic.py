@@ -21,6 +21,7 @@ from bench.core.types import Interactive, Learner, Meta, Params, Suite
 from bench.learning.batches import episodes
 from bench.learning.elsewhere import familiar, pairs
 from bench.learning.engines import learn2learn, vectorised
+from bench.learning.engines.trust_region import CompiledParts
 from bench.learning.evaluate import Clock, manifest, quoted_step, steps_of, trace, traces
 from bench.learning.outer.descent import Descent, Rule
 from bench.learning.outer.trpo import TRPO, TrustRegion, outer_of
@@ -134,7 +135,9 @@ class Episodic:
         suite = self.views.training
         outer = outer_of(suite, self.algorithm, self.spec.iterations)
         if isinstance(outer, TRPO):
-            return TrustRegion(cast(Interactive, suite), self.algorithm, state.meta)
+            acted_in = cast(Interactive, suite)
+            parts = CompiledParts(acted_in, self.algorithm) if self.spec.engine == "compiled" else None
+            return TrustRegion(acted_in, self.algorithm, state.meta, parts)
         return Descent(outer, state.meta, state.memory, self.suite.clip)
 
     def _halved(self, chunk: int) -> None:

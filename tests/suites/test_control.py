@@ -214,6 +214,19 @@ def test_an_episode_ends_with_its_last_step_and_one_that_blows_up_is_counted() -
     assert suite.tally(data) == {"environment_steps": 20.0, "return": 3.0, "unstable": 2.0}
 
 
+@pytest.mark.parametrize("view", ["plain", "oracle"])
+@pytest.mark.parametrize("kind", [Bandit, Navigation2D])
+def test_environments_of_tensors_run_where_the_tasks_are(kind: Any, view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The device "meta" stands in for a GPU: it computes nothing, and what mixes it with the CPU fails.
+    suite = kind(view=view, trajectories=2)
+    params = {n: torch.empty(3, *p.shape, device="meta") for n, p in suite.new_params(seeds.generator(0)).items()}
+    tasks = shapes_of(suite.sample(3, "train", seeds.generator(0)))
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)
+    assert {x.device.type for x in tree_leaves(suite.collect(tasks, params, "query", 0, seeds.generator(0)))} == {
+        "meta"
+    }
+
+
 def test_the_point_moves_at_most_a_tenth_and_stops_in_the_box_around_its_goal() -> None:
     plane = Plane(squared=False, told=True)
     start = plane.reset(Places(torch.zeros(1, 2), torch.tensor([[0.105, 0.0]])), 2, seeds.generator(0))
