@@ -12,7 +12,7 @@ from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
-from bench.protocols.episodic import Episodic
+from bench.protocols import Protocol, protocol_of
 from bench.storage.store import Store
 
 SHOWN = 5  # cells that a refusal names
@@ -72,7 +72,7 @@ class Restored(NamedTuple):
         return SuiteTask.tested(self.suite, self.running)
 
 
-def resumed(protocol: Episodic, path: Path, advice: str) -> Training:
+def resumed(protocol: Protocol, path: Path, advice: str) -> Training:
     """Where training stands by a checkpoint.
 
     Raises:
@@ -96,7 +96,7 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
-    protocol = Episodic(spec, suite, algorithm)
+    protocol = protocol_of(spec, suite, algorithm)
     path = store.folder(record.cell) / "checkpoint.safetensors"
     advice = f"Move {path.parent} away and run again."
     state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)

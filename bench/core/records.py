@@ -63,6 +63,8 @@ class Spec(BaseModel):
     threads: int
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
     by_task: bool = False  # one task after the other, where vmap cannot take the network
+    protocol: Literal["episodic", "online"] = "episodic"
+    order: str = ""  # SHA-256 of a stream's tasks in the order in which this seed meets them
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -78,9 +80,10 @@ class Spec(BaseModel):
     def trajectory(self) -> str:
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
 
-        Not of runs whose rate falls until their own end, since `outer` says where that is.
+        Not of runs whose rate falls until their own end, since `outer` says where that is, nor of streams, whose tasks
+        come the slower the more iterations there are.
         """
-        return self._hash({"iterations"})
+        return self._hash({"iterations"} if self.protocol == "episodic" else set())
 
     @property
     def kin(self) -> str:
@@ -90,7 +93,7 @@ class Spec(BaseModel):
     @property
     def arm(self) -> str:
         """Likewise of all but the seed: equal for cells that repeat one another."""
-        return self._hash({"seed"})
+        return self._hash({"seed", "order"})
 
     @property
     def work(self) -> str:
@@ -102,6 +105,8 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
+        if self.protocol == "episodic":  # a field that came later, without which cells keep the ids that they had
+            content.pop("protocol", None), content.pop("order", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
@@ -114,6 +119,7 @@ class Judgement(BaseModel):
     report_steps: tuple[int, ...]
     floor: float  # the headline of whoever knows nothing
     caveat: str
+    after: str = "inner steps"  # what report_steps count
 
     @property
     def headline(self) -> Metric:

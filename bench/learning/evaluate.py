@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_leaves
 from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, State, Suite, Tasks
@@ -31,7 +32,8 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     Raises:
         ManifestError: the tasks are not the ones that this version of the suite was published with.
     """
-    tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    count = suite.length if isinstance(suite, Stream) else FROZEN[split]
+    tasks = suite.sample(count, split, seeds.generator("manifest", name, suite.version, suite.setting, split))
     digest = hashlib.sha256()
     for leaf in tree_leaves(tasks):
         digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())

@@ -7,7 +7,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,13 +17,15 @@ from bench.core.discovery import Catalogue, Named, build, parameters, parse, sou
 from bench.core.errors import BenchError, PluginError, foreign, unknown
 from bench.core.modules import batch_norms
 from bench.core.records import Component, EngineName, Judgement, Selection, Spec, Tuning
-from bench.core.types import Interactive, Kind, Learner, Split, Suite
+from bench.core.stream import Stream
+from bench.core.types import Budget, Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
 from bench.learning.outer.trpo import outer_of
 from bench.places.execution import cores
 from bench.planning import engines as choose
 from bench.planning import networks
+from bench.protocols.online import stream
 
 log = logging.getLogger("bench")
 
@@ -156,7 +158,7 @@ def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
     suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
     cls = catalogue.load("algorithm", spec.algorithm.name)
     algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
-    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+    for component, classes in ((spec.suite, suite.made_of), (spec.algorithm, algorithm.made_of)):
         if (found := source_hash(*classes)) != component.source:
             raise BenchError(
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
@@ -185,22 +187,51 @@ def check_kind(catalogue: Catalogue, named_suite: Named, suite: Suite, named: Na
         BenchError: `Learner.suits` lacks `Suite.kind`.
     """
     algorithm: type[Learner] = catalogue.load("algorithm", named.name)
+    _check_protocol(catalogue, named_suite, type(suite), named.name, algorithm)
     suits = algorithm.suits
     if suits.issuperset(get_args(Kind)) or (kind := _kind(suite)) in suits:
         return
     suites = [
         name
         for name, cls in catalogue.classes("suite").items()
-        if _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
+        if _meets(cls, algorithm) and _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
     ]
     algorithms = [
-        name for name, cls in catalogue.classes("algorithm").items() if kind in cls.suits and _shows(type(suite), cls)
+        name
+        for name, cls in catalogue.classes("algorithm").items()
+        if _meets(type(suite), cls) and kind in cls.suits and _shows(type(suite), cls)
     ]
     raise BenchError(
         f"{named.name} is for {' and '.join(sorted(suits)) or 'no kind of task'}, and {named_suite.name} is "
         f"{kind}. Suites that {named.name} can meet: {', '.join(suites) or 'none'}. "
         f"Algorithms that can meet {named_suite.name}: {', '.join(algorithms) or 'none'}."
     )
+
+
+def _check_protocol(
+    catalogue: Catalogue, named: Named, suite: type[Suite], name: str, algorithm: type[Learner]
+) -> None:
+    """Refuses a learner of drawn tasks on a stream, and one that follows a stream elsewhere, and says who can."""
+    if _meets(suite, algorithm):
+        return
+    algorithms = {other: cls for other, cls in catalogue.classes("algorithm").items() if _meets(suite, cls)}
+    if algorithm.follows:
+        suites = [other for other, cls in catalogue.classes("suite").items() if _meets(cls, algorithm)]
+        raise BenchError(
+            f"{name} follows a stream of tasks, and the tasks of {named.name} are drawn. Suites that {name} can meet: "
+            f"{', '.join(suites) or 'none'}. Algorithms that can meet {named.name}: {', '.join(algorithms) or 'none'}."
+        )
+    drivers = [other for other, cls in algorithms.items() if "learner" in {field.name for field in fields(cls)}]
+    led = f" Write {drivers[0]}[learner={name}]." if drivers else ""
+    raise BenchError(
+        f"{named.name} is a stream, whose tasks come one after the other, and {name} learns from tasks that are drawn."
+        f"{led} Algorithms that can meet {named.name}: {', '.join(algorithms) or 'none'}."
+    )
+
+
+def _meets(suite: type[Suite], algorithm: type[Learner]) -> bool:
+    """Whether both are of one protocol."""
+    return issubclass(suite, Stream) == bool(algorithm.follows)
 
 
 def _kind(suite: Suite) -> Kind:
@@ -222,7 +253,10 @@ def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
 
 def judgement_of(suite: Suite) -> Judgement:
     """How a suite's scores are to be read."""
-    return Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+    judged = Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+    if not isinstance(suite, Stream):
+        return judged
+    return judged.model_copy(update={"metrics": (*suite.metrics, *suite.of_rounds), "after": "points"})
 
 
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
@@ -297,7 +331,7 @@ class _Planner:
                 name=named_suite.name,
                 given=_typed(named_suite, suite),
                 parameters=parameters(suite),
-                source=source_hash(type(suite), type(suite.skeleton)),
+                source=source_hash(*suite.made_of),
             ),
             suite_version=suite.version,
             norm=suite.normalisation,
@@ -306,23 +340,37 @@ class _Planner:
                 name=named.name,
                 given=_typed(named, algorithm),
                 parameters=parameters(algorithm),
-                source=source_hash(type(algorithm)),
+                source=source_hash(*algorithm.made_of),
             ),
             outer=repr(outer_of(trained, algorithm, iterations)) if algorithm.trains else "",
             seed=seed,
             iterations=iterations,
             validate_every=request.validate_every or suite.validate_every,
-            selection=request.selection if algorithm.trains else "last",
+            selection=request.selection if algorithm.trains and not isinstance(suite, Stream) else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
             engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why),
             by_task=bool(why),
+            **self._online(named_suite, suite, seed, iterations, budget),
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
             chunk_tasks=request.chunk_tasks if algorithm.trains else None,
         )
         return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for", why)
+
+    def _online(self, named: Named, suite: Suite, seed: int, iterations: int, budget: Budget) -> dict[str, Any]:
+        """What the specification says of a stream."""
+        if not isinstance(suite, Stream):
+            return {}
+        split = self.request.split
+        rounds = budget.test_tasks if split == "test" else budget.validation_tasks
+        if iterations < 2 * rounds:
+            raise BenchError(
+                f"{iterations} meta-iterations are too few for the {rounds} rounds of {named}: give --iterations "
+                f"{2 * rounds} or more, or a preset with fewer rounds."
+            )
+        return {"protocol": "online", "order": stream(suite, named.name, split, seed, rounds)[1]}
 
     def with_threads(self, cells: list[Cell], begun: Begun) -> list[Cell]:
         """The cells with the threads that they were begun with, if those are left open; says what does not count."""

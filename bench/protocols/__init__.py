@@ -1,1 +1,13 @@
-"""Protocols: how a cell begins, goes on and is scored."""
+"""Protocols: how a cell begins, goes on and is scored; the specification says which it follows."""
+
+from bench.core.records import Spec
+from bench.core.types import Learner, Suite
+from bench.protocols.episodic import Episodic
+from bench.protocols.online import Online
+from bench.protocols.protocol import Protocol
+
+
+def protocol_of(spec: Spec, suite: Suite, algorithm: Learner) -> Protocol:
+    """The protocol that a specification names, of its suite and algorithm."""
+    followed: type[Protocol] = {"episodic": Episodic, "online": Online}[spec.protocol]
+    return followed(spec, suite, algorithm)
