@@ -149,7 +149,7 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     """What must be said with a comparison."""
     about = mine.iloc[0]
     yield (
-        f"{_with_unit(about['metrics'][0])} after @k inner steps, mean ± 95 % interval over {_over(here)}; "
+        f"{_with_unit(about['metrics'][0])} after @k {about['after']}, mean ± 95 % interval over {_over(here)}; "
         f"{about['better']} is better; knowing nothing: {about['floor']:.3g}"
     )
     shown = set(beside.loc[beside["suite"] == about["suite"], "metric"])
@@ -355,7 +355,7 @@ def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -
         norm = "" if about["norm"] == "none" else f", {about['norm']}"
         text = (
             f"On {suite} ({about['setting']}{norm}) {best['algorithm']} is best of {len(rows)}: {about['metric']} "
-            f"{value}{unit} after {best['step']} inner steps, over {best['tasks']} tasks and {best['seeds']} "
+            f"{value}{unit} after {best['step']} {about['after']}, over {best['tasks']} tasks and {best['seeds']} "
             f"seed{'s' if best['seeds'] > 1 else ''}."
         )
         if len(level):

@@ -293,8 +293,22 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
     if own:
         yield Picture(
             f"adaptation-{name}",
-            f"{suite}: {metric} after 0 to {own[0].steps[-1]} inner steps, with 95 % intervals.",
-            figures.adaptation(own, look, metric, float(about["floor"])),
+            f"{suite}: {metric} after 0 to {own[0].steps[-1]} {about['after']}, with 95 % intervals.",
+            figures.adaptation(own, look, metric, float(about["floor"]), str(about["after"])),
+        )
+    here = contents.scores[contents.scores["suite"] == suite]
+    if own and (here["metric"] == "needed").any():
+        yield Picture(
+            f"rounds-{name}",
+            f"{suite}: as tasks come, {metric} after so many points of a task, and the points that it needed: running "
+            "means over tasks, their mean over seeds and the range of the seeds.",
+            figures.rounds(
+                here[here["metric"].isin(["needed", about["metric"]])],
+                look,
+                metric,
+                about["report_steps"],
+                str(about["better"]),
+            ),
         )
     progress = contents.progress[contents.progress["suite"] == suite]
     if len(progress):
