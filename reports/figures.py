@@ -77,7 +77,9 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 @_styled
 def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float, after: str = "inner steps") -> Figure:
-    """The score after 0..K inner steps, or as many points, with its 95 % interval over seeds and tasks; one suite, one panel a setting.
+    """The score after 0..K inner steps, or points of a stream, with its 95 % interval over seeds and tasks.
+
+    One suite, one panel a setting.
 
     Means of what has a unit; medians on a logarithmic scale of errors, whose means single tasks spoil.
     """

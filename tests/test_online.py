@@ -1,9 +1,8 @@
-"""A stream gives its points one after the other, and what is learned from them does not depend on where a run was cut."""
+"""Tasks and points come one after the other, and where a run was cut changes nothing of what is learned from them."""
 
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from bench.cells.cell import Deadline, run_cell
