@@ -131,15 +131,15 @@ class RainbowMNIST(Stream, Classification):
 
     def show(self, tasks: Kinds, places: Tensor) -> Coloured:
         """The images at these places, turned, shrunk and coloured."""
-        some = tasks.images.gather(1, places)
-        ink = self._digits[0][some].float() / 255
+        rows = torch.from_numpy(digits())[tasks.images.gather(1, places)]
+        ink = rows[..., :-1].unflatten(-1, (SIDE, SIDE)).float() / 255
         for task, (_, half, turns) in enumerate(tasks.kind.tolist()):
             ink[task] = torch.rot90(ink[task], turns, (-2, -1))
             if half:
                 ink[task] = functional.pad(functional.avg_pool2d(ink[task], 2), (SIDE // 4,) * 4)
         paper = COLOURS[tasks.kind[:, 0]].view(-1, 1, 3, 1, 1) / 255
         ink = ink.unsqueeze(2)
-        return Coloured(ink + (1 - ink) * paper, self._digits[1][some])
+        return Coloured(ink + (1 - ink) * paper, rows[..., -1].long())
 
     def predict(self, params: Params, data: Coloured) -> Tensor:
         """Log-probabilities [N, 10]."""
@@ -154,13 +154,6 @@ class RainbowMNIST(Stream, Classification):
         tasks = self.sample(12, "test", seeds.generator("sheet"))
         shown = self.show(tasks, torch.arange(20).expand(12, -1)).images
         return Sheet("images", shown.movedim(2, -1).numpy())
-
-    @property
-    def _digits(self) -> tuple[Tensor, Tensor]:
-        pixels = digits()
-        return torch.from_numpy(pixels[:, :-1].reshape(-1, SIDE, SIDE)), torch.from_numpy(
-            pixels[:, -1].astype(np.int64)
-        )
 
 
 @cache
