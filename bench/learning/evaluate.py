@@ -26,14 +26,20 @@ FROZEN = {"test": 600, "validation": 200}
 CHUNK = 50  # tasks in memory at once
 
 
+def frozen(suite: Suite, split: Split) -> int:
+    """How many tasks of a split are frozen: those of a stream are as many as it has."""
+    return suite.length if isinstance(suite, Stream) else FROZEN[split]
+
+
 def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     """The frozen tasks of a suite's split, and their SHA-256; the same for every algorithm and seed.
 
     Raises:
         ManifestError: the tasks are not the ones that this version of the suite was published with.
     """
-    count = suite.length if isinstance(suite, Stream) else FROZEN[split]
-    tasks = suite.sample(count, split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    tasks = suite.sample(
+        frozen(suite, split), split, seeds.generator("manifest", name, suite.version, suite.setting, split)
+    )
     digest = hashlib.sha256()
     for leaf in tree_leaves(tasks):
         digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
