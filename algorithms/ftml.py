@@ -1,29 +1,29 @@
 """FTML: follow the meta-leader, a driver that leads any meta-learner of drawn tasks along a stream.
 
 Finn, Rajeswaran, Kakade, Levine 2019 (arXiv:1902.08438), algorithm 1, with its practical form of the leader: meta-steps
-on tasks drawn among all that have come, the present one included, on points drawn among all that each has given. Fields
-that the learner itself sets, such as reptile's rates, are the learner's.
+on tasks drawn among all that have come, the present one included, on points drawn among all that each has given. What
+the learner itself sets, such as reptile's rates, is given in its own brackets: learner=reptile[steps=3].
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from algorithms.parts.led import Led
-from bench.core.discovery import Catalogue, build
+from bench.core.discovery import Catalogue, build, parse
 from bench.core.errors import BenchError
 from bench.core.types import Family, Follows, Kind, Learner, Search
 
-SHARED = ("suits", "chases", "order_matters", "own_outer")  # what it says of itself is what its learner says
+SHARED = ("chases", "order_matters", "own_outer")  # what it says of itself is what its learner says
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTML(Led):
     """θ_t follows argmin_θ Σ_{i ≤ t} f_i(θ), f_i the learner's meta-loss on task i, with U its inner steps."""
 
-    learner: Annotated[str, Field(description="whose meta-loss is followed: maml, anil, metasgd, ...")] = "maml"
+    learner: Annotated[str, Field(description="whose meta-loss is followed: anil, maml[steps=3], ...")] = "maml"
     inner_lr: Annotated[
         float, Field(gt=0, description="α, the learner's"), Search(0.1, 10, log=True, times_protocol=True)
     ]
@@ -40,7 +40,11 @@ class FTML(Led):
         """
         cls = type(self.led)
         if cls.follows or not cls.trains or cls.train_view or cls.remembers:
-            raise BenchError(f"{self.learner} learns from no meta-loss on support and query, so that it can't be led")
+            raise BenchError(
+                f"{self.learner} can't be led along a stream: it has no meta-loss of tasks that are drawn. Give "
+                "learner=maml, or any other that is meta-trained on support and query."
+            )
+        object.__setattr__(self, "suits", self.suits & cls.suits)
         for name in SHARED:
             object.__setattr__(self, name, getattr(cls, name))
         for name in ("steps", "outer_lr", "meta_batch"):
@@ -49,7 +53,9 @@ class FTML(Led):
     @cached_property
     def led(self) -> Learner:
         """The learner."""
-        cls = Catalogue().load("algorithm", self.learner)
-        mine = {f.name: getattr(self, f.name) for f in fields(cls) if f.default is MISSING and hasattr(self, f.name)}
-        led: Learner = build(cls, self.learner, mine)
+        named, *others = parse(self.learner)
+        if others:
+            raise BenchError(f"learner={self.learner} is more than one. Give one, such as {named.name}.")
+        mine = {name: getattr(self, name) for name in ("steps", "inner_lr", "outer_lr", "meta_batch")}
+        led: Learner = build(Catalogue().load("algorithm", named.name), named.name, named.given, mine)
         return led

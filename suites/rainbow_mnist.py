@@ -109,7 +109,7 @@ class RainbowMNIST(Stream, Classification):
         return 100 / WAYS
 
     @property
-    def outputs(self) -> int:  # type: ignore[override]  # known beforehand
+    def outputs(self) -> int:
         """The digits."""
         return WAYS
 

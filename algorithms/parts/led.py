@@ -34,8 +34,9 @@ class Led(Learner):
         return (*super().made_of, *self.led.made_of)
 
     def at(self, iteration: int) -> Any:
-        """The learner itself, as it is after so many meta-iterations."""
-        return self.led.at(iteration)
+        """The learner itself where it changes, as it is after so many meta-iterations."""
+        now = self.led.at(iteration)
+        return self if now == self.led else now
 
     def init(self, task: Task, generator: Generator) -> Meta:
         """As the learner does."""

@@ -12,7 +12,8 @@ from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
-from bench.protocols import Protocol, protocol_of
+from bench.protocols import protocol_of
+from bench.protocols.protocol import Protocol
 from bench.storage.store import Store
 
 SHOWN = 5  # cells that a refusal names

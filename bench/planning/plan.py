@@ -317,6 +317,9 @@ class _Planner:
         suite = suite_of(self.catalogue, named_suite)
         check_kind(self.catalogue, named_suite, suite, named)
         algorithm = algorithm_of(self.catalogue, named, suite)
+        if suite.kind not in algorithm.suits:  # which may depend on its fields
+            kinds = " and ".join(sorted(algorithm.suits)) or "no kind of task"
+            raise BenchError(f"{named} is for {kinds}, and {named_suite} is {suite.kind}.")
         if request.preset not in suite.presets:
             raise unknown("preset", request.preset, suite.presets)
         budget = suite.presets[request.preset]

@@ -9,5 +9,4 @@ from bench.protocols.protocol import Protocol
 
 def protocol_of(spec: Spec, suite: Suite, algorithm: Learner) -> Protocol:
     """The protocol that a specification names, of its suite and algorithm."""
-    followed: type[Protocol] = {"episodic": Episodic, "online": Online}[spec.protocol]
-    return followed(spec, suite, algorithm)
+    return (Online if spec.protocol == "online" else Episodic)(spec, suite, algorithm)

@@ -61,7 +61,7 @@ class StreamOf(Stream):
         return self.base.metrics
 
     @property
-    def kind(self) -> Kind:  # type: ignore[override]
+    def kind(self) -> Kind:
         """The suite's."""
         return self.base.kind
 
