@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import torch
 
@@ -12,7 +11,7 @@ import bench.protocols.online as online
 from bench.cells.cell import Deadline, run_cell
 from bench.cells.execute import run_cells
 from bench.cells.watch import Silent
-from bench.core.discovery import Catalogue
+from bench.core.discovery import Catalogue, parse
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.trees import tree_map
@@ -111,15 +110,10 @@ def test_what_has_not_come_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_each_follows_the_tasks_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     met: list[set[int]] = []
-    monkeypatch.setattr(online, "part", lambda tree, some: met.append(set(some.tolist())) or tree)
-    monkeypatch.setattr(online, "points", lambda *_: None)
     state = Training(meta={}, iteration=7)  # the first of the last round, whose task is the fifth
-    for name, expected in {
-        "ftml": {0, 1, 2, 3, 4},
-        "ftl": {0, 1, 2, 3},
-        "toe": {0, 1, 2, 3, 4},
-        "from_scratch": {4},
-    }.items():
+    everything = {0, 1, 2, 3, 4}
+    follows = {"ftml": everything, "toe": everything, "ftl": everything - {4}, "from_scratch": {4}}
+    for name, expected in follows.items():
         monkeypatch.undo()
         followed = protocol(f"{name}[meta_batch=100]")
         monkeypatch.setattr(online, "part", lambda tree, some: met.append(set(some.tolist())) or tree)
@@ -137,9 +131,8 @@ def test_rounds_are_scored_as_their_looks_say(tmp_path: Path) -> None:
     assert table["forgetting", 20].iloc[-1] == 0  # nothing came after it
     assert [metric.name for metric in record.judgement.metrics[1:5]] == ["needed", "reached", "regret", "forgetting"]
     followed = protocol("ftml")
-    made = [
-        (r, a, {"mse": 0.1 if (r, a) in ((0, 10), (0, 20), (2, 0)) else 4.0}) for r in range(4) for a in (0, 5, 10, 20)
-    ]
+    learned, looks = ((0, 10), (0, 20), (2, 0)), [(r, a) for r in range(4) for a in (0, 5, 10, 20)]
+    made = [(*look, {"mse": 0.1 if look in learned else 4.0}) for look in looks]
     state = followed.begin(None)
     state.looks, state.iteration = made, 9
     found = followed.score(state).table.pivot_table(index="task", columns="metric", values="value")
@@ -207,8 +200,9 @@ def test_a_task_gives_each_of_its_points_once() -> None:
     assert torch.equal(later.x[:, 0], torch.stack([shown.x[0, 3], shown.x[1, 7]]))
 
 
-def test_any_learner_is_led() -> None:
-    frame = pd.DataFrame(
-        {name: protocol(f"ftml[learner={name}]").steps for name in ("anil", "metasgd", "reptile")}, [0]
-    )
-    assert frame.to_dict("records") == [{"anil": 5, "metasgd": 5, "reptile": 5}]
+def test_any_learner_is_led_with_what_its_own_brackets_say() -> None:
+    learners = {"anil": 5, "maml[steps=3,gradient=mixed]": 3, "metasgd": 1, "reptile[steps=7]": 7}  # and its steps
+    for learner, steps in learners.items():
+        [cell] = cells_of(f"ftml[learner={learner},meta_batch=2]")
+        assert cell.algorithm.steps == steps
+        assert parse(cell.spec.algorithm.label) == parse(f"ftml[learner={learner},meta_batch=2]")
