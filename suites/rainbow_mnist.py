@@ -54,7 +54,7 @@ class Kinds(NamedTuple):
     """Tasks: how images look, and which they are, in the order in which they come."""
 
     kind: Tensor  # [T, 3], of KINDS
-    images: Tensor  # [T, points + unseen]
+    images: Tensor  # [T, 1250], of which the first are met
 
 
 class Coloured(NamedTuple):
@@ -81,7 +81,7 @@ class RainbowMNIST(Stream, Classification):
         "paper": Budget(73_000, 36, 12),
     }
     data: ClassVar[Dataset] = DATA
-    manifests: ClassVar[dict[str, str]] = published().get("rainbow_mnist", {})
+    manifests: ClassVar[dict[str, str]] = published()["rainbow_mnist"]
 
     def __post_init__(self) -> None:
         """Refuses more images than there are."""
@@ -126,8 +126,8 @@ class RainbowMNIST(Stream, Classification):
         passes = -(-count // len(KINDS))
         orders = [torch.rand(len(KINDS), generator=generator, dtype=torch.float64).argsort() for _ in range(passes)]
         shares = [torch.rand(DIGITS, generator=generator, dtype=torch.float64).argsort() for _ in range(passes)]
-        own = torch.cat([share.view(len(KINDS), -1) for share in shares])[:count, : self.points + self.unseen]
-        return Kinds(KINDS[torch.cat(orders)[:count]], own.contiguous())
+        own = torch.cat([share.view(len(KINDS), -1) for share in shares])
+        return Kinds(KINDS[torch.cat(orders)[:count]], own[:count])
 
     def show(self, tasks: Kinds, places: Tensor) -> Coloured:
         """The images at these places, turned, shrunk and coloured."""

@@ -29,7 +29,7 @@ class SinusoidStream(StreamOf):
         "quick": Budget(5_000, 50, 20),
         "paper": Budget(50_000, 100, 50),
     }
-    manifests: ClassVar[dict[str, str]] = published().get("sinusoid_stream", {})
+    manifests: ClassVar[dict[str, str]] = published()["sinusoid_stream"]
 
     @property
     def protocol(self) -> dict[str, Setting]:

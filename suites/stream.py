@@ -29,4 +29,4 @@ class AnyStream(StreamOf):
         "quick": Budget(2_000, 50, 20),
         "paper": Budget(20_000, 100, 50),
     }
-    manifests: ClassVar[dict[str, str]] = published().get("stream", {})
+    manifests: ClassVar[dict[str, str]] = published()["stream"]

@@ -194,12 +194,12 @@ def check_kind(catalogue: Catalogue, named_suite: Named, suite: Suite, named: Na
     suites = [
         name
         for name, cls in catalogue.classes("suite").items()
-        if _meets(cls, algorithm) and _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
+        if meets(cls, algorithm) and _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
     ]
     algorithms = [
         name
         for name, cls in catalogue.classes("algorithm").items()
-        if _meets(type(suite), cls) and kind in cls.suits and _shows(type(suite), cls)
+        if meets(type(suite), cls) and kind in cls.suits and _shows(type(suite), cls)
     ]
     raise BenchError(
         f"{named.name} is for {' and '.join(sorted(suits)) or 'no kind of task'}, and {named_suite.name} is "
@@ -212,11 +212,11 @@ def _check_protocol(
     catalogue: Catalogue, named: Named, suite: type[Suite], name: str, algorithm: type[Learner]
 ) -> None:
     """Refuses a learner of drawn tasks on a stream, and one that follows a stream elsewhere, and says who can."""
-    if _meets(suite, algorithm):
+    if meets(suite, algorithm):
         return
-    algorithms = {other: cls for other, cls in catalogue.classes("algorithm").items() if _meets(suite, cls)}
+    algorithms = {other: cls for other, cls in catalogue.classes("algorithm").items() if meets(suite, cls)}
     if algorithm.follows:
-        suites = [other for other, cls in catalogue.classes("suite").items() if _meets(cls, algorithm)]
+        suites = [other for other, cls in catalogue.classes("suite").items() if meets(cls, algorithm)]
         raise BenchError(
             f"{name} follows a stream of tasks, and the tasks of {named.name} are drawn. Suites that {name} can meet: "
             f"{', '.join(suites) or 'none'}. Algorithms that can meet {named.name}: {', '.join(algorithms) or 'none'}."
@@ -229,7 +229,7 @@ def _check_protocol(
     )
 
 
-def _meets(suite: type[Suite], algorithm: type[Learner]) -> bool:
+def meets(suite: type[Suite], algorithm: type[Learner]) -> bool:
     """Whether both are of one protocol."""
     return issubclass(suite, Stream) == bool(algorithm.follows)
 

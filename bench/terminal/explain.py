@@ -16,7 +16,7 @@ from bench.core.labels import shown
 from bench.core.stream import Stream
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
-from bench.planning.plan import algorithm_of, suite_of
+from bench.planning.plan import algorithm_of, meets, suite_of
 from bench.terminal.document import gathered
 from bench.terminal.draw import draw_sheet
 from bench.terminal.tables import console, grid
@@ -109,6 +109,8 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
                 setting, protocol = suite.setting, suite.protocol
         except (MissingExtraError, PluginError) as error:
             missing.setdefault(str(error), []).append(name)
+            continue
+        if not meets(type(suite), cls):
             continue
         algorithm = algorithm_of(catalogue, named, suite)
         rows.add_row(name, setting, *(_short(getattr(algorithm, field)) for field in fields))

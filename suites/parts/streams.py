@@ -74,7 +74,8 @@ class StreamOf(Stream):
     def setting(self) -> str:
         """What comes, and how much of it."""
         ways = f"{self.base.outputs}-way " if self.kind == "classification" else ""
-        return f"{ways}{self.of}, {self.points} points"
+        scored = "" if self.unseen == type(self).unseen else f", scored on {self.unseen}"
+        return f"{ways}{self.of}, {self.points} points{scored}"
 
     @property
     def caveat(self) -> str:
