@@ -164,6 +164,7 @@ def _publish(
     known = published.beside(compared, cells) if len(compared) else pd.DataFrame()
     suites = list(dict.fromkeys(cells["suite"]))
     scores = [views.comparison(suite, compared, beside, cells) for suite in suites]
+    scores += [view for suite in suites if (view := views.rounds(suite, contents.scores, cells)).rows]
     analyses = [views.differences(suite, pairs) for suite in suites] if len(pairs) else []
     analyses += [views.variances(compared, cells)] if len(compared) else []
     analyses += [views.costs(orders), views.published(known)]
