@@ -511,6 +511,7 @@ def list_(plugins: tuple[Path, ...]) -> None:
             "what": line,
             "family": catalogue.stated(name, "family")[0],
             "meets": list(catalogue.stated(name, "suits")),
+            "protocol": "online" if any(catalogue.stated(name, "follows")) else "episodic",
         }
         for name, line in catalogue.names("algorithm").items()
     ]
@@ -527,6 +528,7 @@ def _listed(title: str, facts: list[dict[str, Any]]) -> None:
     width = max((len(fact["name"]) for fact in facts), default=0)
     for fact in facts:
         some = f" ({' and '.join(fact['meets'])} only)" if 0 < len(fact.get("meets", ())) < 3 else ""
+        some = " (streams only)" if fact.get("protocol") == "online" else some
         click.echo(f"  {fact['name']:{width}}  {fact['what']}{some}")
 
 

@@ -19,6 +19,10 @@ KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
 FURTHER = {  # metrics that stand beside the headline: how far predictions can be believed
     "nll": "negative log-likelihood of the targets, – where a method predicts no distribution",
     "gap": "nll above that of the tasks' exact posterior, for each target by itself",
+    "needed": "points after which a task counts as learned, all of them where it never does",
+    "reached": "tasks that count as learned in their rounds",
+    "regret": "a round's mean above that of the same learner as it is at the stream's end, the leader of all tasks",
+    "forgetting": "how much worse than in its round a task is met at the stream's end, on points that were never given",
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
 

@@ -89,6 +89,7 @@ def _about(record: Record) -> dict[str, Any]:
         "better": judged.headline.better,
         "metrics": judged.metrics,
         "report_steps": judged.report_steps,
+        "after": judged.after,
         "floor": judged.floor,
         "caveat": judged.caveat,
     }

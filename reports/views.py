@@ -15,11 +15,13 @@ from bench.core.metric import Metric
 from bench.core.records import Record
 from reports.comparison import FURTHER, compare, cubes, further
 from reports.frame import cells
-from reports.statistics import Interval
+from reports.statistics import Interval, bounded
 
 NONE = "–"
 COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
+OF_ROUNDS = ("needed", "reached", "regret")  # of a whole round, not of some number of points
+PARTS = 3  # into which a table cuts a stream
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
@@ -88,17 +90,19 @@ class View:
 
 
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
-    """Each suite's comparison, in the records' order, and after it that of domains, if there are any.
+    """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them.
 
-    `frame` is what reports.frame.tidy made of them.
+    After it that of domains, if there are any, and how a stream went as tasks came.
     """
     if not records:
         return []
     known = cells(records)
     compared, beside = compare(cubes(frame, known)), further(frame, known)
     suites = dict.fromkeys(known["suite"])
-    views = [v for s in suites for v in (comparison(s, compared, beside, known), domains(s, compared, known))]
-    return [view for view in views if view.rows]
+    each = [
+        (comparison(s, compared, beside, known), domains(s, compared, known), rounds(s, frame, known)) for s in suites
+    ]
+    return [view for some in each for view in some if view.rows]
 
 
 def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
@@ -197,7 +201,7 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     """What must be said with a comparison."""
     about = mine.iloc[0]
     yield (
-        f"{_with_unit(about['metrics'][0])} after @k inner steps, mean ± 95 % interval over {_over(here)}; "
+        f"{_with_unit(about['metrics'][0])} after @k {about['after']}, mean ± 95 % interval over {_over(here)}; "
         f"{about['better']} is better; knowing nothing: {about['floor']:.3g}"
     )
     shown = set(beside.loc[beside["suite"] == about["suite"], "metric"])
@@ -237,11 +241,40 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
 
 
 def _column(metric: Metric, step: int) -> str:
-    return f"{_with_unit(metric)} @{step}"
+    return _with_unit(metric) if metric.name in OF_ROUNDS else f"{_with_unit(metric)} @{step}"
 
 
 def _with_unit(metric: Metric) -> str:
     return f"{metric.name} {metric.unit}".strip()
+
+
+def rounds(suite: str, frame: pd.DataFrame, known: pd.DataFrame) -> View:
+    """What a stream's tasks needed, and what they reached with few points, part by part; no rows of other suites.
+
+    Args:
+        suite: its label.
+        frame: reports.frame.tidy.
+        known: reports.frame.cells.
+    """
+    mine = known[known["suite"] == suite]
+    here = frame[frame["suite"] == suite]
+    metrics: dict[str, Metric] = {metric.name: metric for metric in mine["metrics"].iloc[0]}
+    steps, labels = mine["report_steps"].iloc[0], dict(zip(mine["arm"], mine["algorithm"], strict=True))
+    shown = {"needed": steps[-1], mine["metric"].iloc[0]: steps[0]} if (here["metric"] == "needed").any() else {}
+    rows = []
+    for arm, own in here.groupby("arm", sort=False) if shown else ():
+        row = {"algorithm": Entry(labels[str(arm)], labels[str(arm)])}
+        for name, step in shown.items():
+            scores = own[(own["metric"] == name) & (own["step"] == step)].pivot(index="seed", columns="task")["value"]
+            for tasks in np.array_split(scores.columns.to_numpy(), min(PARTS, len(scores.columns))):
+                found = bounded(scores[tasks].to_numpy(), metrics[name].low, metrics[name].high)
+                points = "" if name == "needed" else f" @{step}"
+                which = f"task {tasks[0] + 1}" if len(tasks) == 1 else f"tasks {tasks[0] + 1} to {tasks[-1] + 1}"
+                column = f"{_with_unit(metrics[name])}{points}, {which}"
+                row[column] = Entry(plus_minus(found), found.value, interval=found)
+        rows.append(row)
+    note = f"mean ± 95 % interval; needed: {FURTHER['needed']}; tasks are numbered as they come, after the known ones"
+    return _view(f"rounds-{slug(suite)}", f"{suite}: as tasks come", rows, [note])
 
 
 def differences(suite: str, pairs: pd.DataFrame) -> View:
@@ -462,7 +495,7 @@ def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -
         norm = "" if about["norm"] == "none" else f", {about['norm']}"
         text = (
             f"On {suite} ({about['setting']}{norm}) {best['algorithm']} is best of {len(rows)}: {about['metric']} "
-            f"{value}{unit} after {best['step']} inner steps, over {best['tasks']} tasks and {best['seeds']} "
+            f"{value}{unit} after {best['step']} {about['after']}, over {best['tasks']} tasks and {best['seeds']} "
             f"seed{'s' if best['seeds'] > 1 else ''}."
         )
         if len(level):

@@ -21,7 +21,7 @@ from bench.core.threads import threads
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.planning.plan import Cell
-from bench.protocols.episodic import Episodic
+from bench.protocols import protocol_of
 from bench.storage.hold import Hold
 from bench.storage.store import META, Store
 
@@ -92,7 +92,7 @@ class _Life:
     def __init__(self, cell: Cell, store: Store, hold: Hold, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.hold, self.watch, self.deadline = cell, store, hold, watch, deadline
         self.spec = cell.spec
-        self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm, cell.domain)
+        self.protocol = protocol_of(cell.spec, cell.suite, cell.algorithm, cell.domain)
 
     def record(self, peak: "PeakMemory") -> Record | None:
         state = self._state()

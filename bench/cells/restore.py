@@ -12,7 +12,8 @@ from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
-from bench.protocols.episodic import Episodic
+from bench.protocols import protocol_of
+from bench.protocols.protocol import Protocol
 from bench.storage.store import META, Store
 
 SHOWN = 5  # cells that a refusal names
@@ -74,7 +75,7 @@ class Restored(NamedTuple):
         return SuiteTask.tested(self.suite, self.running)
 
 
-def resumed(protocol: Episodic, path: Path, advice: str) -> Training:
+def resumed(protocol: Protocol, path: Path, advice: str) -> Training:
     """Where training stands by a checkpoint.
 
     Raises:
@@ -98,7 +99,7 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
-    protocol = Episodic(spec, suite, algorithm)
+    protocol = protocol_of(spec, suite, algorithm)
     folders = (store.folder(cell) for cell in (record.cell, spec.home.id))  # the training may be another cell's
     paths = [folder / name for folder in folders for name in (META, "checkpoint.safetensors")]
     path = next((path for path in paths if path.exists()), paths[1])

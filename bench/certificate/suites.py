@@ -16,6 +16,7 @@ from bench.certificate.tasks import task_checks
 from bench.core import seeds
 from bench.core.discovery import build
 from bench.core.errors import BenchError
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Data, Interactive, Params, Role, Suite, Task
@@ -202,6 +203,8 @@ def _oracle(suite: Suite) -> float:
 
 def _overlap(suite: Suite) -> float:
     classes_of = getattr(suite, "classes_of", None)
+    if isinstance(suite, Stream):
+        raise NotApplicable("its tasks come one after the other, and are scored before they are learned from")
     if classes_of is None:
         raise NotApplicable("its tasks are drawn from a continuum")
     if getattr(suite, "split", "") == "within":

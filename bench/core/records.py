@@ -74,6 +74,8 @@ class Spec(BaseModel):
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
     by_task: bool = False  # one task after the other, where vmap cannot take the network
     domain: Domain | None = None  # whose test tasks the scores are of, if not the suite's
+    protocol: Literal["episodic", "online"] = "episodic"
+    order: str = ""  # SHA-256 of a stream's tasks in the order in which this seed meets them
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -94,9 +96,10 @@ class Spec(BaseModel):
     def trajectory(self) -> str:
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
 
-        Not of runs whose rate falls until their own end, since `outer` says where that is.
+        Not of runs whose rate falls until their own end, since `outer` says where that is, nor of streams, whose tasks
+        come the slower the more iterations there are.
         """
-        return self._hash({"iterations", "domain"})
+        return self._hash({"domain", "iterations"} if self.protocol == "episodic" else {"domain"})
 
     @property
     def kin(self) -> str:
@@ -106,7 +109,7 @@ class Spec(BaseModel):
     @property
     def arm(self) -> str:
         """Likewise of all but the seed: equal for cells that repeat one another."""
-        return self._hash({"seed"})
+        return self._hash({"seed", "order"})
 
     @property
     def work(self) -> str:
@@ -121,6 +124,8 @@ class Spec(BaseModel):
         if domain := content.pop("domain", None):  # without one, a cell has the id that it had before there were any
             domain["suite"].pop("given")
             content["domain"] = domain
+        if self.protocol == "episodic":  # a field that came later, without which cells keep the ids that they had
+            content.pop("protocol", None), content.pop("order", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
@@ -133,6 +138,7 @@ class Judgement(BaseModel):
     report_steps: tuple[int, ...]
     floor: float  # the headline of whoever knows nothing
     caveat: str
+    after: str = "inner steps"  # what report_steps count
 
     @property
     def headline(self) -> Metric:

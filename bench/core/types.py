@@ -34,7 +34,8 @@ Tasks = Any
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 Kind = Literal["regression", "classification", "control"]
-Family = Literal["gradient-based", "Bayesian", "metric", "amortised", "recurrent", "baselines", "others"]
+Family = Literal["gradient-based", "Bayesian", "metric", "amortised", "recurrent", "online", "baselines", "others"]
+Follows = Literal["", "all", "earlier", "present"]
 
 
 class Normal(NamedTuple):
@@ -413,6 +414,11 @@ class Suite(ABC):
         """The values that an ensemble predicts, from those of its members [M, ...]."""
         return predictions.mean(0)
 
+    @property
+    def made_of(self) -> tuple[type, ...]:
+        """The classes whose source decides what the suite is."""
+        return type(self), type(self.skeleton)
+
     def pretraining(self) -> "Suite":
         """The suite on which a learner that does not meta-learn is pretrained: the tasks themselves, by default."""
         return self
@@ -577,6 +583,9 @@ class Learner(ABC):
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
     chases: ClassVar[bool] = False  # whether the query only says where to go: a constant to the meta-gradient
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
+    # Of which tasks of a stream it learns: of all so far, of the earlier ones, or of the present one alone, in which it
+    # begins anew. "": of none, but of tasks that are drawn; a driver may lead it along a stream.
+    follows: ClassVar[Follows] = ""
     remembers: ClassVar[bool] = False  # it acts by `act` with a memory of its own, not by the suite's network
     own_outer: ClassVar[bool] = False  # `outer` is part of the method, and goes before the suite's rule
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
@@ -652,6 +661,11 @@ class Learner(ABC):
         """L_query(θ_K), a scalar."""
         prediction = self.predict(meta, self.adapted(meta, task, episode), task, episode.query)
         return task.mean(task.losses(prediction, episode.query), episode.query)
+
+    @property
+    def made_of(self) -> tuple[type, ...]:
+        """The classes whose source decides what it computes."""
+        return (type(self),)
 
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""

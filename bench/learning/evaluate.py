@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_leaves
 from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, State, Suite, Tasks
@@ -26,13 +27,20 @@ CHUNK = 50  # tasks in memory at once, unless their queries are large
 LARGE = 8 * 2**20  # bytes of queries: of photographs, what a network makes of them is hundreds of times as much
 
 
+def frozen(suite: Suite, split: Split) -> int:
+    """How many tasks of a split are frozen: those of a stream are as many as it has."""
+    return suite.length if isinstance(suite, Stream) else FROZEN[split]
+
+
 def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     """The frozen tasks of a suite's split, and their SHA-256; the same for every algorithm and seed.
 
     Raises:
         ManifestError: the tasks are not the ones that this version of the suite was published with.
     """
-    tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    tasks = suite.sample(
+        frozen(suite, split), split, seeds.generator("manifest", name, suite.version, suite.setting, split)
+    )
     digest = hashlib.sha256()
     for leaf in tree_leaves(tasks):
         digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())

@@ -14,7 +14,7 @@ from bench.learning.outer.descent import Memory
 
 PLAIN = (
     *("iteration", "best_score", "curve", "losses", "notes", "counts", "rejected"),
-    *("pace", "train_seconds", "compile_seconds", "pieces"),
+    *("pace", "train_seconds", "compile_seconds", "pieces", "looks"),
 )
 SEAL = re.compile(rb'(?<="sha256":")[0-9a-f]{64}(?=")')  # in the header, where quotes of other values are escaped
 OPEN = b"0" * 64  # in its place while the file is hashed
@@ -35,6 +35,7 @@ class Training:
     losses: list[float] = field(default_factory=list)  # since the last row
     notes: list[tuple[int, dict[str, float]]] = field(default_factory=list)  # of interactive suites: iteration, columns
     counts: dict[str, float] = field(default_factory=dict)  # so far: environment_steps, unstable
+    looks: list[tuple[int, int, dict[str, float]]] = field(default_factory=list)  # of a stream: round, points, scores
     rejected: int = 0  # steps that the outer rule did not take
     pace: list[float] = field(default_factory=list)  # median seconds per iteration, of each row
     train_seconds: float = 0.0
@@ -80,6 +81,7 @@ class Training:
 
         curve = [(int(i), float(loss), score) for i, loss, score in state.pop("curve")]
         notes = [(int(i), columns) for i, columns in state.pop("notes", [])]
+        looks = [(int(number), int(amount), scores) for number, amount, scores in state.pop("looks", [])]
         slots = {int(name.split("/")[1]) for name in tensors if name.startswith("outer/")}
         return cls(
             meta=pick("meta"),
@@ -89,6 +91,7 @@ class Training:
             best_kept=beginning("best_kept/"),
             curve=curve,
             notes=notes,
+            looks=looks,
             **state,
         )
 

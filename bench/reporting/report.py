@@ -166,12 +166,15 @@ def _publish(
     at_home = compared[compared["arm"].isin(cells.loc[cells["domain"] == "", "arm"])] if len(compared) else compared
     known = published.beside(at_home, cells) if len(at_home) else pd.DataFrame()
     suites = list(dict.fromkeys(cells["suite"]))
-    scores = [
-        view
-        for suite in suites
-        for view in (views.comparison(suite, compared, beside, cells), views.domains(suite, compared, cells))
-        if view.rows
+    each = [
+        (
+            views.comparison(s, compared, beside, cells),
+            views.domains(s, compared, cells),
+            views.rounds(s, contents.scores, cells),
+        )
+        for s in suites
     ]
+    scores = [view for of_suite in each for view in of_suite if view.rows]
     analyses = [views.differences(suite, pairs) for suite in suites] if len(pairs) else []
     analyses += [views.variances(compared, cells)] if len(compared) else []
     analyses += [views.costs(orders), views.published(known)]
@@ -301,8 +304,22 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
     if own:
         yield Picture(
             f"adaptation-{name}",
-            f"{suite}: {metric} after 0 to {own[0].steps[-1]} inner steps, with 95 % intervals.",
-            figures.adaptation(own, look, metric),
+            f"{suite}: {metric} after 0 to {own[0].steps[-1]} {about['after']}, with 95 % intervals.",
+            figures.adaptation(own, look, metric, str(about["after"])),
+        )
+    here = contents.scores[contents.scores["suite"] == suite]
+    if own and (here["metric"] == "needed").any():
+        yield Picture(
+            f"rounds-{name}",
+            f"{suite}: as tasks come, {metric} after so many points of a task, and the points that it needed: running "
+            "means over tasks, their mean over seeds and the range of the seeds.",
+            figures.rounds(
+                here[here["metric"].isin(["needed", about["metric"]])],
+                look,
+                metric,
+                about["report_steps"],
+                str(about["better"]),
+            ),
         )
     progress = contents.progress[contents.progress["suite"] == suite]
     if len(progress):

@@ -72,7 +72,8 @@ class Progress:
         """Says that evaluation begins."""
         its = self.running.setdefault(cell.id, _Running())
         count = cell.spec.test_tasks or cell.spec.validation_tasks
-        self._line(f"{cell.label}: scoring {count} {cell.spec.split} tasks", its)
+        what = f"{cell.spec.split} tasks" if cell.spec.protocol == "episodic" else "tasks once more, in hindsight"
+        self._line(f"{cell.label}: scoring {count} {what}", its)
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""

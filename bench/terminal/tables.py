@@ -71,9 +71,9 @@ def comparison(view: View) -> None:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
         unmarked = _unmarked(view)
-        shown = [rows.drop(columns=[*costs, *unmarked])]
-        shown += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
-        for part in shown:
+        parts = [rows.drop(columns=[*costs, *unmarked])]
+        parts += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
+        for part in parts:
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
         said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
     notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]

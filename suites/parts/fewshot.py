@@ -21,7 +21,8 @@ from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.images import decode
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Params, Role, Setting, Split, Supervised
+from suites.parts.labelled import Classification
 from suites.parts.nets import BatchNorm, Conv4, FullyConnected, Pool4, ResNet12
 from suites.parts.queries import CONCENTRATION, Unbalanced, unbalanced
 
@@ -46,7 +47,7 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Supervised):
+class Images(Classification):
     """N-way K-shot classification; subclasses give `pixels` and `classes_of`."""
 
     ways: Annotated[int, Field(ge=2, description="classes in a task")] = 5
@@ -71,12 +72,6 @@ class Images(Supervised):
         ),
     ] = "conv"
 
-    kind: ClassVar[Kind] = "classification"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "%", "higher", low=0, high=100),
-        Metric("loss", "nats", "lower", low=0),
-        Metric("ece", "%", "lower", low=0, high=100),
-    )
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
         "quick": Budget(1_000),
@@ -267,24 +262,6 @@ class Images(Supervised):
         logits = self.call(params, data.images, unlabelled or None)[unlabelled:]
         return functional.log_softmax(logits, -1)
 
-    def losses(self, prediction: Tensor, data: Labelled) -> Tensor:
-        """Cross-entropy per image, [N]."""
-        return -prediction.gather(-1, data.labels.unsqueeze(-1)).squeeze(-1)
-
-    def score(self, prediction: Tensor, data: Labelled) -> dict[str, Tensor]:
-        """Accuracy in percent, the mean cross-entropy, and the expected calibration error in percent."""
-        confidence, answer = prediction.exp().max(-1)
-        right = (answer == data.labels).to(prediction.dtype)
-        return {
-            "accuracy": 100 * right.mean(),
-            "loss": self.losses(prediction, data).mean(),
-            "ece": 100 * calibration_error(confidence, right),
-        }
-
-    def average(self, predictions: Tensor) -> Tensor:
-        """The logarithm of the members' mean probability."""
-        return torch.logsumexp(predictions, 0) - torch.log(torch.tensor(float(len(predictions))))
-
     def pretraining(self) -> "Pretraining":
         """All training classes at once, under one wide head."""
         return Pretraining(self)
@@ -393,16 +370,6 @@ class Pretraining(Supervised):
     def score(self, prediction: Tensor, data: Labelled) -> dict[str, Tensor]:
         """Accuracy in percent and the mean cross-entropy, over all classes."""
         return self.suite.score(prediction, data)
-
-
-def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
-    """Σ_b |Σ_{i in b} (right_i − confidence_i)| / N over equal bins of confidence [N], a share.
-
-    Guo, Pleiss, Sun, Weinberger 2017 (arXiv:1706.04599), equation 3. Of few images it is more than the model's own.
-    """
-    place = (confidence * bins).long().clamp(0, bins - 1)
-    inside = functional.one_hot(place, bins).to(confidence.dtype)  # [N, bins]
-    return (inside * (right - confidence).unsqueeze(-1)).sum(0).abs().sum() / len(confidence)
 
 
 def permutations(rows: int, length: int, generator: Generator) -> Tensor:

@@ -131,6 +131,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         ALONE: "n/a: its tasks draw noise",
         HEAD: "n/a: its tasks draw noise, which would have to be permuted too",
     },
+    "ftml": OPERATORLESS | PEERLESS | IDLE,
+    **dict.fromkeys(("toe", "ftl", "from_scratch"), OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN}),
     "promp": ONLY_ACTS | FORGETS,
     "rl2": ONLY_ACTS | OPERATORLESS,
 }
@@ -212,7 +214,16 @@ def test_the_whole_certificate_applies_to_maml() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["glyphs", "sinusoid", "sinusoid_freq", "sinusoid_freq[family=bmaml]", "glyphs[net=fc]"]
+    "name",
+    [
+        "glyphs",
+        "sinusoid",
+        "sinusoid_freq",
+        "sinusoid_freq[family=bmaml]",
+        "glyphs[net=fc]",
+        "sinusoid_stream",
+        "stream",
+    ],
 )
 def test_every_suite_that_needs_no_download_is_certified(name: str) -> None:
     stem, _, rest = name.partition("[")
