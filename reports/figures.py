@@ -141,8 +141,9 @@ def rounds(scores: pd.DataFrame, look: Looks, metric: str, steps: Sequence[int],
                 seeds.index + 1, seeds.min(axis=1), seeds.max(axis=1), color=own.color, alpha=0.15, linewidth=0
             )
         ax.set(xlabel="task of the stream", title=title)
-        if better == "lower" and (rows["value"] > 0).all():
+        if better == "lower" and title != "points needed" and (rows["value"] > 0).all():
             ax.set_yscale("log")
+    axes[-1].set_ylim(bottom=0)
     _legend(figure, axes)
     return figure
 

@@ -489,7 +489,8 @@ def test_threads_that_ask_at_once_build_once(own: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_file_of_its_own_may_be_packed_by_gzip_or_not(own: Path, packed: bool) -> None:
     sha256 = content_hash([("digits", b"123")])[1]
-    data = Dataset("toy", (Archive("digits", "http://127.0.0.1:1/digits.gz", sha256, 10, "gz"),), "", folder="numbers")
+    archive = Archive("digits", "http://127.0.0.1:1/digits.gz", sha256, 10, "gz")
+    data = Dataset("toy", (archive,), "", folder="numbers")
     (own / "numbers").mkdir()
     where = own / "numbers" / ("digits.gz" if packed else "digits")
     with pytest.raises(
@@ -503,7 +504,7 @@ def test_a_file_of_its_own_may_be_packed_by_gzip_or_not(own: Path, packed: bool)
     where.write_bytes(pack_it(b"124"))
     assert not data.verify()[0].ok
     where.write_bytes(pack_it(b"1" * 11))
-    with pytest.raises(DataError, match="has more than 10 bytes"):
+    with pytest.raises(DataError, match="has more than the 10 bytes allowed"):
         data.verify()
     if packed:
         where.write_bytes(gzip.compress(b"123")[:-4])

@@ -18,7 +18,7 @@ def test_no_two_tasks_share_an_image_or_a_look() -> None:
 
 
 def test_more_images_than_a_task_has_are_refused() -> None:
-    with pytest.raises(BenchError, match=r"a task has 1,250 images: give points [+] unseen <= 1,250"):
+    with pytest.raises(BenchError, match=r"a task has 1,250 images: give points \+ unseen <= 1,250"):
         RainbowMNIST(points=1200)
 
 
