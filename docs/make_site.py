@@ -64,6 +64,7 @@ def stage(pages: Path) -> None:
     for page, target in moved.items():
         parts = FENCE.split(page.read_text(encoding="utf-8"))
         parts[::2] = [LINK.sub(lambda found, page=page: turned(found, page, moved, pages), part) for part in parts[::2]]
+        parts[::2] = [part.replace(" ± ", "\u00a0±\u00a0") for part in parts[::2]]  # a figure is one word
         (pages / target).write_text("".join(parts), encoding="utf-8")
 
 

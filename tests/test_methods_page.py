@@ -27,7 +27,9 @@ def catalogue() -> str:
             links = ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
             kinds = found.stated(name, "suits")
             meets = "any suite" if len(kinds) == ALL else ", ".join(kinds)
-            rows.append(f"| [`{name}`](../algorithms/{name}.py) | {found.names('algorithm')[name]} | {meets} | {links} |")
+            rows.append(
+                f"| [`{name}`](../algorithms/{name}.py) | {found.names('algorithm')[name]} | {meets} | {links} |"
+            )
         tables.append("\n".join(rows))
     return "\n\n".join(tables) + "\n"
 

@@ -29,7 +29,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^```([\w-]*)\n(.*?)^```$", re.M | re.S)
 BESIDE = ("docker", "yaml", "")  # what is no command
 INSTALLED = re.compile(r"^python3 -m venv .*&& \.venv/bin/")  # what this very environment has done already
-NOT_HERE = re.compile(r"^(tox\b|bench data fetch|eval )")  # is running; would download; tests/terminal/test_completion.py
+NOT_HERE = re.compile(
+    r"^(tox\b|bench data fetch|eval )"
+)  # is running; would download; tests/terminal/test_completion.py
 
 
 class Block(NamedTuple):
@@ -82,9 +84,7 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
-def test_commands_that_are_not_run_are_up_to_date(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_that_are_not_run_are_up_to_date(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FOLDER").mkdir()
     known = Catalogue()
@@ -105,9 +105,7 @@ def test_commands_that_are_not_run_are_up_to_date(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", RUN, ids=named)
-def test_commands_run_verbatim(
-    page: Path, tmp_path: Path, omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("examples", "tests"):
         Path(folder).symlink_to(ROOT / folder)

@@ -1,4 +1,4 @@
-"""docs/suites.md lists what is registered, as `bench show` prints it; BENCH_SUITES_PAGE names the page to be written."""
+"""docs/suites.md lists what there is as `bench show` prints it; BENCH_SUITES_PAGE names the page to be written."""
 
 import json
 import os
@@ -48,7 +48,9 @@ def catalogue() -> str:
         ]
         details.append("\n\n".join(paragraphs))
     overview = table(["suite", "what it is", "scored by", "tested on"], rows)
-    return "\n\n".join([overview, "What each can be given, and where its protocol's values come from:", *details]) + "\n"
+    return (
+        "\n\n".join([overview, "What each can be given, and where its protocol's values come from:", *details]) + "\n"
+    )
 
 
 @pytest.mark.slow

@@ -57,7 +57,11 @@ def test_every_table_is_a_document_of_rows(store: Path, tmp_path: Path, name: st
 
 def test_widths_are_no_number() -> None:
     [table] = [found for found in document("show", "sinusoid")["tables"] if found["title"] != "facts"]
-    assert {row["parameter"]: row["default"] for row in table["rows"]} == {"shots": 10, "hidden": "40,40", "view": "plain"}
+    assert {row["parameter"]: row["default"] for row in table["rows"]} == {
+        "shots": 10,
+        "hidden": "40,40",
+        "view": "plain",
+    }
 
 
 @pytest.mark.slow
