@@ -1,4 +1,4 @@
-"""pytest-benchmark's JSON -> docs/speed.json and docs/cost.md's table: `python tests/benchmarks/table.py [FILE [COLUMN]]`.
+"""pytest-benchmark's JSON -> docs/speed.json, docs/cost.md: `python tests/benchmarks/table.py [FILE [COLUMN]]`.
 
 Without a FILE the table is written again from docs/speed.json.
 """
