@@ -19,6 +19,7 @@ import click
 from bench.core.environment import variable
 from bench.core.errors import BenchError, PluginError, unknown
 from bench.core.interrupts import Interrupted, interruptible
+from bench.terminal.completion import names_of
 from bench.terminal.config import Configured, config_options
 from bench.terminal.document import gathered, json_option
 from bench.terminal.outlet import outlets
@@ -198,8 +199,21 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(cls=Configured)
 @json_option
-@click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
-@click.option("--algos", required=True, metavar="A[,A]", help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
+@click.option(
+    "--suite",
+    "suites",
+    required=True,
+    metavar="S[,S]",
+    shell_complete=names_of("suite"),
+    help='Suites, e.g. "omniglot[ways=20,shots=5]".',
+)
+@click.option(
+    "--algos",
+    required=True,
+    metavar="A[,A]",
+    shell_complete=names_of("algorithm"),
+    help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".',
+)
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
 @click.option(
     "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
@@ -345,8 +359,21 @@ def score_(
 
 @main.command(cls=Configured)
 @json_option
-@click.option("--suite", "suites", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot[ways=20,shots=5]".')
-@click.option("--algos", required=True, metavar="A[,A]", help='Algorithms; "maml[steps=5]" fixes what is in brackets.')
+@click.option(
+    "--suite",
+    "suites",
+    required=True,
+    metavar="S[,S]",
+    shell_complete=names_of("suite"),
+    help='Suites, e.g. "omniglot[ways=20,shots=5]".',
+)
+@click.option(
+    "--algos",
+    required=True,
+    metavar="A[,A]",
+    shell_complete=names_of("algorithm"),
+    help='Algorithms; "maml[steps=5]" fixes what is in brackets.',
+)
 @click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
 @click.option(
     "--trial-iterations", "iterations", callback=_count(), metavar="N",
@@ -453,8 +480,20 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 
 @main.command("cost")
 @json_option
-@click.option("--suite", required=True, metavar="S[,S]", help='Suites, e.g. "omniglot,omniglot[ways=20]".')
-@click.option("--algos", required=True, metavar="A[,A]", help="Algorithms, each with every operator that it can take.")
+@click.option(
+    "--suite",
+    required=True,
+    metavar="S[,S]",
+    shell_complete=names_of("suite"),
+    help='Suites, e.g. "omniglot,omniglot[ways=20]".',
+)
+@click.option(
+    "--algos",
+    required=True,
+    metavar="A[,A]",
+    shell_complete=names_of("algorithm"),
+    help="Algorithms, each with every operator that it can take.",
+)
 @click.option("--steps", default="1,5,10", show_default=True, callback=_counts, help="Inner steps.")
 @click.option("--tasks", default="4,16,32", show_default=True, callback=_counts, help="Tasks in a meta-batch.")
 @click.option(
@@ -534,7 +573,7 @@ def _listed(title: str, facts: list[dict[str, Any]]) -> None:
 
 @main.command("show")
 @json_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("suite", "algorithm"))
 @click.option("--sheet", type=click.Path(path_type=Path, dir_okay=False), help="Draw the suite's data to this PNG.")
 @data_option
 @plugin_option
@@ -550,7 +589,7 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @json_option
-@click.argument("algos", required=False, metavar="[NAMES]")
+@click.argument("algos", required=False, metavar="[NAMES]", shell_complete=names_of("algorithm"))
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
     "--step", metavar="FILE:FUNCTION",
@@ -812,7 +851,7 @@ def data() -> None:
 
 @data.command()
 @json_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("suite"))
 @data_option
 @plugin_option
 def fetch(name: str, plugins: tuple[Path, ...]) -> None:
@@ -826,7 +865,7 @@ def fetch(name: str, plugins: tuple[Path, ...]) -> None:
 
 @data.command()
 @json_option
-@click.argument("name")
+@click.argument("name", shell_complete=names_of("suite"))
 @data_option
 @plugin_option
 def verify(name: str, plugins: tuple[Path, ...]) -> None:

@@ -28,7 +28,9 @@ def catalogue() -> str:
             kinds = found.stated(name, "suits")
             meets = "any suite" if len(kinds) == ALL else ", ".join(kinds)
             meets = "streams" if any(found.stated(name, "follows")) else meets
-            rows.append(f"| `{name}` | {found.names('algorithm')[name]} | {meets} | {links} |")
+            rows.append(
+                f"| [`{name}`](../algorithms/{name}.py) | {found.names('algorithm')[name]} | {meets} | {links} |"
+            )
         tables.append("\n".join(rows))
     return "\n\n".join(tables) + "\n"
 

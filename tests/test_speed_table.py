@@ -1,11 +1,11 @@
-"""README's table of speeds says which rows miss their own goal."""
+"""docs/cost.md's table of speeds says which rows miss their own goal."""
 
 import json
 from typing import Any
 
 import pytest
 
-from tests.benchmarks.table import END, KEPT, README, START, misses, table
+from tests.benchmarks.table import END, KEPT, PAGE, START, misses, table
 
 
 def found(median: float, unit: str = "x") -> dict[str, Any]:
@@ -44,6 +44,6 @@ def test_only_the_row_and_the_machine_that_miss_are_marked() -> None:
     assert two.splitlines()[2:] == ["| a | b | ≥ 2x, **missed** on here | 1.5x | 30x |", "| c | d | ≥ 2x |  | 30x |"]
 
 
-def test_readme_has_the_table_of_what_was_measured() -> None:
-    shown = README.read_text().partition(START)[2].partition(END)[0].strip()
+def test_the_page_has_the_table_of_what_was_measured() -> None:
+    shown = PAGE.read_text().partition(START)[2].partition(END)[0].strip()
     assert shown == table(json.loads(KEPT.read_text()))

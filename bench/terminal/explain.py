@@ -91,7 +91,9 @@ def _parameters(cls: type[Any]) -> RichTable:
         hint = hints[field.name]
         meaning = [d for m in getattr(hint, "__metadata__", ()) if (d := getattr(m, "description", None))]
         default = {dataclasses.MISSING: "the suite's", None: "–"}.get(field.default, field.default)
-        rows.add_row(field.name, shown(default), allowed(hint), *meaning[-1:])
+        words = (field.name, shown(default), allowed(hint), *meaning[-1:])
+        number = default if isinstance(default, int | float) else words[1]  # widths such as 40,40 are no number
+        rows.add_row(*words, values=(words[0], number, *words[2:]))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""pytest-benchmark's JSON -> docs/speed.json and README's table: `python tests/benchmarks/table.py [FILE [COLUMN]]`.
+"""pytest-benchmark's JSON -> docs/speed.json, docs/cost.md: `python tests/benchmarks/table.py [FILE [COLUMN]]`.
 
 Without a FILE the table is written again from docs/speed.json.
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-KEPT, README = ROOT / "docs" / "speed.json", ROOT / "README.md"
+KEPT, PAGE = ROOT / "docs" / "speed.json", ROOT / "docs" / "cost.md"
 START, END = "<!-- speed -->", "<!-- /speed -->"
 NO_GOAL = "(for comparison)"
 
@@ -23,8 +23,8 @@ def main(source: str = "", column: str = "two cores") -> None:
         key = f"{info['work']} | {info['against']} | {info['goal']}"
         rows.setdefault(key, {})[column] = {name: info[name] for name in ("median", "low", "high", "unit")}
     KEPT.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    before, _, rest = README.read_text().partition(START)
-    README.write_text(f"{before}{START}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
+    before, _, rest = PAGE.read_text().partition(START)
+    PAGE.write_text(f"{before}{START}\n{table(rows)}\n{END}{rest.partition(END)[2]}")
 
 
 def table(rows: dict[str, dict[str, dict[str, Any]]]) -> str:

@@ -1,6 +1,6 @@
-"""README's table of speeds: every row is measured here, in alternation with what it is compared to.
+"""The table of speeds in docs/cost.md: every row is measured here, in alternation with what it is compared to.
 
-`tox -e benchmark` runs this and writes README's table from it (table.py).
+`tox -e benchmark` runs this and writes that table from it (table.py).
 """
 
 import statistics

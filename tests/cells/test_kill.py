@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.storage.store import Store
+from tests.conftest import Forked
 
 CASES = [
     ("sinusoid", "maml[meta_batch=4]", "eager", 600),
@@ -23,17 +24,23 @@ CASES = [
 
 def command(suite: str, algos: str, engine: str, iterations: int, out: Path) -> list[str]:
     asked = ["--suite", suite, "--algos", algos, "--engine", engine, "--iterations", str(iterations)]
-    return [
-        str(Path(sys.executable).parent / "bench"),
-        "run",
-        *asked,
-        "--preset",
-        "smoke",
-        "--threads",
-        "1",
-        "--out",
-        str(out),
-    ]
+    return ["run", *asked, "--preset", "smoke", "--threads", "1", "--out", str(out)]
+
+
+class Fresh:
+    """A `bench` command in a new process: what compiles must not be this one once more, whose compiler has begun."""
+
+    def __init__(self, arguments: list[str], output: Path) -> None:
+        """Starts it."""
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench", *arguments], stdout=file, stderr=subprocess.STDOUT
+            )
+        self.pid = self.process.pid
+
+    def wait(self, within: float) -> int:
+        """Its exit code, minus the signal that killed it."""
+        return self.process.wait(within)
 
 
 def digests(store: Path) -> list[str]:
@@ -45,24 +52,20 @@ def digests(store: Path) -> list[str]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(("suite", "algos", "engine", "iterations"), CASES)
 def test_killed_and_resumed_equals_left_alone(
-    suite: str, algos: str, engine: str, iterations: int, tmp_path: Path
+    suite: str, algos: str, engine: str, iterations: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = {**os.environ, "BENCH_SAVE_EVERY": "0.2"}
+    start = Fresh if engine == "compiled" else Forked
+    monkeypatch.setenv("BENCH_SAVE_EVERY", "0.2")
     began = time.monotonic()
-    subprocess.run(command(suite, algos, engine, iterations, tmp_path / "whole"), check=True, capture_output=True)
+    assert start(command(suite, algos, engine, iterations, tmp_path / "whole"), tmp_path / "said").wait(300) == 0
     took = time.monotonic() - began
     moment = random.Random(f"{suite} {engine} {os.getpid()}")
     for _ in range(1 if engine == "compiled" else 2):  # compiling takes most of the time
-        running = subprocess.Popen(
-            command(suite, algos, engine, iterations, tmp_path / "killed"),
-            env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        running = start(command(suite, algos, engine, iterations, tmp_path / "killed"), tmp_path / "killed's")
         time.sleep(moment.uniform(0.1, 0.9) * took)
-        running.send_signal(signal.SIGKILL)
-        running.wait()
-    last = subprocess.run(
-        command(suite, algos, engine, iterations, tmp_path / "killed"), capture_output=True, text=True, check=False
-    )
-    assert last.returncode == 0, last.stderr
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait(60)
+    last = start(command(suite, algos, engine, iterations, tmp_path / "killed"), tmp_path / "last")
+    assert last.wait(300) == 0, (tmp_path / "last").read_text()
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
     assert len(digests(tmp_path / "whole")) == 1

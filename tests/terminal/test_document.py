@@ -56,6 +56,15 @@ def test_every_table_is_a_document_of_rows(store: Path, tmp_path: Path, name: st
         assert len({tuple(row) for row in table["rows"]}) <= 1  # every row has the same columns
 
 
+def test_widths_are_no_number() -> None:
+    [table] = [found for found in document("show", "sinusoid")["tables"] if found["title"] != "facts"]
+    assert {row["parameter"]: row["default"] for row in table["rows"]} == {
+        "shots": 10,
+        "hidden": "40,40",
+        "view": "plain",
+    }
+
+
 @pytest.mark.slow
 def test_the_numbers_are_those_that_the_tables_round(store: Path) -> None:
     [table] = document("report", str(store))["tables"]

@@ -1,0 +1,179 @@
+"""README and the pages: their commands work as printed, or say why nobody runs them; what they name is there.
+
+A block of `sh` is run here. One of `console` is not, and a comment `<!-- not run: why -->` stands at or above it; it is
+parsed, so that no option or name in it is out of date. What `<!-- tried: how -->` precedes is tried below.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import bench as package
+from bench.cli import main
+from bench.core.discovery import Catalogue, parse
+from tests.conftest import ROOT, bench
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^```([\w-]*)\n(.*?)^```$", re.M | re.S)
+BESIDE = ("docker", "yaml", "")  # what is no command
+INSTALLED = re.compile(r"^python3 -m venv .*&& \.venv/bin/")  # what this very environment has done already
+NOT_HERE = re.compile(
+    r"^(tox\b|bench data fetch|eval )"
+)  # is running; would download; tests/terminal/test_completion.py
+
+
+class Block(NamedTuple):
+    """What a page shows, and what the comments above it say."""
+
+    language: str
+    text: str
+    reason: str  # why nothing below the comment is run
+    tried: str  # how this one is
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    reason = tried = ""
+    for kind, words, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "not run":
+            reason = words
+        elif kind:
+            tried = words
+        else:
+            yield Block(language, text, reason, tried)
+            tried = ""
+
+
+def commands(text: str) -> list[str]:
+    """The lines, those that end in a backslash with what follows, without prompts, comments and what installs."""
+    lines = text.replace("\\\n", " ").splitlines()
+    lines = [INSTALLED.sub("", line.removeprefix("$ ").partition("  #")[0].strip()) for line in lines]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def named(page: Path) -> str:
+    return page.name
+
+
+RUN = [page for page in PAGES if any(block.language == "sh" for block in blocks(page))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_every_command_is_run_or_says_why_not(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "console":
+            assert block.reason, f"<!-- not run: why --> is missing above\n{block.text}"
+            assert all(line.startswith(("$ ", " ")) for line in block.text.splitlines()), block.text
+        elif block.language == "bash" or (block.language == "python" and "class " not in block.text):
+            assert block.tried or "import bench\n" in block.text, f"<!-- tried: how --> is missing above\n{block.text}"
+        else:
+            assert block.language in ("sh", "python", *BESIDE), block.language
+    unfenced = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.search(r"^    (\$ )?(bench|pip|python3?|tox) ", unfenced, re.M), "a command without a fence"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_commands_that_are_not_run_are_up_to_date(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FOLDER").mkdir()
+    known = Catalogue()
+    for line in (line for block in blocks(page) if block.language == "console" for line in commands(block.text)):
+        _, is_ours, rest = line.rpartition("bench ")
+        if not is_ours or re.match(r"(pip|echo|_BENCH)", line):
+            continue
+        command, context, words = main, click.Context(main, info_name="bench"), shlex.split(rest)
+        while isinstance(command, click.Group):
+            command = command.get_command(context, words.pop(0))
+        with command.make_context(command.name, words) as made:
+            for option, kind in (("suites", "suite"), ("algos", "algorithm")):
+                asked = made.params.get(option)
+                for one in parse(asked) if asked else ():
+                    assert made.params["plugins"] or one.name in known.names(kind), line
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", RUN, ids=named)
+def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("examples", "tests"):
+        Path(folder).symlink_to(ROOT / folder)
+    photos(Path("my_photos"))
+    monkeypatch.setenv("BENCH_PRESET", "smoke")
+    monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
+    for line in (line for block in blocks(page) if block.language == "sh" for line in commands(block.text)):
+        if NOT_HERE.match(line):
+            continue
+        name, *words = shlex.split(line)
+        assert name == "bench", line
+        bench(*words)
+
+
+def photos(folder: Path) -> None:
+    """Thirty classes of sixteen images of noise: five for each split, and 1 shot and 15 queries of each."""
+    for kind in range(30):
+        (folder / f"kind {kind}").mkdir(parents=True)
+        for number in range(16):
+            noise = np.random.default_rng((kind, number)).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(folder / f"kind {kind}" / f"{number}.png")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if "import bench\n" in page.read_text()], ids=named)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page):
+        if block.language == "python" and "import bench\n" in block.text:
+            exec(block.text.replace('preset="quick"', 'preset="smoke", threads=1'), {})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("recipe", ["slurm", "kubernetes"])
+def test_two_jobs_of_a_recipe_share_the_work(recipe: str, tmp_path: Path) -> None:
+    shown = [block for block in blocks(ROOT / "docs" / "machines.md") if block.tried]
+    if recipe == "slurm":
+        [script] = [block.text for block in shown if "#SBATCH" in block.text]
+    else:
+        [job] = [yaml.safe_load(block.text) for block in shown if "kind: Job" in block.text]
+        pod = job["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        assert {m["name"] for m in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        script = shlex.join(container["command"]).replace("/runs/mine", f"{tmp_path}/runs/mine")
+    env = {**os.environ, "SHARED": str(tmp_path), "BENCH_PRESET": "smoke"}
+    env["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
+    with ThreadPoolExecutor(2) as both:
+        ended = list(both.map(lambda n: subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script], env=env | {"SLURM_ARRAY_TASK_ID": f"{n}"},
+            capture_output=True, text=True, check=False,
+        ), range(2)))  # fmt: skip
+    assert [done.returncode for done in ended] == [0, 0], ended
+    assert package.load(tmp_path / "runs" / "mine")["cell"].nunique() == 10
+
+
+def test_readme_has_the_command_that_passes_the_tests() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(r"^<!-- tests -->\n```sh\n.+?^```$", readme, re.M | re.S)  # which .ci/run reads
+
+
+def test_the_page_of_your_own_algorithm_shows_the_probe_that_is_tested() -> None:
+    [shown] = [b.text for b in blocks(ROOT / "docs" / "your-own-algorithm.md") if b.language == "python"]
+    assert shown == (ROOT / "tests" / "probes" / "prototypes.py").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")) if "://" not in link]
+    assert [link for link in links if not (page.parent / link).exists()] == []
