@@ -151,7 +151,7 @@ def _named(text: str) -> Named:
             given[key] += f",{item}"
             continue
         key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key or not value:
+        if not equals or not key.isidentifier() or not value:
             raise BenchError(f"{item!r} in {text!r} is not parameter=value. {FORM}")
         if key in given:
             raise BenchError(f"{key!r} is given twice in {text!r}. Give it once.")
