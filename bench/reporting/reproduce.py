@@ -255,9 +255,7 @@ class Times:
         """`say` is told before something is tried."""
         self.asked, self.out, self.say = asked, out, say
         self.path = cache_dir() / "reproduce.json"
-        self.known: dict[str, float] = {}
-        with suppress(OSError, ValueError):
-            self.known = json.loads(self.path.read_bytes())
+        self.known = self._read()
 
     def __call__(self, aim: Aim, seeds: int, kept: Kept) -> float | str:
         """Seconds of so many seeds, on trial at most, since eagerly; or why nobody knows."""
@@ -293,11 +291,19 @@ class Times:
             self._keep(key, found.seconds * min(share, 1.0))
         return seeds * self.known[key]
 
+    def _read(self) -> dict[str, float]:
+        # A lost or broken file costs a measurement, nothing else.
+        with suppress(OSError, ValueError):
+            found: dict[str, float] = json.loads(self.path.read_bytes())
+            return found
+        return {}
+
     def _keep(self, key: str, seconds: float) -> None:
         self.known[key] = seconds
-        with suppress(OSError):  # a lost file costs a measurement, nothing else
+        with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):
+                self.known = {**self._read(), key: seconds}
                 part = self.path.with_suffix(".part")
                 part.write_text(json.dumps(self.known, indent=1))
                 part.replace(self.path)
