@@ -88,11 +88,9 @@ def test_a_mean_of_single_tasks_is_inside_of_nothing() -> None:
         *("sinusoid", "K=5", "none", "maml", "m"), Metric("mse", "", "lower", low=0), 4.0, (1, 5), (0, 1, 2),
         tuple(range(600)), (1, 5), scores,
     )  # fmt: skip
-    aim = Aim.of(ROW, Catalogue())
+    aim, found = Aim.of(ROW, Catalogue()), reproduce.Found([(None, None)], done=100)  # type: ignore[list-item]
     made = [
-        reproduce._told(
-            ROW | {"step": step, "value": 0.1, "ci95": math.nan}, aim, reproduce.Found(done=100), [cube], None
-        )
+        reproduce._told(ROW | {"step": step, "value": 0.1, "ci95": math.nan}, aim, found, [cube], None)
         for step in (1, 5)
     ]
     assert made[1]["low"] < 0.1 < made[1]["high"]
