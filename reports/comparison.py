@@ -60,6 +60,15 @@ class Cube:
         """The mean after an inner step; its interval stays within the metric's range."""
         return statistics.bounded(self.at(step), self.metric.low, self.metric.high)
 
+    def heavy(self, step: int) -> bool:
+        """Whether the mean is infinite, or that of single tasks."""
+        return statistics.heavy_tailed(self.at(step), self.better)
+
+    def worse(self, step: int) -> int:
+        """How many scores are worse than knowing nothing."""
+        scores = self.at(step)
+        return int(np.count_nonzero(scores > self.floor if self.better == "lower" else scores < self.floor))
+
     @property
     def better(self) -> Better:
         """Which scores are."""
@@ -148,7 +157,7 @@ def compare(made: Iterable[Cube]) -> pd.DataFrame:
 
 def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     better = group[0].better
-    heavy = [statistics.heavy_tailed(cube.at(step), better) for cube in group]
+    heavy = [cube.heavy(step) for cube in group]
     by = "median" if any(heavy) else "mean"
     means = [cube.mean(step) for cube in group]
     robust = [cube.robust(step) for cube in group]
@@ -172,7 +181,7 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 "seeds": len(cube.seeds),
                 "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
-                "worse": _worse(cube, step),
+                "worse": cube.worse(step),
                 "by": by,
                 "mark": "best" if i == best else "level" if level else "",
                 **_named("behind_", apart, "behind"),
@@ -184,12 +193,6 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _worse(cube: Cube, step: int) -> int:
-    """How many scores are worse than knowing nothing."""
-    scores = cube.at(step)
-    return int(np.count_nonzero(scores > cube.floor if cube.better == "lower" else scores < cube.floor))
-
-
 def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
     """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
 
@@ -199,7 +202,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
         step = group[0].last
-        by = "median" if any(statistics.heavy_tailed(cube.at(step), cube.better) for cube in group) else "mean"
+        by = "median" if any(cube.heavy(step) for cube in group) else "mean"
         pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
         p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
         for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):

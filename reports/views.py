@@ -29,8 +29,9 @@ COSTS = (
 )  # fmt: skip
 VERDICTS = (
     "inside: our 95 % interval holds the published value, or the published one ours; outside: with ours minus the "
-    "original value, or the first of others; differs in protocol: likewise, but the note says what is not the same; "
-    "running: meta-iterations so far; not run: what it takes here at most. original: of the method's own authors."
+    "original value, or the first of others, and wherever single tasks make the mean; differs in protocol: likewise, "
+    "but the note says what is not the same; running: meta-iterations so far; not run: what it takes here at most. "
+    "original: of the method's own authors."
 )
 ADAPTING = "adapt ms/task"  # of each setting, where other costs are of the training
 Mark = Literal["", "best", "level"]
@@ -429,7 +430,7 @@ def _verdict(row: "pd.Series[Any]", note: Callable[[str], str]) -> str:
         return f"{word}: {how}{gap}" + note(str(row["differs"]))
     if word in ("diverged", "not scored"):
         return word + note(how)
-    return word + ("" if word == "inside" else gap) + note(str(row["differs"]))
+    return word + ("" if word == "inside" else gap) + note(how) + note(str(row["differs"]))
 
 
 def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:

@@ -1,7 +1,8 @@
 """What of a run directory goes elsewhere: results, compact enough to be committed, and checkpoints of unfinished cells.
 
 A compact store is a run directory like any other, which `bench load`, `report`, `audit` and `merge` read: records,
-scores before adapting and at the report steps, curves and, of small networks, what was learned. Nothing is rounded and
+scores before adapting and at the report steps, by other metrics than the headline at the last of them, curves and, of
+small networks, what was learned. Nothing is rounded and
 digests stay; what is left out are the other inner steps, logs, and what only going on would need. So it is no place to
 go on from, and checkpoints of what is unfinished lie in `unfinished/`, a run directory within it.
 """
@@ -148,7 +149,8 @@ def _shrunk(source: Store, target: Store, record: Record) -> None:
     for name in record.files:
         table = source.read_table(cell, name)
         if name == "scores.parquet":
-            table = table[table["step"].isin([0, 1, *record.judgement.report_steps])]
+            steps, headline = record.judgement.report_steps, table["metric"] == record.judgement.headline.name
+            table = table[(headline & table["step"].isin([0, 1, *steps])) | (table["step"] == steps[-1])]
         content = _compressed(table)
         target.write(cell, name, content)
         files[name] = hashlib.sha256(content).hexdigest()

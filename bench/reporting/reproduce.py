@@ -158,12 +158,13 @@ def reproduced(rows: pd.DataFrame, out: Path = OUT, seconds: Seconds | None = No
 
 
 def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], took: float | str | None) -> dict[str, Any]:
-    ours = _score(row, aim, scores)
+    ours, spoilt = _score(row, scores) or (None, "")
     whole = found.done >= aim.iterations and bool(found.records)
     differs = "" if pd.isna(row["differs"]) else str(row["differs"])
     word, gap, how = "not run", float("nan"), took if isinstance(took, str) else ""
     if ours:
         word, gap = published.verdict(ours, float(row["value"]), float(row["ci95"]))
+        word, how = ("outside", spoilt) if spoilt else (word, how)
     if found.diverged:
         word, how = "diverged", found.diverged
     elif not whole and found.done:
@@ -190,14 +191,22 @@ def _told(row: dict[str, Any], aim: Aim, found: Found, scores: list[Cube], took:
     }
 
 
-def _score(row: dict[str, Any], aim: Aim, scores: list[Cube]) -> Interval | None:
-    """Our mean where the published value is of: its setting, normalisation and inner step, or else the headline's."""
+def _score(row: dict[str, Any], scores: list[Cube]) -> tuple[Interval, str] | None:
+    """Our mean where the published value is of, or at the headline, and what must be said of it."""
     for cube in scores:
         step = cube.last if pd.isna(row["step"]) else int(row["step"])
         fits = pd.isna(row["setting"]) or published.setting_of(cube.setting) == row["setting"]
         if fits and (pd.isna(row["norm"]) or cube.norm == row["norm"]) and step in cube.steps:
-            return cube.mean(step)
+            return cube.mean(step), _spoilt(cube, step) if cube.heavy(step) else ""
     return None
+
+
+def _spoilt(cube: Cube, step: int) -> str:
+    median, count = cube.robust(step).median.value, cube.at(step).size
+    return (
+        f"our mean is that of single tasks, median {median:.3g}: of {count:,} scores {cube.worse(step):,} are worse "
+        "than knowing nothing"
+    )
 
 
 def cells(rows: pd.DataFrame, out: Path, asked: Asked, choice: Choice = measured) -> tuple[list[Cell], dict[str, str]]:
@@ -255,9 +264,7 @@ class Times:
         """`say` is told before something is tried."""
         self.asked, self.out, self.say = asked, out, say
         self.path = cache_dir() / "reproduce.json"
-        self.known: dict[str, float] = {}
-        with suppress(OSError, ValueError):
-            self.known = json.loads(self.path.read_bytes())
+        self.known = self._read()
 
     def __call__(self, aim: Aim, seeds: int, kept: Kept) -> float | str:
         """Seconds of so many seeds, on trial at most, since eagerly; or why nobody knows."""
@@ -293,11 +300,19 @@ class Times:
             self._keep(key, found.seconds * min(share, 1.0))
         return seeds * self.known[key]
 
+    def _read(self) -> dict[str, float]:
+        # A lost or broken file costs a measurement, nothing else.
+        with suppress(OSError, ValueError):
+            found: dict[str, float] = json.loads(self.path.read_bytes())
+            return found
+        return {}
+
     def _keep(self, key: str, seconds: float) -> None:
         self.known[key] = seconds
-        with suppress(OSError):  # a lost file costs a measurement, nothing else
+        with suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.path.with_suffix(".lock")):
+                self.known = {**self._read(), key: seconds}
                 part = self.path.with_suffix(".part")
                 part.write_text(json.dumps(self.known, indent=1))
                 part.replace(self.path)

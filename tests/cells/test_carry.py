@@ -61,6 +61,17 @@ def test_a_compact_store_holds_every_digit_that_is_reported(finished: Path, tmp_
     assert bench.load(tmp_path / "merged").equals(after)
 
 
+@pytest.mark.slow
+def test_other_metrics_than_the_headline_are_kept_at_the_last_report_step(tmp_path: Path) -> None:
+    frame = bench.run("glyphs[ways=2]", ALGORITHM, out=tmp_path / "run", iterations=2, **SMALL)
+    list(compact(tmp_path / "run", tmp_path / "small"))
+    steps = bench.load(tmp_path / "small").groupby("metric")["step"].unique()
+    assert {name: set(found) for name, found in steps.items()} == {"accuracy": {0, 1, 3}, "loss": {3}, "ece": {3}}
+    page = bench.report(tmp_path / "small")
+    assert "ece" in page.read_text()
+    assert set(frame["step"]) > {0, 1, 3}
+
+
 def test_what_a_small_network_learned_comes_along(finished: Path, tmp_path: Path) -> None:
     list(compact(finished, tmp_path / "small"))
     list(merge([tmp_path / "small"], tmp_path / "merged"))

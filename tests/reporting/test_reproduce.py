@@ -4,16 +4,19 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import bench as library
 from bench.core.discovery import Catalogue, Named
+from bench.core.metric import Metric
 from bench.core.types import Kind
 from bench.planning.plan import check_kind, suite_of
 from bench.reporting import reproduce
 from bench.reporting.reproduce import Aim, Times, reproduced, selected
 from reports import published, views
+from reports.comparison import Cube
 from reports.statistics import Interval
 from tests.conftest import bench
 
@@ -76,6 +79,23 @@ def test_inside_is_where_either_interval_holds_the_others_value() -> None:
     assert published.verdict(Interval(0.61, 0.55, 0.67), 0.67, math.nan)[0] == "inside"  # ours holds theirs
     assert published.verdict(Interval(0.61, 0.56, 0.66), 0.67, math.nan) == ("outside", pytest.approx(-0.06))
     assert published.verdict(Interval(math.inf, math.nan, math.nan), 0.67, math.nan) == ("outside", math.inf)
+
+
+def test_a_mean_of_single_tasks_is_inside_of_nothing() -> None:
+    scores = np.full((2, 3, 600), 0.1)  # steps, seeds, tasks
+    scores[1, 0, 0] = 1e9
+    cube = Cube(
+        *("sinusoid", "K=5", "none", "maml", "m"), Metric("mse", "", "lower", low=0), 4.0, (1, 5), (0, 1, 2),
+        tuple(range(600)), (1, 5), scores,
+    )  # fmt: skip
+    aim, found = Aim.of(ROW, Catalogue()), reproduce.Found([(None, None)], done=100)  # type: ignore[list-item]
+    made = [
+        reproduce._told(ROW | {"step": step, "value": 0.1, "ci95": math.nan}, aim, found, [cube], None)
+        for step in (1, 5)
+    ]
+    assert made[1]["low"] < 0.1 < made[1]["high"]
+    assert "of 1,800 scores 1 are worse than knowing nothing" in made[1]["how"] and "median 0.1:" in made[1]["how"]
+    assert not made[0]["how"]
 
 
 def test_what_is_named_is_chosen_and_a_setting_may_be_short() -> None:

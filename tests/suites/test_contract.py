@@ -69,6 +69,13 @@ def test_every_suite_is_tried_and_with_more_layers_wherever_it_has_some() -> Non
     assert stacked | pictured | streams == set(CATALOGUE.names("suite"))
 
 
+def test_every_suite_has_the_budgets_that_are_named_none_below_the_one_before() -> None:
+    for name, cls in Catalogue().classes("suite").items():
+        assert list(cls.presets) == ["smoke", "quick", "standard", "paper"], name
+        iterations = [budget.iterations for budget in cls.presets.values()]
+        assert iterations == sorted(iterations), name
+
+
 @pytest.mark.parametrize("role", ["support", "query"])
 @pytest.mark.parametrize("text", CHOICES)
 def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: Role) -> None:
