@@ -170,6 +170,7 @@ def test_a_longer_run_along_a_stream_is_another() -> None:
         (SUITE, "ftml[learner=protonet]", r"is for classification, and .* is regression"),
         ("stream[of=navigation2d]", "ftml", r"navigation2d is no suite whose tasks can come as a stream"),
         ("stream[of=sinusoid_stream]", "ftml", r"sinusoid_stream is no suite whose tasks can come as a stream"),
+        ("sinusoid_stream[points=19]", "ftml", r"points=19 are fewer than the 20 .*: give shots=9 or less"),
         ("sinusoid_stream[known=199]", "ftml", r"has 200 tasks, .* Give known=196 or less"),
     ],
 )
