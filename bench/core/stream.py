@@ -52,8 +52,8 @@ class Stream(Supervised):
         """
         if self.points < 2 * self.shots:
             raise BenchError(
-                f"points={self.points} are fewer than the {2 * self.shots} that a meta-iteration takes of a task, half to "
-                f"adapt to: give shots={self.points // 2} or less, or more points."
+                f"points={self.points} are fewer than the {2 * self.shots} that a meta-iteration takes of a task, half "
+                f"to adapt to: give shots={self.points // 2} or less, or more points."
             )
 
     @abstractmethod
