@@ -41,8 +41,7 @@ class FTML(Led):
         cls = type(self.led)
         if cls.follows or not cls.trains or cls.train_view or cls.remembers:
             raise BenchError(
-                f"{self.learner} can't be led along a stream: it has no meta-loss of tasks that are drawn. Give "
-                "learner=maml, or any other that is meta-trained on support and query."
+                f"{self.learner} can't be led along a stream. Give one that is meta-trained on support and query, as maml."
             )
         object.__setattr__(self, "suits", self.suits & cls.suits)
         for name in SHARED:

@@ -85,6 +85,7 @@ class RainbowMNIST(Stream, Classification):
 
     def __post_init__(self) -> None:
         """Refuses more images than there are."""
+        super().__post_init__()
         if (most := DIGITS // len(KINDS)) < self.points + self.unseen:
             raise BenchError(f"a task has {most:,} images: give points + unseen <= {most:,}.")
 

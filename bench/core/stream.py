@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.core.errors import BenchError
 from bench.core.metric import Metric
 from bench.core.trees import tree_leaves
 from bench.core.types import Data, Role, Supervised, Tasks
@@ -42,6 +43,18 @@ class Stream(Supervised):
     ] = "mean"  # fmt: skip
 
     length: ClassVar[int] = 200  # tasks of the stream, of which a run meets the first
+
+    def __post_init__(self) -> None:
+        """Refuses tasks that give fewer points than a meta-iteration takes.
+
+        Raises:
+            BenchError: they do.
+        """
+        if self.points < 2 * self.shots:
+            raise BenchError(
+                f"points={self.points} are fewer than the {2 * self.shots} that a meta-iteration takes of a task, half "
+                f"to adapt to: give shots={self.points // 2} or less, or more points."
+            )
 
     @abstractmethod
     def show(self, tasks: Tasks, places: Tensor) -> Data:

@@ -36,6 +36,7 @@ class StreamOf(Stream):
         Raises:
             BenchError: it has none, or not so many.
         """
+        super().__post_init__()
         _ = self.base
 
     @cached_property
@@ -119,7 +120,7 @@ class StreamOf(Stream):
     def sample(self, count: int, split: Split, generator: Generator) -> Ordered:
         """Tasks of the suite."""
         tasks = self.base.sample(count, split, generator)
-        support, query = (len(self.base.example(role)[1]) for role in ("support", "query"))
+        support, query = (len(self.base.targets(self.base.example(role))) for role in ("support", "query"))
         order = torch.rand(count, support + query, generator=generator, dtype=torch.float64).argsort(1)
         return Ordered(tasks, order)
 

@@ -222,7 +222,7 @@ def test_the_whole_certificate_applies_to_maml() -> None:
         "sinusoid_freq[family=bmaml]",
         "glyphs[net=fc]",
         "sinusoid_stream",
-        "stream",
+        pytest.param("stream", marks=pytest.mark.slow),
     ],
 )
 def test_every_suite_that_needs_no_download_is_certified(name: str) -> None:

@@ -22,6 +22,7 @@ from bench.protocols.online import Online, Pace
 from bench.storage.audit import audit
 from bench.storage.store import Store
 from suites.sinusoid_stream import SinusoidStream
+from tests.conftest import ROOT
 
 SUITE = "sinusoid_stream[points=20,unseen=5,shots=3]"  # of 4 rounds of 2 meta-iterations, after 1, where there are 9
 TINY = SinusoidStream(points=20, unseen=5, shots=3)
@@ -170,6 +171,7 @@ def test_a_longer_run_along_a_stream_is_another() -> None:
         (SUITE, "ftml[learner=protonet]", r"is for classification, and .* is regression"),
         ("stream[of=navigation2d]", "ftml", r"navigation2d is no suite whose tasks can come as a stream"),
         ("stream[of=sinusoid_stream]", "ftml", r"sinusoid_stream is no suite whose tasks can come as a stream"),
+        ("sinusoid_stream[points=19]", "ftml", r"points=19 are fewer than the 20 .*: give shots=9 or less"),
         ("sinusoid_stream[known=199]", "ftml", r"has 200 tasks, .* Give known=196 or less"),
     ],
 )
@@ -206,3 +208,10 @@ def test_any_learner_is_led_with_what_its_own_brackets_say() -> None:
         [cell] = cells_of(f"ftml[learner={learner},meta_batch=2]")
         assert cell.algorithm.steps == steps
         assert parse(cell.spec.algorithm.label) == parse(f"ftml[learner={learner},meta_batch=2]")
+
+
+def test_a_stream_of_somebodys_own_is_met(tmp_path: Path) -> None:
+    probe = ROOT / "tests" / "probes" / "lines.py"
+    cells = cells_of("ftml,toe", "lines", plugins=(probe,))
+    records = run_cells(cells, Store.create(tmp_path), Silent(), None, (probe,))
+    assert [(record.outcome, record.spec.protocol) for record in records] == [("finished", "online")] * 2

@@ -13,7 +13,8 @@ from bench.core.task import SuiteTask
 from bench.learning.evaluate import FROZEN, manifest
 from suites.glyphs import Glyphs
 from suites.omniglot import Omniglot
-from suites.parts.fewshot import Classes, Labelled, calibration_error
+from suites.parts.fewshot import Classes, Labelled
+from suites.parts.labelled import calibration_error
 from suites.parts.nets import CentredNorm
 from suites.parts.queries import Unbalanced, frequencies
 
