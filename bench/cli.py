@@ -601,7 +601,7 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 @data_option
 @plugin_option
 def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[Path, ...]) -> None:
-    """Prove that methods and suites do what they claim.
+    """Prove that algorithms and suites are what they claim.
 
     NAMES are of algorithms and suites as for `run`; all by default. Prints a table of figures; exit 1 on a fault.
     """

@@ -76,10 +76,11 @@ def run_cells(
             log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     records: list[Record] = []
-    for some in ([c for c in cells if not c.domain], [c for c in cells if c.domain]):  # which go on from the others
-        if where and some:
+    at_home, elsewhere = ([cell for cell in cells if bool(cell.domain) == there] for there in (False, True))
+    for some in (at_home, elsewhere) if at_home and elsewhere else (cells,):  # the latter go on from the former
+        if where:
             records += run_elsewhere(some, store, watch, deadline, plugins, where, execution.retries)
-        elif some:
+        else:
             records += run_here(some, store, watch, deadline, Catalogue(plugins))
     return with_tuning(cells, records, store)
 

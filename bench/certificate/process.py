@@ -40,9 +40,11 @@ def hash_there(suite: Suite, name: str, split: Split) -> str:
     try:
         pickle.dump(asked, there.stdin)
         there.stdin.flush()
-        found, error = pickle.load(there.stdout)
+        found, error, unfound = pickle.load(there.stdout)
     except (OSError, EOFError):
         raise BenchError("the other process ended before it had answered") from None
+    if unfound:
+        raise NotApplicable(f"another process can't import its class ({error})")
     if error:
         raise BenchError(f"in another process: {error}")
     return str(found)
@@ -73,9 +75,9 @@ def serve() -> None:
     os.dup2(2, 1)
     while (asked := _next(sys.stdin.buffer)) is not None:
         try:
-            answer: tuple[str, str] = (_drawn(*asked), "")
+            answer = _drawn(*asked), "", False
         except BaseException as error:  # whatever a stranger's code does
-            answer = ("", f"{type(error).__name__}: {error}")
+            answer = "", f"{type(error).__name__}: {error}", isinstance(error, ImportError)
         pickle.dump(answer, answers)
         answers.flush()
 

@@ -482,13 +482,20 @@ class Growing(Sinusoid):
         return tasks if split != "test" else tasks._replace(query=tasks.query.repeat(1, 1, 2))
 
 
+HASHING = """
+from dataclasses import dataclass
+
+from suites.sinusoid import Sinusoid
+
+
 @dataclass(frozen=True, kw_only=True)
 class Hashing(Sinusoid):
-    """Its frozen tasks go by the hash of a string, which is another in each process."""
+    \"\"\"Its frozen tasks go by the hash of a string, which is another in each process.\"\"\"
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Waves:
+    def sample(self, count, split, generator):
         tasks = super().sample(count, split, generator)
-        return tasks._replace(amplitude=tasks.amplitude + hash("a string") % 1000)
+        return tasks._replace(amplitude=tasks.amplitude + WHAT)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -511,7 +518,7 @@ GREED = "GB of memory to draw and look up 8 tasks of each split"
     ("suite", "fault"),
     [
         *((Peeking, OF_OTHERS), (Fickle, SECOND), (Neighbourly, SECOND), (Holed, LOST), (Uncounted, BEYOND)),
-        *((Growing, BEYOND), (Hashing, HASHES), (Greedy, GREED), (Sinusoid, ""), (Glyphs, "")),
+        *((Growing, BEYOND), (Greedy, GREED), (Sinusoid, ""), (Glyphs, "")),
     ],
 )
 def test_a_fault_of_tasks_is_found_by_its_own_check(
@@ -530,7 +537,17 @@ def test_suites_are_certified_by_name_with_parameters() -> None:
     assert (said.verdict, "no folder was given" in said.name) == ("n/a", True)
 
 
-def test_what_breaks_in_the_other_process_is_a_fault_and_what_it_cannot_find_is_none() -> None:
+@pytest.mark.parametrize(
+    ("what", "verdict"), [("hash('a string') % 1000", "FAULT"), ("1", "pass"), ("1 / (hash('x') == 0)", "FAULT")]
+)
+def test_tasks_that_another_process_draws_otherwise_are_found(tmp_path: Path, what: str, verdict: str) -> None:
+    (tmp_path / "hashing.py").write_text(HASHING.replace("WHAT", what))
+    suite = suite_of(Catalogue((tmp_path / "hashing.py",)), Named("hashing", {}))
+    [found] = [check for check in task_checks(suite, "hashing") if check.name == HASHES]
+    assert found.verdict == verdict
+
+
+def test_what_the_other_process_cannot_find_is_no_fault() -> None:
     @dataclass(frozen=True, kw_only=True)
     class Local(Sinusoid):
         pass

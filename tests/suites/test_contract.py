@@ -23,6 +23,7 @@ from suites.parts.labelled import Classification
 from suites.parts.policies import Gaussian
 from suites.parts.streams import StreamOf
 from suites.sinusoid import Points, Sinusoid
+from suites.tabular import Tabular
 
 pytestmark = pytest.mark.slow
 CATALOGUE = Catalogue()
@@ -36,6 +37,7 @@ def given(name: str) -> list[str]:
     others += ["net=resnet12"] if name == "glyphs" else []
     others += ["net=fc"] if name in ("glyphs", "omniglot") else []
     others += ["hidden=5,7"] if "hidden" in fields else []
+    others += ["goal=regression"] if "goal" in fields else []
     others += ["kernel=sawtooth"] if "kernel" in fields else []
     others += ["shots=2-6"] if issubclass(CATALOGUE.load("suite", name), Sinusoid) else []
     small = [f"{key}={value}" for key, value in SMALL.items() if key in fields]
@@ -57,6 +59,8 @@ def made(text: str) -> Suite:
 def kind_of(suite: Suite) -> str:
     """By what it is, whatever it says."""
     suite = suite.base if isinstance(suite, StreamOf) else suite
+    if isinstance(suite, Tabular):
+        return suite.goal
     classes = isinstance(suite, Classification)
     return "control" if isinstance(suite, Interactive) else "classification" if classes else "regression"
 
