@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.core.beside import OURS
 from tests.conftest import ROOT
@@ -108,6 +109,12 @@ def test_every_extra_is_among_the_versions_that_were_tried() -> None:
     assert asked - apart <= tried
 
 
+def test_what_is_cited_is_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (PROJECT["project"]["version"], PROJECT["project"]["license"])
+    assert f"## {cited['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
 def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name.strip()).lower()
 
@@ -119,7 +126,7 @@ def test_the_tests_run_from_the_sdist(sdist: Path) -> None:
     where = [sys.executable, "-c", "import bench, algorithms; print(bench.__file__, algorithms.__file__, sep='\\n')"]
     found = subprocess.run(where, cwd=sdist, env=env, capture_output=True, text=True, check=True)
     assert [Path(line).parents[1] for line in found.stdout.splitlines()] == [sdist, sdist]
-    few = ["core/test_discovery.py", "core/test_data.py", "suites/test_sinusoid.py", "test_docs.py", "test_package.py"]
+    few = ["core/test_discovery.py", "core/test_data.py", "suites/test_sinusoid.py", "test_pages.py", "test_package.py"]
     paths = [f"tests/{name}" for name in few]
     test = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", *paths]
     done = subprocess.run(test, cwd=sdist, env=env, capture_output=True, text=True, check=False)

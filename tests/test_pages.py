@@ -10,7 +10,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,28 +138,31 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             exec(block.text.replace('preset="quick"', 'preset="smoke", threads=1'), {})
 
 
+def recipe(page: str, mark: str) -> str:
+    [text] = [block.text for block in blocks(ROOT / "docs" / page) if block.tried and mark in block.text]
+    return text
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("recipe", ["slurm", "kubernetes"])
-def test_two_jobs_of_a_recipe_share_the_work(recipe: str, tmp_path: Path) -> None:
-    shown = [block for block in blocks(ROOT / "docs" / "machines.md") if block.tried]
-    if recipe == "slurm":
-        [script] = [block.text for block in shown if "#SBATCH" in block.text]
-    else:
-        [job] = [yaml.safe_load(block.text) for block in shown if "kind: Job" in block.text]
-        pod = job["spec"]["template"]["spec"]
-        [container] = pod["containers"]
-        assert {m["name"] for m in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-        script = shlex.join(container["command"]).replace("/runs/mine", f"{tmp_path}/runs/mine")
+def test_two_tasks_of_a_slurm_array_share_the_work(tmp_path: Path) -> None:
     env = {**os.environ, "SHARED": str(tmp_path), "BENCH_PRESET": "smoke"}
     env["PATH"] = str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"]
-    with ThreadPoolExecutor(2) as both:
-        ended = list(both.map(lambda n: subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script], env=env | {"SLURM_ARRAY_TASK_ID": f"{n}"},
-            capture_output=True, text=True, check=False,
-        ), range(2)))  # fmt: skip
-    assert [done.returncode for done in ended] == [0, 0], ended
+    script = ["bash", "-euo", "pipefail", "-c", recipe("machines.md", "#SBATCH")]
+    tasks = [subprocess.Popen(script, env=env | {"SLURM_ARRAY_TASK_ID": number}) for number in ("0", "1")]
+    assert [task.wait() for task in tasks] == [0, 0]
     assert package.load(tmp_path / "runs" / "mine")["cell"].nunique() == 10
+
+
+def test_a_pod_is_told_what_a_task_of_slurm_is_told() -> None:
+    pod = yaml.safe_load(recipe("machines.md", "kind: Job"))["spec"]["template"]["spec"]
+    [container], [volume] = pod["containers"], pod["volumes"]
+    [mount] = container["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    asked = shlex.split(recipe("machines.md", "#SBATCH").splitlines()[-1].replace("$SHARED", mount["mountPath"]))
+    limit = asked.index("--time-limit")  # which pods have not
+    same = [word.replace("/runs/runs/", "/runs/") for word in asked[:limit] + asked[limit + 2 :]]
+    assert container["command"] == same
 
 
 def test_readme_has_the_command_that_passes_the_tests() -> None:
