@@ -8,10 +8,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
 
+from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.vectorised import Leaves, Specs, built, signature_of, traced
 
 SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # of their one argument
@@ -106,14 +106,3 @@ def _between(body: Sequence[Node], output: Node, depends: set[Node]) -> tuple[li
         for source in node.all_input_nodes:
             visit(source)
     return list(kept), made_again
-
-
-def _mm(a: Tensor, b: Tensor) -> Any:
-    # Of a matrix with few columns BLAS takes several times as long as of one with few rows.
-    if a.is_cuda or b.shape[1] >= FEW or a.shape[0] < FEW:
-        return NotImplemented
-    return torch.mm(b.t().contiguous(), a.t()).t()
-
-
-FEW = 8
-FEW_COLUMNS = {torch.ops.aten.mm.default: _mm}

@@ -25,6 +25,7 @@ from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
+from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.sums import STAGED
 from bench.learning.objective import objective
 
@@ -33,6 +34,7 @@ LARGE = (
     2**16
 )  # bytes of Meta, or of a task's episodes; of less, a call for each task would take longer than what is computed in it
 Leaves = list[Tensor]
+Instead = Mapping[Any, Callable[..., Any]]  # operators by what the compiler is given in their place
 Specs = tuple[Any, Any]  # the structures of Meta and Episode
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
 
@@ -94,7 +96,7 @@ def meta_gradient(
         gradients = [next(found) if x.requires_grad else torch.zeros_like(x) for x in live]
         return [value.detach(), *gradients, *summed]
 
-    run = Compiled(total) if compiled else total
+    run = Compiled(total, FEW_COLUMNS if acted_in else None) if compiled else total
 
     def sums(meta: Leaves, batch: Leaves, specs: Specs, size: int) -> list[Leaves]:
         if size >= len(batch[0]):
@@ -178,9 +180,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class Compiled:
     """A function (meta, batch, specs) -> tensors, traced and compiled once per shape of the leaves."""
 
-    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves]) -> None:
-        """Nothing is compiled before the first call."""
-        self.function = function
+    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves], also: Instead | None = None) -> None:
+        """Nothing is compiled before the first call; `also` as of `traced`."""
+        self.function, self.also = function, also
         self.compiled: dict[Any, tuple[Specs, Callable[..., Any]]] = {}
 
     def __call__(self, meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
@@ -208,7 +210,11 @@ class Compiled:
 
     def _compile(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
         cut = len(meta)
-        return built(*traced(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*meta, *batch)), threads)
+
+        def flat(*x: Tensor) -> Leaves:
+            return self.function(list(x[:cut]), list(x[cut:]), specs)
+
+        return built(*traced(flat, (*meta, *batch), self.also), threads)
 
 
 def signature_of(leaves: Sequence[Tensor], threads: int) -> Hashable:
@@ -217,7 +223,7 @@ def signature_of(leaves: Sequence[Tensor], threads: int) -> Hashable:
 
 
 def traced(
-    function: Callable[..., Leaves], leaves: Sequence[Tensor], also: Mapping[Any, Callable[..., Any]] | None = None
+    function: Callable[..., Leaves], leaves: Sequence[Tensor], also: Instead | None = None
 ) -> tuple[GraphModule, list[Any]]:
     """A function of tensors as a graph of plain operators, and its inputs' shapes, of which it is made.
 
