@@ -19,8 +19,7 @@ Weights = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # [J, C], [J], 
 def perceptron(x: Tensor, weights: Weights) -> Tensor:
     """Outputs [..., O] of inputs [..., C], of which nothing is a function; differentiable twice in the weights."""
     output: Tensor = _Value.apply(x.flatten(0, -2), *weights)  # type: ignore[no-untyped-call]
-    shaped: Tensor = output.unflatten(0, x.shape[:-1])  # type: ignore[no-untyped-call]
-    return shaped
+    return output.view(*x.shape[:-1], -1)
 
 
 def _hidden(x: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta
 from bench.learning.engines.products import FEW_COLUMNS
@@ -24,6 +25,7 @@ class CompiledParts:
     def __init__(self, suite: Interactive, algorithm: Learner) -> None:
         """Nothing is compiled before it is called."""
         seen, learner = suite.differentiated(), algorithm
+        SuiteTask(seen)  # finds out what it looks like by draws, which have no place in a trace
         if getattr(algorithm, "gradient", None) == "mixed":  # what it saves, compiled code never keeps
             learner = replace(algorithm, gradient="reverse")  # type: ignore[call-arg]
 
