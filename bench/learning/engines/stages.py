@@ -8,13 +8,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import torch
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
 
-from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.vectorised import Leaves, Specs, built, signature_of, traced
-
-SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # of their one argument
 
 
 class InStages:
@@ -41,20 +37,11 @@ class InStages:
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
         cut = len(again)
         graph, shapes = traced(
-            lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*again, *fixed), FEW_COLUMNS
+            lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*again, *fixed), thorough=True
         )
-        first, rest, kept = _cut(_plain(graph), cut)
+        first, rest, kept = _cut(graph, cut)
         shapes_kept = [node.meta["val"] for node in kept]
         return built(first, shapes[cut:], threads), built(rest, [*shapes[:cut], *shapes_kept], threads)
-
-
-def _plain(graph: GraphModule) -> GraphModule:
-    """The graph in which nothing is computed twice, and nothing is but another name."""
-    for node in list(graph.graph.nodes):
-        if node.target in SAME:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    return GraphModule(graph, fx_graph_cse(graph.graph))
 
 
 def _cut(graph: GraphModule, count: int) -> tuple[GraphModule, GraphModule, list[Node]]:

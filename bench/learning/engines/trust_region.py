@@ -13,7 +13,6 @@ from torch import Tensor
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta
-from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.stages import InStages
 from bench.learning.engines.vectorised import Compiled, Leaves, Specs, at_once, side_by_side
 from bench.learning.outer.trpo import Vector, fisher, surrogate
@@ -38,7 +37,7 @@ class CompiledParts:
             trees = tree_unflatten(meta, specs[0]), tree_unflatten(batch, specs[1])
             return list(surrogate(suite, algorithm, *trees, by_task=len(batch[0]) == 1))
 
-        self._product, self._judged = InStages(product), Compiled(judged, FEW_COLUMNS)
+        self._product, self._judged = InStages(product), Compiled(judged, thorough=True)
 
     def fisher(self, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
         """As `outer.trpo.fisher`; what does not depend on the vector is computed here, once."""
