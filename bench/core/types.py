@@ -547,6 +547,10 @@ class Interactive(Suite):
         """
         raise BenchError(f"{type(self).__name__} does not define log_prob(prediction, data), which this learner reads.")
 
+    def differentiated(self) -> Self:
+        """The same suite, with a network whose derivatives are cheapest to take often at the same parameters."""
+        return self
+
     @abstractmethod
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""

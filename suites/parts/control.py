@@ -160,6 +160,12 @@ class Reinforcement(Interactive):
         """The module whose distribution is drawn from."""
         return cast(Policy, self.skeleton)
 
+    def differentiated(self) -> Self:
+        """With the policy that is so."""
+        other = replace(self)
+        vars(other)["skeleton"] = self.policy.differentiated()  # as the property keeps it
+        return other
+
     def act(self, params: Params, observation: Tensor) -> Tensor:
         """The distributions' parameters, [T, B, D], of policies with parameters [T, ...]."""
         return self.call(params, observation)

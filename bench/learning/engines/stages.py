@@ -8,13 +8,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch._functorch.compile_utils import fx_graph_cse
 from torch.fx import Graph, GraphModule, Node
 
 from bench.learning.engines.vectorised import Leaves, Specs, built, signature_of, traced
-
-SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # of their one argument
 
 
 class InStages:
@@ -41,20 +37,11 @@ class InStages:
     ) -> tuple[Callable[..., Any], Callable[..., Any]]:
         cut = len(again)
         graph, shapes = traced(
-            lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*again, *fixed), FEW_COLUMNS
+            lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*again, *fixed), thorough=True
         )
-        first, rest, kept = _cut(_plain(graph), cut)
+        first, rest, kept = _cut(graph, cut)
         shapes_kept = [node.meta["val"] for node in kept]
         return built(first, shapes[cut:], threads), built(rest, [*shapes[:cut], *shapes_kept], threads)
-
-
-def _plain(graph: GraphModule) -> GraphModule:
-    """The graph in which nothing is computed twice, and nothing is but another name."""
-    for node in list(graph.graph.nodes):
-        if node.target in SAME:
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    return GraphModule(graph, fx_graph_cse(graph.graph))
 
 
 def _cut(graph: GraphModule, count: int) -> tuple[GraphModule, GraphModule, list[Node]]:
@@ -106,14 +93,3 @@ def _between(body: Sequence[Node], output: Node, depends: set[Node]) -> tuple[li
         for source in node.all_input_nodes:
             visit(source)
     return list(kept), made_again
-
-
-def _mm(a: Tensor, b: Tensor) -> Any:
-    # Of a matrix with few columns BLAS takes several times as long as of one with few rows.
-    if a.is_cuda or b.shape[1] >= FEW or a.shape[0] < FEW:
-        return NotImplemented
-    return torch.mm(b.t().contiguous(), a.t()).t()
-
-
-FEW = 8
-FEW_COLUMNS = {torch.ops.aten.mm.default: _mm}

@@ -4,11 +4,13 @@ Each is a mean over tasks, so that it is the mean of what the chunks give. Lette
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta
 from bench.learning.engines.stages import InStages
@@ -21,17 +23,21 @@ class CompiledParts:
 
     def __init__(self, suite: Interactive, algorithm: Learner) -> None:
         """Nothing is compiled before it is called."""
+        seen, learner = suite.differentiated(), algorithm
+        SuiteTask(seen)  # finds out what it looks like by draws, which have no place in a trace
+        if getattr(algorithm, "gradient", None) == "mixed":  # what it saves, compiled code never keeps
+            learner = replace(algorithm, gradient="reverse")  # type: ignore[call-arg]
 
         def product(v: Leaves, fixed: Leaves, specs: Specs) -> Leaves:
             cut = len(v)
             meta, episode = tree_unflatten(fixed[:cut], specs[0]), tree_unflatten(fixed[cut:], specs[1])
-            return fisher(suite, algorithm, meta, episode, by_task=len(fixed[cut]) == 1)(v)
+            return fisher(seen, learner, meta, episode, by_task=len(fixed[cut]) == 1)(v)
 
         def judged(meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
             trees = tree_unflatten(meta, specs[0]), tree_unflatten(batch, specs[1])
             return list(surrogate(suite, algorithm, *trees, by_task=len(batch[0]) == 1))
 
-        self._product, self._judged = InStages(product), Compiled(judged)
+        self._product, self._judged = InStages(product), Compiled(judged, thorough=True)
 
     def fisher(self, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
         """As `outer.trpo.fisher`; what does not depend on the vector is computed here, once."""

@@ -7,13 +7,14 @@ they just wrote in that core's cache. Letters: T tasks.
 
 import contextlib
 import ctypes
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses import FakeTensorMode
 from torch.func import vmap
 from torch.fx import GraphModule
@@ -25,6 +26,7 @@ from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
+from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.sums import STAGED
 from bench.learning.objective import objective
 
@@ -32,6 +34,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 LARGE = (
     2**16
 )  # bytes of Meta, or of a task's episodes; of less, a call for each task would take longer than what is computed in it
+SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # but for autograd, which is past, their input
 Leaves = list[Tensor]
 Specs = tuple[Any, Any]  # the structures of Meta and Episode
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
@@ -94,7 +97,7 @@ def meta_gradient(
         gradients = [next(found) if x.requires_grad else torch.zeros_like(x) for x in live]
         return [value.detach(), *gradients, *summed]
 
-    run = Compiled(total) if compiled else total
+    run = Compiled(total, thorough=acted_in) if compiled else total
 
     def sums(meta: Leaves, batch: Leaves, specs: Specs, size: int) -> list[Leaves]:
         if size >= len(batch[0]):
@@ -178,9 +181,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class Compiled:
     """A function (meta, batch, specs) -> tensors, traced and compiled once per shape of the leaves."""
 
-    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves]) -> None:
-        """Nothing is compiled before the first call."""
-        self.function = function
+    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves], *, thorough: bool = False) -> None:
+        """Nothing is compiled before the first call; `thorough` as of `traced`."""
+        self.function, self.thorough = function, thorough
         self.compiled: dict[Any, tuple[Specs, Callable[..., Any]]] = {}
 
     def __call__(self, meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
@@ -208,7 +211,11 @@ class Compiled:
 
     def _compile(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
         cut = len(meta)
-        return built(*traced(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), (*meta, *batch)), threads)
+
+        def flat(*x: Tensor) -> Leaves:
+            return self.function(list(x[:cut]), list(x[cut:]), specs)
+
+        return built(*traced(flat, (*meta, *batch), thorough=self.thorough), threads)
 
 
 def signature_of(leaves: Sequence[Tensor], threads: int) -> Hashable:
@@ -217,19 +224,25 @@ def signature_of(leaves: Sequence[Tensor], threads: int) -> Hashable:
 
 
 def traced(
-    function: Callable[..., Leaves], leaves: Sequence[Tensor], also: Mapping[Any, Callable[..., Any]] | None = None
+    function: Callable[..., Leaves], leaves: Sequence[Tensor], *, thorough: bool = False
 ) -> tuple[GraphModule, list[Any]]:
     """A function of tensors as a graph of plain operators, and its inputs' shapes, of which it is made.
 
-    On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing. `also`:
-    operators by what takes their place, beside those that always do.
+    On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing. `thorough`:
+    nothing is computed twice, and products with few columns are transposed.
     """
     mode = FakeTensorMode(shape_env=ShapeEnv())
     shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in leaves]
-    instead: dict[Any, Callable[..., Any]] = {**FUNCTIONAL, **STAGED, **(also or {})}
+    instead: dict[Any, Callable[..., Any]] = {**FUNCTIONAL, **STAGED, **(FEW_COLUMNS if thorough else {})}
     with mode:
         graph = make_fx(function, instead)(*shapes)
     graph.graph.eliminate_dead_code()
+    if thorough:
+        for node in list(graph.graph.nodes):
+            if node.target in SAME:
+                node.replace_all_uses_with(node.args[0])
+                graph.graph.erase_node(node)
+        graph = GraphModule(graph, fx_graph_cse(graph.graph))
     graph.recompile()
     return graph, shapes
 

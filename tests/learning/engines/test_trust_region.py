@@ -18,6 +18,7 @@ from bench.learning.outer.trpo import fisher, surrogate, trpo
 from bench.learning.rollouts import episode
 from suites.bandit import Bandit
 from suites.navigation2d import Navigation2D
+from suites.parts.policies import Gaussian
 
 COMMON: dict[str, Any] = {"outer_lr": 0.01, "meta_batch": 2}
 
@@ -50,6 +51,30 @@ def test_what_again_has_no_part_in_is_computed_once() -> None:
             for found, expected in zip(rest(*values, *kept), function(values, fixed, None), strict=True):
                 torch.testing.assert_close(found, expected)
     assert [x.shape for x in kept] == [(3, 3), ()] or [x.shape for x in kept] == [(3, 3)]
+
+
+@pytest.mark.parametrize("by_task", [False, True])
+@pytest.mark.parametrize(
+    ("suite", "learner"),
+    [
+        (Navigation2D(trajectories=4, view="oracle"), MAML(inner_lr=0.5, steps=2, **COMMON)),
+        (Navigation2D(trajectories=4, estimator="dice"), MAML(inner_lr=0.5, steps=1, gradient="first_order", **COMMON)),
+        (Navigation2D(trajectories=4), MetaSGD(**COMMON)),
+    ],
+)
+def test_products_by_paths_are_those_by_layers(suite: Navigation2D, learner: Learner, by_task: bool) -> None:
+    meta, batch = recorded(suite, learner)
+    meta = tree_map(lambda x: x + 0.05 * torch.randn_like(x), meta)  # biases that are not 0
+    v, seen = [torch.randn_like(x) for x in tree_leaves(meta)], suite.differentiated()
+    assert seen.policy.by_paths
+    assert not suite.policy.by_paths
+    found = fisher(seen, learner, meta, batch, by_task=by_task)(v)
+    assert relative(found, fisher(suite, learner, meta, batch)(v)) < 1e-12
+
+
+@pytest.mark.parametrize("policy", [Gaussian(2, (9, 9), 2, "tanh"), Gaussian(2, (9,), 2), Gaussian(20, (9, 9), 6)])
+def test_what_has_no_such_paths_goes_by_layers(policy: Gaussian) -> None:
+    assert not policy.differentiated().by_paths
 
 
 @pytest.mark.slow
