@@ -200,7 +200,7 @@ class Tabular(Supervised):
             }
             for split, pool in self._pools.items()
         ]
-        few = {table.name: f"fewer rows than a task needs: {self._needs}" for table in self._tables[0]
+        few = {table.name: f"no feature that differs, or fewer rows than a task needs: {self._needs}" for table in self._tables[0]
                if not self._rows(table)}  # fmt: skip
         return rows, few
 
@@ -260,6 +260,8 @@ class Tabular(Supervised):
 
     def _rows(self, table: Table) -> list[NDArray[np.int64]]:
         """The rows of each class that has enough, or all rows; none where that does not make a task."""
+        if not table.there.any():
+            return []
         if self.goal == "regression":
             return [np.arange(len(table.columns), dtype=np.int64)] if len(table.columns) > 1 else []
         labels = table.labels if table.labels is not None else np.zeros(0, np.int64)
