@@ -200,9 +200,8 @@ class Tabular(Supervised):
             }
             for split, pool in self._pools.items()
         ]
-        few = {table.name: f"no feature that differs, or fewer rows than a task needs: {self._needs}" for table in self._tables[0]
-               if not self._rows(table)}  # fmt: skip
-        return rows, few
+        why = f"no feature that differs, or fewer rows than a task needs: {self._needs}"
+        return rows, {table.name: why for table in self._tables[0] if not self._rows(table)}
 
     def _functions(self, count: int, generator: Generator) -> Rows:
         """Y = √(2 / M) Σ_m cos(w_m · x / √d + b_m), w ~ N(0, 1), b ~ U[0, 2π], x ~ N(0, 1), d ~ U{1..F}; variance 1.
