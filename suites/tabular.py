@@ -102,7 +102,7 @@ class Tabular(Supervised):
         known = "" if self.data == "functions" else f", {self.data}"
         if self._own:
             known = f", {Path(self.data).name} {self._tables[1][:12]}"
-        return f"{self.goal} {size}, {self.queries} queries, {self.columns} columns{known}"
+        return f"{size}, {self.queries} queries, {self.columns} columns{known}"
 
     @property
     def caveat(self) -> str:
