@@ -173,6 +173,9 @@ def domains(suite: str, compared: pd.DataFrame, known: pd.DataFrame) -> View:
         f"{_with_unit(about['metrics'][0])} @{last[0]}, trained on {suite} alone; in brackets the rank in its column",
         MARKS,
     ]
+    floors = dict(zip(mine["setting"], mine["floor"], strict=True))
+    if len(set(floors.values())) > 1:
+        notes.append("knowing nothing: " + ", ".join(f"{floor:.3g} {setting}" for setting, floor in floors.items()))
     return _view(f"domains-{slug(suite)}", f"{suite}: in its own domain and in others", list(rows.values()), notes)
 
 

@@ -86,11 +86,7 @@ class OwnImages(ColourImages):
         few = f"{len(self.few)} of {len(self.found[0].names)} classes left out, with too few images ({_some(self.few)})"
         files = self.found[0].dropped
         notes = [few] if self.few else []
-        notes += (
-            [f"{len(files)} files left out ({_some([f'{name}: {why}' for name, why in files.items()])})"]
-            if files
-            else []
-        )
+        notes += [f"{len(files)} files left out ({_some(_whys(files))})"] if files else []
         notes += ["tested on other images of the classes that were trained on"] if self.split == "within" else []
         return "; ".join(notes)
 
@@ -174,10 +170,11 @@ class OwnImages(ColourImages):
             + ("" if self.split == "within" else "; or split=within, which tests other images of the same classes")
             + ("" if said else "; or folders train/, validation/ and test/ of your own choice")
         )
+        lost = f" {len(about.dropped)} files were left out ({_some(_whys(about.dropped))})." if about.dropped else ""
         return (
             f"{self.folder} has {len(about.names)} classes, and with at least {self.needed} images each ({self.shots} "
             f"shots, {self.per_class_queries} queries) {where} {counts}. A {self.ways}-way task needs {self.ways} in "
-            f"every split. {ways}."
+            f"every split. {ways}.{lost}"
         ).replace("  ", " ")
 
     def classes_of(self, split: Split) -> Tensor:
@@ -260,6 +257,10 @@ def _pool(found: dict[int, list[int]], needed: int) -> Pool:
 
 def _hash(name: str) -> str:
     return hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+
+
+def _whys(dropped: dict[str, str]) -> list[str]:
+    return [f"{name}: {why}" for name, why in dropped.items()]
 
 
 def _some(names: list[str]) -> str:

@@ -102,7 +102,7 @@ class Tabular(Supervised):
         known = "" if self.data == "functions" else f", {self.data}"
         if self._own:
             known = f", {Path(self.data).name} {self._tables[1][:12]}"
-        return f"{self.goal} {size}, {self.queries} queries, {self.columns} columns{known}"
+        return f"{size}, {self.queries} queries, {self.columns} columns{known}"
 
     @property
     def caveat(self) -> str:
@@ -200,9 +200,8 @@ class Tabular(Supervised):
             }
             for split, pool in self._pools.items()
         ]
-        few = {table.name: f"fewer rows than a task needs: {self._needs}" for table in self._tables[0]
-               if not self._rows(table)}  # fmt: skip
-        return rows, few
+        why = f"no feature that differs, or fewer rows than a task needs: {self._needs}"
+        return rows, {table.name: why for table in self._tables[0] if not self._rows(table)}
 
     def _functions(self, count: int, generator: Generator) -> Rows:
         """Y = √(2 / M) Σ_m cos(w_m · x / √d + b_m), w ~ N(0, 1), b ~ U[0, 2π], x ~ N(0, 1), d ~ U{1..F}; variance 1.
@@ -260,6 +259,8 @@ class Tabular(Supervised):
 
     def _rows(self, table: Table) -> list[NDArray[np.int64]]:
         """The rows of each class that has enough, or all rows; none where that does not make a task."""
+        if not table.there.any():
+            return []
         if self.goal == "regression":
             return [np.arange(len(table.columns), dtype=np.int64)] if len(table.columns) > 1 else []
         labels = table.labels if table.labels is not None else np.zeros(0, np.int64)

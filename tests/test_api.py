@@ -71,6 +71,7 @@ CALLS: dict[str, Callable[[Path], object]] = {
     ),
     "report": lambda out: bench.report(out, out=out / "report"),
     "audit": lambda out: bench.audit(out),
+    "score": lambda out: bench.score(out, "sinusoid_freq"),
     "merge": lambda out: bench.merge([out], into=out.parent / "merged"),
     "film": refused_film,
     "the command": lambda out: CliRunner().invoke(main, ["data", "fetch", "sinusoid", "--data-dir", str(out)]),
@@ -105,7 +106,8 @@ def said(*arguments: str) -> str:
 
 
 def test_every_command_that_makes_or_reads_a_run_directory_has_its_namesake_in_python() -> None:
-    for name in ("run", "tune", "report", "audit", "merge", "predict", "cost", "export", "import", "reproduce"):
+    names = ("run", "tune", "score", "report", "audit", "merge", "predict", "cost", "export", "import", "reproduce")
+    for name in names:
         assert name in main.commands
         assert callable(getattr(bench, {"import": "import_"}.get(name, name)))
     with pytest.raises(AttributeError, match="no attribute 'meerge'"):

@@ -216,13 +216,12 @@ def test_the_whole_certificate_applies_to_maml() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "glyphs",
-        "sinusoid",
-        "sinusoid_freq",
-        "sinusoid_freq[family=bmaml]",
-        "glyphs[net=fc]",
+        *("glyphs", "sinusoid", "sinusoid_freq", "sinusoid_freq[family=bmaml]", "glyphs[net=fc]", "tabular"),
         "sinusoid_stream",
-        pytest.param("stream", marks=pytest.mark.slow),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("tabular[goal=regression]", "glyphs[queries=dirichlet]", "stream")
+        ),
     ],
 )
 def test_every_suite_that_needs_no_download_is_certified(name: str) -> None:

@@ -92,7 +92,7 @@ def test_tasks_with_few_rows_are_masked_and_those_without_a_class_left_out(tmp_p
     lines = [line.replace("oak", "elm") if line.startswith("s3,") else line for line in lines]
     (tmp_path / "one.csv").write_text("\n".join(lines))
     own = Tabular(data=str(tmp_path / "one.csv"), task="site", target="kind", shots=2, queries=3, columns=3)
-    assert own.use()[1] == {"s3": "fewer rows than a task needs: 5 of each of 2 classes"}
+    assert own.use()[1] == {"s3": "no feature that differs, or fewer rows than a task needs: 5 of each of 2 classes"}
     assert "1 of 12 tables left out, with too few rows (s3)" in own.caveat
 
 
@@ -124,6 +124,8 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         (b"1,2,3\n4,5,6\n", r"has no column 'task'; its first line is '1,2,3'. Write a header above the rows, or"),
         (b"task,x,target\na,1,0\na,red,1\n", "column 'x' of .* holds 'red', which is no number"),
         (b"task,x,target\na,1,0\nb,2,1\n", r"2 tasks \(a, b\).*A task needs rows: 20 of each of 2 classes"),
+        (b"PK\x03\x04 a zip", "is no CSV in UTF-8|has no column 'task'"),
+        (b"task,x,target\n" + b"a,inf,0\nb,inf,1\n" * 40, "none for train"),
         (b"task,target\n" + b"a,0\n" * 3, "has no column of features"),
         (b"task," + b",".join(b"x%d" % i for i in range(20)) + b",target\na" + b",1" * 21, "Give columns=20"),
     ],
