@@ -40,8 +40,9 @@ class FTML(Led):
         """
         cls = type(self.led)
         if cls.follows or not cls.trains or cls.train_view or cls.remembers:
-            why = f"{self.learner} can't be led along a stream"
-            raise BenchError(f"{why}. Give one that is meta-trained on support and query, as maml.")
+            raise BenchError(
+                f"{self.learner} can't be led along a stream: give one that is meta-trained on support and query."
+            )
         object.__setattr__(self, "suits", self.suits & cls.suits)
         for name in SHARED:
             object.__setattr__(self, name, getattr(cls, name))
