@@ -22,6 +22,7 @@ from PIL import Image
 import bench as package
 from bench.cli import main
 from bench.core.discovery import Catalogue, parse
+from bench.planning.plan import Request, plan
 from tests.conftest import ROOT, bench
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -108,7 +109,6 @@ def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, m
     monkeypatch.chdir(tmp_path)
     for folder in ("examples", "tests"):
         Path(folder).symlink_to(ROOT / folder)
-    photos(Path("my_photos"))
     monkeypatch.setenv("BENCH_PRESET", "smoke")
     monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
@@ -120,13 +120,20 @@ def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, m
         bench(*words)
 
 
-def photos(folder: Path) -> None:
-    """Thirty classes of sixteen images of noise: five for each split, and 1 shot and 15 queries of each."""
-    for kind in range(30):
-        (folder / f"kind {kind}").mkdir(parents=True)
+@pytest.mark.slow
+def test_the_first_command_of_readme_takes_a_folder_of_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in range(30):  # five classes for each split, with 1 shot and 15 queries of each
+        (tmp_path / "my_photos" / f"kind {kind}").mkdir(parents=True)
         for number in range(16):
             noise = np.random.default_rng((kind, number)).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(folder / f"kind {kind}" / f"{number}.png")
+            Image.fromarray(noise).save(tmp_path / "my_photos" / f"kind {kind}" / f"{number}.png")
+    first = next(line for block in blocks(ROOT / "README.md") for line in commands(block.text))
+    with main.commands["run"].make_context("run", shlex.split(first)[2:]) as made:
+        asked = Request(suites=made.params["suites"], algos=made.params["algos"], preset="smoke", engine="eager")
+    assert [cell.spec.suite.name for cell in plan(asked)] == ["images"] * 3
 
 
 @pytest.mark.slow
