@@ -166,7 +166,8 @@ def test_a_pod_is_told_what_a_task_of_slurm_is_told() -> None:
     [container], [volume] = pod["containers"], pod["volumes"]
     [mount] = container["volumeMounts"]
     assert mount["name"] == volume["name"]
-    asked = shlex.split(recipe("machines.md", "#SBATCH").splitlines()[-1].replace("$SHARED", mount["mountPath"]))
+    told = commands(recipe("machines.md", "#SBATCH"))[-1]
+    asked = shlex.split(told.replace("$SHARED", mount["mountPath"]))
     limit = asked.index("--time-limit")  # which pods have not
     same = [word.replace("/runs/runs/", "/runs/") for word in asked[:limit] + asked[limit + 2 :]]
     assert container["command"] == same
