@@ -21,7 +21,7 @@ NAV = {
     "Start": ["start", "tuning", "reports"],
     "Your own": ["your-own-algorithm", "your-own-tasks", "modules"],
     "Catalogue": ["methods", "suites"],
-    "Results": ["results", "reproduce", "measured", "popular-code"],
+    "Results": ["results", "reproduce", "contributing-results", "measured", "popular-code"],
     "Why to trust it": ["protocols", "certificate", "reliability"],
     "Acting, and streams": ["reinforcement", "locomotion", "online"],
     "Cost and machines": ["cost", "machines", "scaling"],
