@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 from bench.core.beside import find_ours_first
 
 if TYPE_CHECKING:
-    from bench.api import audit, load, merge, predict, report, run, tune
+    from bench.api import audit, export, import_, load, merge, predict, report, reproduce, run, score, tune
     from bench.reporting.costing import cost
 
-__all__ = ["audit", "cost", "load", "merge", "predict", "report", "run", "tune"]
+__all__ = [
+    "audit", "cost", "export", "import_", "load", "merge", "predict", "report", "reproduce", "run", "score", "tune",
+]  # fmt: skip
 find_ours_first()
 
 

@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from bench.cells import carry
 from bench.cells.adapt import Trained, learner
 from bench.cells.execute import run_cells
-from bench.cells.restore import finished_cell, trained
+from bench.cells.restore import finished_cell, label, trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
@@ -20,13 +21,15 @@ from bench.core.interrupts import passed_on
 from bench.core.records import EngineName, Record
 from bench.core.trees import part, shapes_of
 from bench.places.execution import RETRIES, Execution
+from bench.planning.elsewhere import elsewhere
 from bench.planning.engines import measured
-from bench.planning.plan import Cell, Choice, Request, plan
+from bench.planning.plan import Cell, Choice, Request, plan, planned
 from bench.reporting import report as reporting
+from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
-from bench.storage.store import MARK, Store, default_out
+from bench.storage.store import MARK, META, Store, default_out
 from bench.tuning.sweep import Settings, sweeps
 from bench.tuning.sweep import tune as run_sweeps
 from bench.tuning.tuned import tuned as with_chosen_values
@@ -94,6 +97,7 @@ def run(
     dask: str | None = None,
     dask_spec: Path | None = None,
     retries: int = RETRIES,
+    score_on: str = "",
     **options: Any,
 ) -> Results:
     """What `bench run` reaches, as a tidy DataFrame; finished cells come from the store.
@@ -110,6 +114,7 @@ def run(
         dask: or on the Dask cluster of the scheduler at this address.
         dask_spec: or on one made by this YAML file.
         retries: how often a cell is sent again that was lost there.
+        score_on: further suites of the same inputs on whose test tasks everything is scored as well.
         options: preset, iterations, selection, validate_every, engine, device, threads, chunk_tasks.
 
     Raises:
@@ -127,10 +132,41 @@ def run(
     )
     root = Path(out) if out else default_out(suite)
     cells = cells_of(request, root, tuned)
+    cells += elsewhere(cells, score_on, Catalogue(request.plugins)) if score_on else []
     store = Store.create(root)
     with passed_on():
         records = run_cells(cells, store, Silent(), time_limit, request.plugins, execution)
     return results(store, records)
+
+
+def score(
+    path: str | Path,
+    on: str,
+    *,
+    time_limit: float | None = None,
+    plugins: Sequence[str | Path] = (),
+    workers: int | None = None,
+) -> Results:
+    """Scores every finished cell of a run directory on other suites' test tasks, as `bench score` does; nothing trains.
+
+    Args:
+        path: the run directory, to which the scores are added.
+        on: suites of the same inputs: "glyphs,omniglot[split=alphabet]".
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        plugins: plug-in files.
+        workers: cells at a time, each in a process of its own.
+
+    Returns:
+        The scores there, beside those on the suites' own tasks.
+
+    Raises:
+        BenchError: as the command, which prints its message.
+    """
+    files, store = tuple(map(Path, plugins)), Store.open(Path(path))
+    cells = elsewhere(trained_cells(store, Catalogue(files)), on, Catalogue(files))
+    with passed_on():
+        records = run_cells(cells, store, Silent(), time_limit, files, Execution(workers=workers))
+    return results(store, with_homes(store, records))
 
 
 def load(path: str | Path) -> Results:
@@ -264,6 +300,75 @@ def merge(stores: Sequence[str | Path], into: str | Path | None = None) -> pd.Da
     return pd.DataFrame(merge_.merge(paths, Path(into) if into else paths[0]), columns=merge_.Merged._fields)
 
 
+def export(
+    store: str | Path,
+    *,
+    to: str | Path | None = None,
+    checkpoints: str | Path | None = None,
+    cells: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Carries results to a compact run directory, or checkpoints of unfinished cells to a file, as `bench export` does.
+
+    Returns:
+        A row for each cell: as of `merge`; with `checkpoints`, what it is and how far.
+
+    Raises:
+        BenchError: there is nothing to carry, a cell does not exist, or neither or both places were named.
+    """
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: to=FOLDER for results, or checkpoints=FILE for what is unfinished.")
+    if to is not None:
+        return pd.DataFrame(carry.compact(Path(store), Path(to), cells), columns=merge_.Merged._fields)
+    return pd.DataFrame({"carried": carry.pack(Path(store), Path(str(checkpoints)), cells)})
+
+
+def import_(file: str | Path, out: str | Path) -> pd.DataFrame:
+    """Brings checkpoints that `export` wrote into a run directory, as `bench import` does; rows as of `merge`.
+
+    Raises:
+        BenchError: the file is damaged or something else.
+    """
+    return pd.DataFrame(carry.unpack(Path(file), Path(out)), columns=merge_.Merged._fields)
+
+
+def reproduce(
+    what: str | Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    time_limit: float | None = None,
+    dry_run: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    workers: int | None = None,
+    retries: int = RETRIES,
+) -> pd.DataFrame:
+    """Published values beside ours, as `bench reproduce` shows them; of what is named, what is missing is run before.
+
+    Args:
+        what: "sinusoid", "omniglot/maml/5w1s", or several; everything that was published, of which nothing is run.
+        out: the run directory; `runs/reproduce` by default.
+        time_limit: seconds after which it stops, to be resumed by the same call.
+        dry_run: run nothing of what is named either.
+        device: where cells run.
+        threads: of a cell.
+        workers: as for `run`.
+        retries: of a lost cell.
+
+    Returns:
+        A row for each value: what it is of, value, ci95, origin and source; ours with its interval, verdict and gap;
+        seconds that the missing cells take here at most; the command.
+
+    Raises:
+        BenchError: nothing is published of what was named, or as `run`.
+    """
+    execution = Execution(workers=workers, retries=retries)
+    root, asked = Path(out) if out else reproducing.OUT, reproducing.Asked(device, threads or execution.threads)
+    rows = reproducing.selected([what] if isinstance(what, str) else what)
+    if what and not dry_run:
+        reproducing.run(rows, root, asked, Silent(), time_limit, execution)
+    return reproducing.reproduced(rows, root, reproducing.Times(asked, root))
+
+
 def cells_of(
     request: Request,
     root: Path,
@@ -279,6 +384,32 @@ def cells_of(
     if not tuned:
         return plan(request, known, choice, broken)
     return with_chosen_values(request, root, known, choice)
+
+
+def trained_cells(store: Store, catalogue: Catalogue) -> list[Cell]:
+    """The finished cells of a run directory as planned, to be scored again on something else.
+
+    Raises:
+        BenchError: there is none, its checkpoint is gone, or this machine has other code than it was trained with.
+    """
+    done = [record for record in store.records() if record.outcome == "finished" and not record.spec.domain]
+    if not done:
+        raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
+    for record in done:
+        paths = [store.folder(record.cell) / name for name in ("checkpoint.safetensors", META)]
+        if record.spec.iterations and not any(path.exists() for path in paths):
+            gone = f"{paths[0]} is missing, so that {label(record.spec)} can't be scored"
+            raise BenchError(f"{gone}. Move its folder away and run again.")
+    return [
+        planned(record.spec, catalogue, label=label(record.spec), tuning=record.tuning, why_by_task=record.why_by_task)
+        for record in done
+    ]
+
+
+def with_homes(store: Store, records: list[Record]) -> list[Record]:
+    """The records of cells that are scored elsewhere, after those of the same training on the suite's own tasks."""
+    homes = [store.record(record.spec.home.id) for record in records]
+    return list({record.cell: record for record in (*homes, *records) if record}.values())
 
 
 def results(store: Store, records: list[Record]) -> Results:

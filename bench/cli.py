@@ -4,7 +4,9 @@ Exit codes: 0 done; 1 `certify`, `audit` or `verify` found a fault; 2 bad input;
 or would; 130 interrupted by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP.
 """
 
+import contextlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -36,8 +38,10 @@ class Command(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command line, help and refusals included, with all that is said kept sayable."""
+        # A shell that completes a word is written to in bytes.
+        guarded = contextlib.nullcontext() if "_BENCH_COMPLETE" in os.environ else outlets()
         try:
-            with outlets():
+            with guarded:
                 return super().main(*args, **kwargs)
         except OSError as error:
             with outlets():
@@ -47,11 +51,12 @@ class Command(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Runs a command; exit 2 on a mistake or where the system refuses something, 128 + n by signal n."""
         try:
-            from bench.core.system import check_system
+            from bench.core.system import check_system, wait_politely
             from bench.core.torch_version import check_torch
 
             with interruptible():
                 check_system()
+                wait_politely(os.environ)
                 check_torch()
                 return super().invoke(ctx)
         except BenchError as error:
@@ -125,6 +130,10 @@ def _seeds(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
             f"nor a list of them (0,1,2; each from 0 to {LAST_SEED:,}). One alone is a list with a comma (7,)."
         )
     return tuple(dict.fromkeys(numbers)) if listed else tuple(range(numbers[0]))
+
+
+def _ids(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
 def _plugins(_: click.Context, __: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
@@ -210,8 +219,8 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
-    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, or the paper's protocol.",
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
+    envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, hours on two cores, or the paper's.",
 )  # fmt: skip
 @click.option("--iterations", callback=_count(), metavar="N", help="Meta-iterations, instead of the preset's.")
 @click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
@@ -237,6 +246,10 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "large nets are compiled.",
 )  # fmt: skip
 @click.option("--tuned", is_flag=True, help="Take the values that `bench tune` chose.")
+@click.option(
+    "--score-on", default="", metavar="S[,S]",
+    help="Further suites with the same inputs, on whose test tasks everything is scored as well.",
+)  # fmt: skip
 @execution_options
 @plugin_option
 @click.option(
@@ -251,6 +264,7 @@ def run(
     out: Path | None,
     time_limit: float | None,
     tuned: bool,
+    score_on: str,
     dry_run: bool,
     plugins: tuple[Path, ...],
     execution: "Execution",
@@ -266,7 +280,9 @@ def run(
     from bench.cells.execute import run_cells
     from bench.cells.track import Tracker
     from bench.cells.watch import Watches
+    from bench.core.discovery import Catalogue
     from bench.learning.engines.vectorised import keep_memory
+    from bench.planning.elsewhere import elsewhere
     from bench.planning.engines import measured, remembered
     from bench.planning.plan import Request
     from bench.storage.store import Store, default_out
@@ -281,6 +297,7 @@ def run(
         keep_memory()
     with logging_to(logging.StreamHandler()):
         cells = cells_of(asked, root, tuned, remembered if dry_run else measured, broken.append)
+    cells += elsewhere(cells, score_on, Catalogue(plugins)) if score_on else []
     if dry_run:
         whole = tables.forecast(cells, root, plugins)
         _tell(broken)
@@ -300,6 +317,46 @@ def run(
     click.echo(f"stored in {root}")
     _tell(broken)
     if broken or progress.lost or any(record.outcome != "finished" for record in records):
+        sys.exit(3)
+
+
+@main.command("score")
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--on", "domains", required=True, metavar="S[,S]", help='Suites, e.g. "glyphs,omniglot[split=alphabet]".')
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@data_option
+@execution_options
+@plugin_option
+def score_(
+    store: Path, domains: str, time_limit: float | None, execution: "Execution", plugins: tuple[Path, ...]
+) -> None:
+    """Score what is trained on another domain's test tasks.
+
+    STORE is a run directory, to which the scores are added; nothing is trained. The suites must show the same inputs.
+    """
+    from bench.api import results, trained_cells, with_homes
+    from bench.cells.execute import run_cells
+    from bench.core.discovery import Catalogue
+    from bench.planning.elsewhere import elsewhere
+    from bench.storage.store import Store
+    from bench.terminal import tables
+    from bench.terminal.progress import Progress
+    from reports.views import comparisons
+
+    held, catalogue = Store.open(store), Catalogue(plugins)
+    cells = elsewhere(trained_cells(held, catalogue), domains, catalogue)
+    with Progress() as progress:
+        records = run_cells(cells, held, progress, time_limit, plugins, execution)
+    shown = with_homes(held, records)
+    for view in comparisons(results(held, shown), shown):
+        tables.comparison(view)
+    for label, message in progress.lost.items():
+        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
+    if len(records) + len(progress.lost) < len(cells):
+        click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
+    click.echo(f"stored in {store}")
+    if progress.lost or any(record.outcome != "finished" for record in records):
         sys.exit(3)
 
 
@@ -327,7 +384,7 @@ def run(
 )  # fmt: skip
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Of a trial: how many, or which.")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "paper"]), default="quick", show_default=True,
+    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Whose tenth a trial trains for.",
 )  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, metavar="NAME", help="tpe, random, cmaes or grid.")
@@ -496,6 +553,7 @@ def list_(plugins: tuple[Path, ...]) -> None:
             "what": line,
             "family": catalogue.stated(name, "family")[0],
             "meets": list(catalogue.stated(name, "suits")),
+            "protocol": "online" if any(catalogue.stated(name, "follows")) else "episodic",
         }
         for name, line in catalogue.names("algorithm").items()
     ]
@@ -512,6 +570,7 @@ def _listed(title: str, facts: list[dict[str, Any]]) -> None:
     width = max((len(fact["name"]) for fact in facts), default=0)
     for fact in facts:
         some = f" ({' and '.join(fact['meets'])} only)" if 0 < len(fact.get("meets", ())) < 3 else ""
+        some = " (streams only)" if fact.get("protocol") == "online" else some
         click.echo(f"  {fact['name']:{width}}  {fact['what']}{some}")
 
 
@@ -533,23 +592,24 @@ def show_(name: str, sheet: Path | None, plugins: tuple[Path, ...]) -> None:
 
 @main.command()
 @json_option
-@click.argument("algos", required=False, shell_complete=names_of("algorithm"))
+@click.argument("algos", required=False, metavar="[NAMES]", shell_complete=names_of("algorithm"))
 @click.option("--compiled", is_flag=True, help="Also compile every operator; this takes seconds each.")
 @click.option(
     "--step", metavar="FILE:FUNCTION",
     help="Your own training step instead, step(parameters, support, query) -> loss: is it second order?",
 )  # fmt: skip
+@data_option
 @plugin_option
 def certify(algos: str | None, compiled: bool, step: str | None, plugins: tuple[Path, ...]) -> None:
-    """Prove that algorithms compute what they claim.
+    """Prove that algorithms and suites are what they claim.
 
-    ALGOS are names as for `run`; all algorithms and suites by default. Prints a table of figures; exit 1 on a fault.
+    NAMES are of algorithms and suites as for `run`; all by default. Prints a table of figures; exit 1 on a fault.
     """
     from bench.certificate.algorithms import certificate
     from bench.terminal import tables
 
     if step and (algos or compiled):
-        raise BenchError("--step certifies a function of your own: leave ALGOS and --compiled out.")
+        raise BenchError("--step certifies a function of your own: leave NAMES and --compiled out.")
     if step:
         from bench.certificate.steps import step_checks
 
@@ -620,6 +680,68 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
     click.echo(f"written to {page}")
 
 
+@main.command()
+@json_option
+@click.argument("what", nargs=-1, metavar="[SUITE[/ALGORITHM[/SETTING]]]...")
+@click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/reproduce]")
+@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@click.option("--dry-run", is_flag=True, help="Run nothing: only say what is there and how long the rest would take.")
+@click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write a row for each value there.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
+@click.option(
+    "--threads", callback=_count(256), metavar="N",
+    help="CPU threads.  [default: as in the run directory, else all cores, shared by the workers]",
+)  # fmt: skip
+@data_option
+@execution_options
+def reproduce(
+    what: tuple[str, ...],
+    out: Path | None,
+    time_limit: float | None,
+    dry_run: bool,
+    csv: Path | None,
+    device: str,
+    threads: int | None,
+    execution: "Execution",
+) -> None:
+    """Make published values again, and show them beside ours.
+
+    WHAT are suites, such as sinusoid, or omniglot/maml/5w1s; what is missing is run, and an interrupted cell goes on.
+    Without WHAT nothing is run: a list of what was published, what came out here, and how long the rest would take.
+    Results and checkpoints that are committed in results/ count as well as the run directory.
+    """  # fmt: skip
+    from bench.reporting.reproduce import OUT, Asked, Times, reproduced, selected
+    from bench.reporting.reproduce import run as run_missing
+    from bench.terminal import tables
+
+    root, asked, rows = out or OUT, Asked(device, threads or execution.threads), selected(what)
+    lost = False
+    if what and not dry_run:
+        from bench.cells.cell import logging_to
+        from bench.learning.engines.vectorised import keep_memory
+        from bench.terminal.progress import Progress
+
+        keep_memory()
+        try:
+            with logging_to(logging.StreamHandler()), Progress() as progress:
+                wanted, records, refused = run_missing(rows, root, asked, progress, time_limit, execution)
+        except KeyboardInterrupt as interrupt:
+            message = f"What is done is kept in {root}; the same command goes on from there."
+            raise Interrupted.by(interrupt, message) from None
+        for command, reason in refused.items():
+            click.echo(f"not run: {command}: {reason}")
+        lost = bool(refused or progress.lost or any(record.outcome != "finished" for record in records))
+        if len(records) + len(progress.lost) < wanted:
+            click.echo(f"the time limit came first: {len(records)} of {wanted} cells done. The same command goes on.")
+    found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True)))
+    tables.reproduced(found)
+    if csv:
+        found.to_csv(csv)
+        click.echo(f"written to {csv}")
+    if lost:
+        sys.exit(3)
+
+
 @main.command("predict")
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))
@@ -676,6 +798,53 @@ def merge(stores: tuple[Path, ...], into: Path | None) -> None:
     if len(stores) < 2 and into is None:
         raise BenchError(f"{stores[0]} alone is nothing to merge. Name two run directories, or another with --into.")
     tables.merged(merged(stores, into or stores[0]), into or stores[0])
+
+
+@main.command()
+@json_option
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option(
+    "--cells", default="", metavar="ID[,ID]", callback=_ids, help="Which: folders in STORE/cells.  [default: all]"
+)
+@click.option(
+    "--to", type=click.Path(path_type=Path), metavar="FOLDER", help="Add the results to this run directory, compactly."
+)
+@click.option(
+    "--checkpoints", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write the checkpoints of unfinished cells to this file, for `bench import`.",
+)  # fmt: skip
+def export(store: Path, cells: tuple[str, ...], to: Path | None, checkpoints: Path | None) -> None:
+    """Carry results or checkpoints out of a run directory.
+
+    With --to, results go where they may be kept for good, without a digit lost: records, scores at the report steps,
+    curves, small networks; checkpoints of unfinished cells into its folder unfinished. With --checkpoints, what another
+    machine needs to go on, in one file.
+    """
+    from bench.cells.carry import compact, pack
+    from bench.terminal import tables
+
+    if (to is None) == (checkpoints is None):
+        raise BenchError("Say where to: --to FOLDER for results, or --checkpoints FILE for what is unfinished.")
+    if to:
+        tables.merged(compact(store, to, cells), to)
+    if checkpoints:
+        for line in (*pack(store, checkpoints, cells), f"written to {checkpoints}"):
+            click.echo(line)
+
+
+@main.command("import")
+@json_option
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FOLDER", help="The run directory.")
+def import_(file: Path, out: Path) -> None:
+    """Take in checkpoints that `bench export` wrote.
+
+    The command that began the cells goes on with them in the run directory, to the digest of a run that never moved.
+    """
+    from bench.cells.carry import unpack
+    from bench.terminal import tables
+
+    tables.merged(unpack(file, out), out)
 
 
 @main.group()

@@ -19,6 +19,10 @@ KEYS = ["suite", "setting", "norm"]  # algorithms are compared where these agree
 FURTHER = {  # metrics that stand beside the headline: how far predictions can be believed
     "nll": "negative log-likelihood of the targets, – where a method predicts no distribution",
     "gap": "nll above that of the tasks' exact posterior, for each target by itself",
+    "needed": "points after which a task counts as learned, all of them where it never does",
+    "reached": "tasks that count as learned in their rounds",
+    "regret": "a round's mean above that of the same learner as it is at the stream's end, the leader of all tasks",
+    "forgetting": "how much worse than in its round a task is met at the stream's end, on points that were never given",
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
 
@@ -55,6 +59,15 @@ class Cube:
     def mean(self, step: int) -> Interval:
         """The mean after an inner step; its interval stays within the metric's range."""
         return statistics.bounded(self.at(step), self.metric.low, self.metric.high)
+
+    def heavy(self, step: int) -> bool:
+        """Whether the mean is infinite, or that of single tasks."""
+        return statistics.heavy_tailed(self.at(step), self.better)
+
+    def worse(self, step: int) -> int:
+        """How many scores are worse than knowing nothing."""
+        scores = self.at(step)
+        return int(np.count_nonzero(scores > self.floor if self.better == "lower" else scores < self.floor))
 
     @property
     def better(self) -> Better:
@@ -98,12 +111,13 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
     """Of each suite the scores by one metric."""
     if frame.empty:
         return []
-    suites, arms = (cells.drop_duplicates(key).set_index(key) for key in ("suite", "arm"))
+    arms = cells.drop_duplicates("arm").set_index("arm")
     names = frame["suite"].map({suite: metric.name for suite, metric in wanted.items()})
     made = []
     for keys, part in frame[frame["metric"] == names].groupby([*KEYS, "arm"], sort=False):
         suite, setting, norm, arm = map(str, keys)
         metric = wanted[suite]
+        part = _shared_steps(part)
         values = part.sort_values(["step", "seed", "task"])["value"].to_numpy(dtype=float)
         steps, seeds, tasks = (tuple(np.unique(part[name]).tolist()) for name in ("step", "seed", "task"))
         worst = np.inf if metric.better == "lower" else -np.inf
@@ -111,8 +125,8 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
             Cube(
                 *(suite, setting, norm, str(arms["algorithm"][arm]), arm),
                 metric=metric,
-                floor=float(suites["floor"][suite]),
-                report_steps=tuple(suites["report_steps"][suite]),
+                floor=float(arms["floor"][arm]),
+                report_steps=tuple(arms["report_steps"][arm]),
                 seeds=seeds,
                 tasks=tasks,
                 steps=steps,
@@ -120,6 +134,12 @@ def _cubes(frame: pd.DataFrame, cells: pd.DataFrame, wanted: dict[str, Metric]) 
             )
         )
     return made
+
+
+def _shared_steps(part: pd.DataFrame) -> pd.DataFrame:
+    """The inner steps at which every seed has scores: where results are kept compact, some steps are left out."""
+    counts = part.groupby("step")["seed"].nunique()
+    return part if counts.nunique() == 1 else part[part["step"].isin(counts.index[counts == counts.max()])]
 
 
 def compare(made: Iterable[Cube]) -> pd.DataFrame:
@@ -137,7 +157,7 @@ def compare(made: Iterable[Cube]) -> pd.DataFrame:
 
 def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     better = group[0].better
-    heavy = [statistics.heavy_tailed(cube.at(step), better) for cube in group]
+    heavy = [cube.heavy(step) for cube in group]
     by = "median" if any(heavy) else "mean"
     means = [cube.mean(step) for cube in group]
     robust = [cube.robust(step) for cube in group]
@@ -161,7 +181,7 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 "seeds": len(cube.seeds),
                 "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
-                "worse": _worse(cube, step),
+                "worse": cube.worse(step),
                 "by": by,
                 "mark": "best" if i == best else "level" if level else "",
                 **_named("behind_", apart, "behind"),
@@ -173,12 +193,6 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _worse(cube: Cube, step: int) -> int:
-    """How many scores are worse than knowing nothing."""
-    scores = cube.at(step)
-    return int(np.count_nonzero(scores > cube.floor if cube.better == "lower" else scores < cube.floor))
-
-
 def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
     """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
 
@@ -188,7 +202,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
         step = group[0].last
-        by = "median" if any(statistics.heavy_tailed(cube.at(step), cube.better) for cube in group) else "mean"
+        by = "median" if any(cube.heavy(step) for cube in group) else "mean"
         pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
         p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
         for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):
@@ -219,6 +233,7 @@ def orders(cells: pd.DataFrame) -> pd.DataFrame:
     none with fewer than three seeds.
     """
     done = cells[(cells["outcome"] == "finished") & cells["seconds_per_iteration"].notna()] if len(cells) else cells
+    done = done[done["domain"] == ""] if len(done) else done
     rows = []
     arms = [(part.iloc[0], part.set_index("seed")) for _, part in done.groupby("arm", sort=False)] if len(done) else []
     for second, its in arms:

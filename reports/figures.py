@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, ParamSpec
@@ -33,6 +34,9 @@ STYLE: dict[Any, Any] = {
 }
 MARKERS, DASHES = "osD^vPX<>*", ("-", "--", "-.", ":")
 ROW = 3  # panels beside each other
+TITLE = 36  # characters in a line of a panel's title
+LONG = 60  # more steps than these are drawn on a logarithmic scale
+WINDOWS = 10  # a running mean over tasks is over a tenth of them
 BEYOND = 30  # errors over this many times that of knowing nothing leave the picture
 P = ParamSpec("P")
 
@@ -74,8 +78,10 @@ def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 @_styled
-def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) -> Figure:
-    """The score after 0..K inner steps with its 95 % interval over seeds and tasks; one suite, one panel a setting.
+def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, after: str = "inner steps") -> Figure:
+    """The score after 0..K inner steps, or points of a stream, with its 95 % interval over seeds and tasks.
+
+    One suite, one panel a setting.
 
     Means of what has a unit; medians on a logarithmic scale of errors, whose means single tasks spoil.
     """
@@ -93,14 +99,51 @@ def adaptation(cubes: Sequence[Cube], look: Looks, metric: str, floor: float) ->
             middle, low, high = (np.array(column) for column in zip(*each, strict=True))
             ax.plot(cube.steps, middle, label=cube.algorithm, **look[cube.algorithm]._asdict())
             ax.fill_between(cube.steps, low, high, color=look[cube.algorithm].color, alpha=0.15, linewidth=0)
+        floor = next(cube.floor for cube in cubes if (cube.setting, cube.norm) == (setting, norm))
         ax.axhline(floor, color=GREY, linestyle=":", linewidth=1, label="knowing nothing")
-        ax.set_title(setting if norm == "none" else f"{setting}, {norm}")
-        ax.set_xlabel("inner steps")
+        ax.set_title(textwrap.fill(setting if norm == "none" else f"{setting}, {norm}", TITLE))
+        ax.set_xlabel(after)
+        if cubes[0].last > LONG:
+            ax.set_xscale("symlog", linthresh=max(1, cubes[0].steps[1]))
         if errors:
             ax.set_yscale("log")
     if errors:  # once all is drawn: the panels share the axis
-        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * floor))
+        axes[0].set_ylim(top=min(axes[0].get_ylim()[1], BEYOND * max(cube.floor for cube in cubes)))
     axes[0].set_ylabel(f"{metric}, {'median' if errors else 'mean'} and 95 % interval")
+    _legend(figure, axes)
+    return figure
+
+
+@_styled
+def rounds(scores: pd.DataFrame, look: Looks, metric: str, steps: Sequence[int], better: str) -> Figure:
+    """A stream's scores against the number of the task: after so many of its points, and the points that it needed.
+
+    Lines are means over seeds, bands reach from the lowest seed to the highest; both of running means over tasks.
+
+    Args:
+        scores: rows of reports.frame.tidy of one suite, by its headline and by `needed`.
+        look: of every algorithm.
+        metric: the headline in words.
+        steps: the numbers of points after which it is drawn.
+        better: which scores are.
+    """
+    drawn = {step: scores[(scores["step"] == step) & (scores["metric"] != "needed")] for step in steps}
+    panels = {f"{metric} after {step} points": rows for step, rows in drawn.items()}
+    panels["points needed"] = scores[scores["metric"] == "needed"]
+    window = max(1, scores["task"].nunique() // WINDOWS)
+    figure, axes = _panels(len(panels), 3.2, 2.9)
+    for ax, (title, rows) in zip(axes, panels.items(), strict=False):
+        for algorithm, part in rows.groupby("algorithm", sort=False):
+            seeds = part.pivot_table(index="task", columns="seed", values="value").rolling(window, min_periods=1).mean()
+            own, middle = look[str(algorithm)], seeds.mean(axis=1)
+            ax.plot(seeds.index + 1, middle, color=own.color, linestyle=own.linestyle, label=algorithm)
+            ax.fill_between(
+                seeds.index + 1, seeds.min(axis=1), seeds.max(axis=1), color=own.color, alpha=0.15, linewidth=0
+            )
+        ax.set(xlabel="task of the stream", title=title)
+        if better == "lower" and title != "points needed" and (rows["value"] > 0).all():
+            ax.set_yscale("log")
+    axes[-1].set_ylim(bottom=0)
     _legend(figure, axes)
     return figure
 

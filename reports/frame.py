@@ -10,7 +10,7 @@ from bench.core.records import Record, Tuning
 
 COLUMNS = [
     *("suite", "setting", "norm", "algorithm", "seed", "task", "step", "metric", "value"),
-    *("iterations", "selection", "engine", "cell", "arm", "parameters"),
+    *("iterations", "selection", "engine", "cell", "arm", "parameters", "domain"),
     *("seconds_per_iteration", "train_seconds", "peak_bytes", "environment_steps"),
 ]
 
@@ -18,19 +18,23 @@ COLUMNS = [
 def tidy(results: Iterable[tuple[Record, pd.DataFrame]]) -> pd.DataFrame:
     """Every task's score at every inner step of all finished cells, with the columns of `COLUMNS`.
 
-    `arm` is the hash of a cell's specification without its seed; `parameters` is JSON of all the algorithm's.
+    `arm` is the hash of a cell's specification without its seed; `parameters` is JSON of all the algorithm's. Where the
+    tasks are of another domain, `domain` names it, and so does `setting`; such rows come last.
     """
-    parts = [scores.assign(**{name: about[name] for name in COLUMNS if name not in scores})
-             for about, scores in ((_about(record), scores) for record, scores in results)]  # fmt: skip
+    parts = [scores.assign(setting=[_setting(record, name) for name in scores["setting"]],
+                           **{name: value for name, value in _about(record).items() if name in COLUMNS
+                              and name not in scores})
+             for record, scores in sorted(results, key=lambda pair: _away(pair[0]))]  # fmt: skip
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 
 
 def cells(records: Iterable[Record]) -> pd.DataFrame:
     """One row per cell, whatever became of it: what was run, what it cost and how its scores are to be read.
 
-    `algorithm` is the label of one arm alone; `base` is the same without what tells it from others.
+    `algorithm` is the label of one training alone, wherever it is scored; `base` is the same without what tells it from
+    others. Cells that are scored on another domain come last.
     """
-    records = list(records)
+    records = sorted(records, key=_away)
     if not records:
         return pd.DataFrame()
     made = pd.DataFrame([_about(record) for record in records])
@@ -57,13 +61,15 @@ def _about(record: Record) -> dict[str, Any]:
         "train_seconds": record.train_seconds,
         "peak_bytes": _number(record.peak_bytes),
         "environment_steps": _number(record.environment_steps),  # where interaction is counted
+        "domain": spec.domain.suite.label if spec.domain else "",
+        "home": spec.home.arm,
         "trials": len(tuning.trials) if tuning else 0,
         "tuning_iterations": tuning.spent if tuning else 0,
         # what follows is not repeated in every row of scores
         "suite_name": spec.suite.name,
         "suite_given": json.dumps(spec.suite.given, sort_keys=True),
         "algorithm_name": spec.algorithm.name,
-        "setting": next(iter(spec.manifests), "/").rpartition("/")[0],
+        "setting": _setting(record, next(iter((spec.domain or spec).manifests), "/").rpartition("/")[0]),
         "norm": spec.norm,
         "device": spec.device,
         "threads": spec.threads,
@@ -75,7 +81,7 @@ def _about(record: Record) -> dict[str, Any]:
         "selected": json.dumps({**tuned, **record.selected}, sort_keys=True, default=str),
         "compile_seconds": record.compile_seconds,
         "evaluate_seconds": record.evaluate_seconds,
-        "test_seconds": json.dumps(record.test_seconds),
+        "test_seconds": json.dumps({_setting(record, name): value for name, value in record.test_seconds.items()}),
         "finished": record.finished,
         "digest": record.digest,
         "metric": judged.headline.name,
@@ -83,9 +89,20 @@ def _about(record: Record) -> dict[str, Any]:
         "better": judged.headline.better,
         "metrics": judged.metrics,
         "report_steps": judged.report_steps,
+        "after": judged.after,
         "floor": judged.floor,
         "caveat": judged.caveat,
     }
+
+
+def _setting(record: Record, setting: str) -> str:
+    """A setting of the domain that a cell is scored on says which."""
+    domain = record.spec.domain
+    return f"on {domain.suite.label}: {setting}" if domain else setting
+
+
+def _away(record: Record) -> bool:
+    return record.spec.domain is not None
 
 
 def _number(value: float | None) -> float:
@@ -147,13 +164,14 @@ def _trials(suite: str, algorithm: str, arm: str, sweep: Tuning) -> Iterator[dic
 
 
 def _told_apart(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with as much added to an algorithm's label as it takes to be that of one arm."""
-    arms = frame.drop_duplicates(["suite", "arm"])
+    """The frame with as much added to an algorithm's label as it takes to be that of one arm's training."""
+    arms = frame.drop_duplicates(["suite", "home"])
     names = arms["algorithm"]
-    for column in ("iterations", "selection", "engine", "arm"):  # in a store that has grown, several may differ
+    for column in ("iterations", "selection", "engine", "home"):  # in a store that has grown, several may differ
         group = [arms["suite"], names]
-        shared = arms.groupby(group)["arm"].transform("nunique") > 1
+        shared = arms.groupby(group)["home"].transform("nunique") > 1
         differs = arms.groupby(group)[column].transform("nunique") > 1
-        names = names.where(~(shared & differs), names + f", {column} " + arms[column].astype(str))
-    apart = dict(zip(zip(arms["suite"], arms["arm"], strict=True), names, strict=True))
-    return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["arm"], strict=True)])
+        what = "arm" if column == "home" else column
+        names = names.where(~(shared & differs), names + f", {what} " + arms[column].astype(str))
+    apart = dict(zip(zip(arms["suite"], arms["home"], strict=True), names, strict=True))
+    return frame.assign(algorithm=[apart[key] for key in zip(frame["suite"], frame["home"], strict=True)])

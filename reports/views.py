@@ -3,27 +3,36 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from bench.core.labels import span
 from bench.core.metric import Metric
 from bench.core.records import Record
 from reports.comparison import FURTHER, compare, cubes, further
 from reports.frame import cells
-from reports.statistics import Interval
+from reports.statistics import Interval, bounded
 
 NONE = "–"
 COMPARED = ["suite", "setting", "norm", "algorithm", "arm", "over", "by", "heavy", "worse"]
 MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of the paired difference holds 0)"
+OF_ROUNDS = ("needed", "reached", "regret")  # of a whole round, not of some number of points
+PARTS = 3  # into which a table cuts a stream
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
 )  # fmt: skip
+VERDICTS = (
+    "inside: our 95 % interval holds the published value, or the published one ours; outside: with ours minus the "
+    "original value, or the first of others, and wherever single tasks make the mean; differs in protocol: likewise, "
+    "but the note says what is not the same; running: meta-iterations so far; not run: what it takes here at most. "
+    "original: of the method's own authors."
+)
 ADAPTING = "adapt ms/task"  # of each setting, where other costs are of the training
 Mark = Literal["", "best", "level"]
 
@@ -82,12 +91,19 @@ class View:
 
 
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
-    """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them."""
+    """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them.
+
+    After it that of domains, if there are any, and how a stream went as tasks came.
+    """
     if not records:
         return []
     known = cells(records)
     compared, beside = compare(cubes(frame, known)), further(frame, known)
-    return [comparison(suite, compared, beside, known) for suite in dict.fromkeys(known["suite"])]
+    suites = dict.fromkeys(known["suite"])
+    each = [
+        (comparison(s, compared, beside, known), domains(s, compared, known), rounds(s, frame, known)) for s in suites
+    ]
+    return [view for some in each for view in some if view.rows]
 
 
 def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
@@ -123,6 +139,43 @@ def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: 
     return _view(f"comparison-{slug(suite)}", suite, rows, list(_said(here, beside, mine, rivals > 1)))
 
 
+def domains(suite: str, compared: pd.DataFrame, known: pd.DataFrame) -> View:
+    """What was trained on one suite, on its own test tasks beside those of other domains; no rows without any.
+
+    Ranks may change between them (Setlur, Li, Smith 2021, arXiv:2102.11503).
+
+    Args:
+        suite: its label.
+        compared: reports.comparison.compare.
+        known: reports.frame.cells.
+    """
+    mine = known[known["suite"] == suite].drop_duplicates("arm").set_index("arm")
+    if (mine["domain"] == "").all() or not len(compared):
+        return View(f"domains-{slug(suite)}", suite, (), ())
+    here = compared[compared["suite"] == suite]
+    own = mine.loc[here["arm"]]
+    last = np.array([steps[-1] for steps in own["report_steps"]])
+    here = here[(here["setting"].to_numpy() == own["setting"].to_numpy()) & (here["step"].to_numpy() == last)]
+    rows: dict[tuple[str, str], dict[str, Entry]] = {}
+    for (setting, norm), part in here.groupby(["setting", "norm"], sort=False):
+        by = part["by"].iloc[0]
+        ranks = part[by].rank(ascending=mine.loc[part["arm"].iloc[0], "better"] == "lower", method="min")
+        for row, rank in zip(part.to_dict("records"), ranks, strict=True):
+            ends = ("low", "high") if by == "mean" else ("median_low", "median_high")
+            found = Interval(row[by], *(row[end] for end in ends))
+            text = f"{plus_minus(found) if by == 'mean' else spanned(found)} ({rank:.0f})"
+            key = (str(mine.loc[row["arm"], "home"]), norm)
+            entry = Entry(text, found.value, row["mark"] if len(part) > 1 else "", interval=found)
+            names = {name: Entry(str(row[name]), str(row[name])) for name in ("algorithm", "norm")}
+            rows.setdefault(key, names)[f"{setting}{' (median)' if by == 'median' else ''}"] = entry
+    about = mine.iloc[0]
+    notes = [
+        f"{_with_unit(about['metrics'][0])} @{last[0]}, trained on {suite} alone; in brackets the rank in its column",
+        MARKS,
+    ]
+    return _view(f"domains-{slug(suite)}", f"{suite}: in its own domain and in others", list(rows.values()), notes)
+
+
 def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
     return {name: Entry(str(row[name]), str(row[name])) for name in ("algorithm", "setting", "norm")}
 
@@ -149,7 +202,7 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
     """What must be said with a comparison."""
     about = mine.iloc[0]
     yield (
-        f"{_with_unit(about['metrics'][0])} after @k inner steps, mean ± 95 % interval over {_over(here)}; "
+        f"{_with_unit(about['metrics'][0])} after @k {about['after']}, mean ± 95 % interval over {_over(here)}; "
         f"{about['better']} is better; knowing nothing: {about['floor']:.3g}"
     )
     shown = set(beside.loc[beside["suite"] == about["suite"], "metric"])
@@ -189,11 +242,40 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
 
 
 def _column(metric: Metric, step: int) -> str:
-    return f"{_with_unit(metric)} @{step}"
+    return _with_unit(metric) if metric.name in OF_ROUNDS else f"{_with_unit(metric)} @{step}"
 
 
 def _with_unit(metric: Metric) -> str:
     return f"{metric.name} {metric.unit}".strip()
+
+
+def rounds(suite: str, frame: pd.DataFrame, known: pd.DataFrame) -> View:
+    """What a stream's tasks needed, and what they reached with few points, part by part; no rows of other suites.
+
+    Args:
+        suite: its label.
+        frame: reports.frame.tidy.
+        known: reports.frame.cells.
+    """
+    mine = known[known["suite"] == suite]
+    here = frame[frame["suite"] == suite]
+    metrics: dict[str, Metric] = {metric.name: metric for metric in mine["metrics"].iloc[0]}
+    steps, labels = mine["report_steps"].iloc[0], dict(zip(mine["arm"], mine["algorithm"], strict=True))
+    shown = {"needed": steps[-1], mine["metric"].iloc[0]: steps[0]} if (here["metric"] == "needed").any() else {}
+    rows = []
+    for arm, own in here.groupby("arm", sort=False) if shown else ():
+        row = {"algorithm": Entry(labels[str(arm)], labels[str(arm)])}
+        for name, step in shown.items():
+            scores = own[(own["metric"] == name) & (own["step"] == step)].pivot(index="seed", columns="task")["value"]
+            for tasks in np.array_split(scores.columns.to_numpy(), min(PARTS, len(scores.columns))):
+                found = bounded(scores[tasks].to_numpy(), metrics[name].low, metrics[name].high)
+                points = "" if name == "needed" else f" @{step}"
+                which = f"task {tasks[0] + 1}" if len(tasks) == 1 else f"tasks {tasks[0] + 1} to {tasks[-1] + 1}"
+                column = f"{_with_unit(metrics[name])}{points}, {which}"
+                row[column] = Entry(plus_minus(found), found.value, interval=found)
+        rows.append(row)
+    note = f"mean ± 95 % interval; needed: {FURTHER['needed']}; tasks are numbered as they come, after the known ones"
+    return _view(f"rounds-{slug(suite)}", f"{suite}: as tasks come", rows, [note])
 
 
 def differences(suite: str, pairs: pd.DataFrame) -> View:
@@ -293,6 +375,64 @@ def published(rows: pd.DataFrame) -> View:
     return _view("published", "Beside published values", shown, [note])
 
 
+def reproduced(rows: pd.DataFrame) -> list[View]:
+    """Published values of each suite beside ours: a row for what one command reaches in one setting and inner step.
+
+    Args:
+        rows: bench.reporting.reproduce.reproduced.
+    """
+    return [_reproduced(str(suite), part) for suite, part in rows.groupby("suite", sort=False)]
+
+
+def _reproduced(suite: str, part: pd.DataFrame) -> View:
+    notes: dict[str, int] = {}  # sources and reasons, numbered as they come
+
+    def note(text: str) -> str:
+        return f" [{notes.setdefault(text, len(notes) + 1)}]" if text else ""
+
+    shown = []
+    same = ["setting", "algorithm", "step", "norm", "command"]
+    for _, values in part.groupby(same, sort=False, dropna=False):
+        # Two values of one source are of two protocols of its own.
+        first = values.iloc[int((values["origin"] == "original").argmax())]
+        ours = Interval(
+            *(float(first[name]) if pd.notna(first[name]) else math.nan for name in ("ours", "low", "high"))
+        )
+        seeds = f" ({first['seeds']} seed{'s' if first['seeds'] > 1 else ''})" if first["seeds"] else ""
+        step = "" if pd.isna(first["step"]) else f"{first['step']} step{'' if first['step'] == 1 else 's'}"
+        after = ", ".join(filter(None, (step, "" if pd.isna(first["norm"]) else str(first["norm"]))))
+        texts: dict[str, list[str]] = {"original": [], "others": []}
+        for row in values.to_dict("records"):
+            source = f"{row['source']}, {row['grade']}" + ("" if pd.isna(row["notes"]) else f": {row['notes']}")
+            half = "" if pd.isna(row["ci95"]) else f" ± {row['ci95']:g}"
+            order = " (first order)" if row["algorithm"] == "fomaml" else ""
+            texts[row["origin"]].append(f"{row['value']:g}{half}{order}{note(source)}")
+        entries = {
+            "suite": str(first["run_suite"]),
+            "setting": NONE if pd.isna(first["setting"]) else str(first["setting"]),
+            "method": str(first["run_algorithm"]),
+            "after": after or NONE,
+            **{origin: "; ".join(found) or NONE for origin, found in texts.items()},
+            "ours": NONE if math.isnan(ours.value) else plus_minus(ours) + seeds,
+            "verdict": _verdict(first, note),
+        }
+        shown.append({name: Entry(text, text) for name, text in entries.items()})
+    return _view(f"reproduce-{suite}", suite, shown, [f"[{number}] {text}" for text, number in notes.items()])
+
+
+def _verdict(row: "pd.Series[Any]", note: Callable[[str], str]) -> str:
+    word, how, unit = str(row["verdict"]), str(row["how"]), "" if pd.isna(row["unit"]) else f" {row['unit']}"
+    gap = "" if pd.isna(row["gap"]) else f", {row['gap']:+.3g}{unit}".replace("-", "−").replace("inf", "∞")
+    if word == "not run":
+        known = f": up to {span(row['seconds'])} here" if pd.notna(row["seconds"]) else ""
+        return word + known + note(how) + note(str(row["differs"]))
+    if word == "running":
+        return f"{word}: {how}{gap}" + note(str(row["differs"]))
+    if word in ("diverged", "not scored"):
+        return word + note(how)
+    return word + ("" if word == "inside" else gap) + note(how) + note(str(row["differs"]))
+
+
 def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
     """Every cell with its outcome, its specification and its log.
 
@@ -308,6 +448,7 @@ def cells_of(cells: pd.DataFrame, links: dict[str, str]) -> View:
                 "cell": Entry(row["cell"], row["cell"], link=f"{folder}/spec.json" if folder else ""),
                 "log": Entry("log", "", link=f"{folder}/log.txt" if folder else ""),
                 **{name: Entry(str(row[name]), str(row[name])) for name in ("suite", "algorithm")},
+                "scored on": Entry(row["domain"] or NONE, row["domain"]),
                 "seed": Entry(str(row["seed"]), row["seed"]),
                 "iterations": Entry(f"{row['iterations']:,}", row["iterations"]),
                 "outcome": Entry(row["outcome"], row["outcome"]),
@@ -355,7 +496,7 @@ def summary(compared: pd.DataFrame, orders: pd.DataFrame, cells: pd.DataFrame) -
         norm = "" if about["norm"] == "none" else f", {about['norm']}"
         text = (
             f"On {suite} ({about['setting']}{norm}) {best['algorithm']} is best of {len(rows)}: {about['metric']} "
-            f"{value}{unit} after {best['step']} inner steps, over {best['tasks']} tasks and {best['seeds']} "
+            f"{value}{unit} after {best['step']} {about['after']}, over {best['tasks']} tasks and {best['seeds']} "
             f"seed{'s' if best['seeds'] > 1 else ''}."
         )
         if len(level):

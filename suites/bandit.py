@@ -28,9 +28,9 @@ class Arms:
     def reset(self, tasks: Tensor, trajectories: int, generator: Generator) -> Tensor:
         """The same observation for all, [T, B, O]."""
         self.chances = tasks.unsqueeze(1).expand(-1, trajectories, -1)  # [T, B, A]
-        self.luck = torch.rand(self.horizon, *self.chances.shape[:2], generator=generator)
+        self.luck = torch.rand(self.horizon, *self.chances.shape[:2], generator=generator).to(tasks.device)
         self.time = 0
-        self.observation = self.chances if self.told else torch.ones(*self.chances.shape[:2], 1)
+        self.observation = self.chances if self.told else torch.ones_like(self.chances[..., :1])
         return self.observation
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,9 +53,11 @@ class Bandit(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(5, 20, 10),
         "quick": Budget(50, 200, 40),
+        "standard": Budget(200),
         "paper": Budget(200),
     }
     validate_every: ClassVar[int] = 10
+    of_tensors: ClassVar[bool] = True
     manifests: ClassVar[dict[str, str]] = published()["bandit"]
 
     @property

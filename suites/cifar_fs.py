@@ -20,6 +20,7 @@ from bench.core.errors import DataError
 from bench.core.images import image_files
 from suites import published
 from suites.parts import photographs
+from suites.parts.fewshot import Queries
 from suites.parts.photographs import SPLITS, By, ColourImages
 
 SHAPE = (3, 32, 32)
@@ -31,8 +32,10 @@ class CifarFS(ColourImages):
     """N-way K-shot classification of photographs, 32x32, values from 0 to 1."""
 
     queries: Annotated[
-        int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
-    ] = 15
+        Queries,
+        Field(description="query photographs per class; the paper's code tests with as many as shots; dirichlet: of "
+              "each class another number (Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = 15  # fmt: skip
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
     manifests: ClassVar[dict[str, str]] = published()["cifar_fs"]
 
@@ -107,9 +110,5 @@ def _by_split(found: dict[str, list[tuple[str, NDArray[np.uint8]]]]) -> Iterator
     """By the names of the files, so that every layout gives the same order."""
     splits = split_of()
     for split in SPLITS:
-        own = {
-            name: sorted(images, key=lambda pair: pair[0])
-            for name, images in found.items()
-            if splits.get(name) == split
-        }
-        yield {name: [image for _, image in images] for name, images in own.items()}
+        for name in sorted(name for name in found if splits.get(name) == split):
+            yield {name: [image for _, image in sorted(found.pop(name), key=lambda pair: pair[0])]}

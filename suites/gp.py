@@ -86,6 +86,7 @@ class GP(Regression):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
+        "standard": Budget(20_480),  # a fifth of the paper's
         "paper": Budget(102_400),  # 100 epochs of 2^14 tasks
     }
     validate_every: ClassVar[int] = 5_000

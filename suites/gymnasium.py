@@ -72,6 +72,7 @@ class Gymnasium(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(2, 4, 2),
         "quick": Budget(50, 40, 10),
+        "standard": Budget(200, 40, 40),
         "paper": Budget(500, 40, 40),
     }
     validate_every: ClassVar[int] = 25

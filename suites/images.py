@@ -21,9 +21,10 @@ from bench.core.data import data_dir
 from bench.core.errors import DataError
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Split
-from suites.parts.fewshot import Classes
+from suites.parts.fewshot import Classes, Queries
 from suites.parts.folders import SHOWN, Collection, collected
 from suites.parts.photographs import ColourImages
+from suites.parts.queries import Unbalanced
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 STAND_IN = {"train": 64, "validation": 16, "test": 20}  # classes, where there is no data to be timed with
@@ -47,7 +48,11 @@ class OwnImages(ColourImages):
               "path,class; where --data-dir is given, also below that"),
     ] = ""  # fmt: skip
     size: Annotated[int, Field(ge=16, le=512, description="pixels on a side, to which images are resized")] = 84
-    queries: Annotated[int | None, Field(ge=1, description="query images per class; None: as many as shots")] = 15
+    queries: Annotated[
+        Queries,
+        Field(description="query images per class; None: as many as shots; dirichlet: of each class another number "
+              "(Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = 15  # fmt: skip
     split: Annotated[
         Literal["classes", "within"],
         Field(description="test on other classes, or on other images of the same ones (within), for few classes"),
@@ -179,17 +184,17 @@ class OwnImages(ColourImages):
         """The numbers of a split's classes."""
         return self.pools[split].classes
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+    def drawn(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
         """As of any image suite, of classes that differ in how many images they have."""
         pool = self.pools[split]
         chosen = torch.rand(count, len(pool.classes), generator=generator).argsort(1)[:, : self.ways]
         draws = torch.rand(*chosen.shape, pool.images.shape[1], generator=generator)
         there = torch.arange(pool.images.shape[1]) < pool.counts[chosen].unsqueeze(-1)
-        order = draws.masked_fill(~there, 2.0).argsort(-1)[..., : self.needed]
-        drawings = pool.images[chosen].gather(-1, order)
-        return Classes(pool.classes[chosen], torch.zeros_like(chosen), drawings)
+        order = pool.images[chosen].gather(-1, draws.masked_fill(~there, 2.0).argsort(-1))
+        turns = torch.zeros_like(chosen)
+        return self.dealt(split, pool.classes[chosen], turns, order, pool.counts[chosen], generator)
 
-    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+    def images(self, tasks: Classes | Unbalanced, drawings: Tensor) -> Tensor:
         """[T, W, S] numbers of images -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[drawings].flatten(1, 2).float() / 255
 

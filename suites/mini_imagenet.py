@@ -19,6 +19,7 @@ from pydantic import Field
 from bench.core.errors import DataError
 from suites import published
 from suites.parts import photographs
+from suites.parts.fewshot import Queries
 from suites.parts.photographs import By, ColourImages
 
 SHAPE = (3, 84, 84)
@@ -30,8 +31,10 @@ class MiniImagenet(ColourImages):
     """N-way K-shot classification of photographs, 84x84, values from 0 to 1."""
 
     queries: Annotated[
-        int | None, Field(ge=1, description="query photographs per class; the paper's code tests with as many as shots")
-    ] = 15
+        Queries,
+        Field(description="query photographs per class; the paper's code tests with as many as shots; dirichlet: of "
+              "each class another number (Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = 15  # fmt: skip
     image_shape: ClassVar[tuple[int, ...]] = SHAPE
     manifests: ClassVar[dict[str, str]] = published()["mini_imagenet"]
 
@@ -55,14 +58,14 @@ def _from_csv(folder: Path) -> Iterator[By]:
         path = _first(folder, [f"{name}.csv" for name in names])
         if path is None:
             return
-        split: By = {}
+        files: dict[str, list[Path]] = {}
         with path.open(newline="") as file:
             for row in csv.DictReader(file):
                 if not {"filename", "label"} <= set(row):
                     raise DataError(f"{path} has no columns filename and label. Get the split of Ravi and Larochelle.")
-                image = photographs.decode(folder / "images" / Path(row["filename"]).name, SHAPE)
-                split.setdefault(row["label"], []).append(image)
-        yield split
+                files.setdefault(row["label"], []).append(folder / "images" / Path(row["filename"]).name)
+        for label in sorted(files):
+            yield {label: [photographs.decode(image, SHAPE) for image in files[label]]}
 
 
 def _from_pickles(folder: Path) -> Iterator[By]:
@@ -72,7 +75,8 @@ def _from_pickles(folder: Path) -> Iterator[By]:
             return
         content = photographs.unpickle(path)
         try:
-            yield {str(k): list(content["image_data"][rows]) for k, rows in content["class_dict"].items()}
+            for label in sorted(content["class_dict"]):
+                yield {str(label): list(content["image_data"][content["class_dict"][label]])}
         except (KeyError, TypeError, IndexError, AttributeError):
             raise DataError(f"{path} does not hold image_data and class_dict. Get an intact copy.") from None
 

@@ -82,9 +82,11 @@ class Navigation2D(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(2, 8, 4),
         "quick": Budget(100, 40, 40),
+        "standard": Budget(100, 40, 40),
         "paper": Budget(500, 40, 40),
     }
     validate_every: ClassVar[int] = 10
+    of_tensors: ClassVar[bool] = True
     manifests: ClassVar[dict[str, str]] = published()["navigation2d"]
 
     @property

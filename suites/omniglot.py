@@ -7,8 +7,9 @@ induction", Science 2015.
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Generator, Tensor
 
 from bench.core.data import Archive, Dataset
 from bench.core.errors import DataError, unknown
 from bench.core.types import Split
 from suites import published
-from suites.parts.fewshot import Images
+from suites.parts.fewshot import Images, permutations
 
 SOURCE = "https://github.com/brendenlake/omniglot"
 BACKGROUND = Archive(
@@ -37,6 +38,8 @@ EVALUATION = Archive(
 )
 DATA = Dataset("omniglot", (BACKGROUND, EVALUATION), f"MIT, (c) 2015 Brenden Lake, {SOURCE}")
 CHARACTERS = Path(__file__).parent / "assets" / "omniglot_characters.txt"
+VINYALS = CHARACTERS.with_name("omniglot_vinyals.txt")
+SETTINGS = {"character": "", "alphabet": ", split by alphabet", "vinyals": ", split of Vinyals"}
 DRAWINGS, SIDE = 20, 28  # per character; in pixels
 VALIDATION_ALPHABETS = 5
 
@@ -46,8 +49,11 @@ class Omniglot(Images):
     """N-way K-shot classification of handwritten characters, 28x28, ink 1 on paper 0."""
 
     split: Annotated[
-        Literal["character", "alphabet"],
-        Field(description="1100/100/423 characters at random, or Lake's background and evaluation alphabets"),
+        Literal["character", "alphabet", "vinyals"],
+        Field(
+            description="1100/100/423 characters at random; Lake's background and evaluation alphabets; or the "
+            "1028/172/423 characters of Vinyals et al. 2016, where each quarter turn of one is a class (vinyals)"
+        ),
     ] = "character"
 
     data: ClassVar[Dataset] = DATA
@@ -56,7 +62,7 @@ class Omniglot(Images):
     @property
     def setting(self) -> str:
         """As papers name it."""
-        return super().setting + (", split by alphabet" if self.split == "alphabet" else "")
+        return super().setting + SETTINGS[self.split]
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -72,6 +78,15 @@ class Omniglot(Images):
         """The characters of a split."""
         return torch.from_numpy(split_indices(split, self.split))
 
+    def chosen(self, count: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        """As of any image suite; in Vinyals' split a task may hold a character and its quarter turn, as classes."""
+        if self.split != "vinyals":
+            return super().chosen(count, split, generator)
+        classes = self.classes_of(split)
+        self.check_ways(4 * len(classes), split)
+        places = permutations(count, 4 * len(classes), generator)[:, : self.ways]
+        return classes[places // 4], places % 4
+
 
 @cache
 def drawings() -> NDArray[np.uint8]:
@@ -81,7 +96,7 @@ def drawings() -> NDArray[np.uint8]:
 
 def names() -> tuple[str, ...]:
     """The 1623 characters, sorted, `images_background/Alphabet_of_the_Magi/character01` first."""
-    return tuple(_splits_by_character())
+    return tuple(_listed(CHARACTERS))
 
 
 @cache
@@ -90,11 +105,16 @@ def split_indices(split: str, by: str) -> NDArray[np.int64]:
 
     Args:
         split: "train", "validation" or "test".
-        by: "character" for 1100, 100 and 423 characters at random, as CHARACTERS lists them, or
+        by: "character" for 1100, 100 and 423 characters at random, as CHARACTERS lists them;
             "alphabet" for splits that share no alphabet: Lake's evaluation set is test; of the
-            background set, the 5 alphabets whose names come first by SHA-256 are validation.
+            background set, the 5 alphabets whose names come first by SHA-256 are validation; or
+            "vinyals" for the 1028, 172 and 423 characters that VINYALS lists, with its source.
     """
-    ways = {"character": _splits_by_character, "alphabet": _splits_by_alphabet}
+    ways: dict[str, Callable[[], dict[str, str]]] = {
+        "character": partial(_listed, CHARACTERS),
+        "alphabet": _splits_by_alphabet,
+        "vinyals": partial(_listed, VINYALS),
+    }
     if by not in ways:
         raise unknown("way to split Omniglot", by, ways)
     if split not in (allowed := ("train", "validation", "test")):
@@ -102,8 +122,8 @@ def split_indices(split: str, by: str) -> NDArray[np.int64]:
     return np.flatnonzero([assigned == split for assigned in ways[by]().values()])
 
 
-def _splits_by_character() -> dict[str, str]:
-    lines = CHARACTERS.read_text(encoding="utf-8").splitlines()
+def _listed(path: Path) -> dict[str, str]:
+    lines = path.read_text(encoding="utf-8").splitlines()
     pairs = (line.split() for line in lines if not line.startswith("#"))
     return {name: split for split, name in pairs}
 

@@ -45,6 +45,7 @@ class Polynomials(Regression):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
+        "standard": Budget(60_000),
         "paper": Budget(60_000),
     }
     validate_every: ClassVar[int] = 5_000

@@ -78,6 +78,7 @@ class Sinusoid(Regression):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
+        "standard": Budget(70_000),
         "paper": Budget(70_000),
     }
     validate_every: ClassVar[int] = 5_000

@@ -48,6 +48,7 @@ class SinusoidFreq(Sinusoid):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(100, 20, 10),
         "quick": Budget(10_000),
+        "standard": Budget(60_000),
         "paper": Budget(60_000),
     }
     manifests: ClassVar[dict[str, str]] = published()["sinusoid_freq"]

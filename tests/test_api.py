@@ -105,9 +105,9 @@ def said(*arguments: str) -> str:
 
 
 def test_every_command_that_makes_or_reads_a_run_directory_has_its_namesake_in_python() -> None:
-    for name in ("run", "tune", "report", "audit", "merge", "predict", "cost"):
+    for name in ("run", "tune", "report", "audit", "merge", "predict", "cost", "export", "import", "reproduce"):
         assert name in main.commands
-        assert callable(getattr(bench, name))
+        assert callable(getattr(bench, {"import": "import_"}.get(name, name)))
     with pytest.raises(AttributeError, match="no attribute 'meerge'"):
         bench.meerge  # noqa: B018
 

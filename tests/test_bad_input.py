@@ -77,7 +77,7 @@ def refused(result: Result, *words: str) -> None:
         ("suite", "glyphs[ways=2000]", ["ways=2000", "870 classes", "ways <= 870"]),
         ("suite", "glyphs[shots=15,queries=10]", ["need 25 drawings", "which has 20", "shots + queries <= 20"]),
         ("suite", "glyphs[norm=both]", ["unknown norm of glyphs 'both'", "inductive, transductive"]),
-        ("preset", "smok", ["'smok'", "'smoke', 'quick', 'paper'"]),
+        ("preset", "smok", ["'smok'", "'smoke', 'quick', 'standard', 'paper'"]),
         ("engine", "eagre", ["'eagre'", "'eager'"]),
         ("selection", "bets", ["'bets'", "'last', 'best'"]),
         ("seeds", "0", ["'0'", "how many seeds (3; from 1 to 1,000)"]),

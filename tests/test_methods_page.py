@@ -27,6 +27,7 @@ def catalogue() -> str:
             links = ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
             kinds = found.stated(name, "suits")
             meets = "any suite" if len(kinds) == ALL else ", ".join(kinds)
+            meets = "streams" if any(found.stated(name, "follows")) else meets
             rows.append(
                 f"| [`{name}`](../algorithms/{name}.py) | {found.names('algorithm')[name]} | {meets} | {links} |"
             )

@@ -56,9 +56,14 @@ def test_curve_and_scores_count_environment_steps(tmp_path: Path) -> None:
     assert set(scores.loc[scores["metric"] == "time-steps", "value"]) == {16}
 
 
-def test_every_task_is_acted_in_eagerly(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="run eagerly"):
-        plan(Request(suites=TINY, algos="maml", engine="compiled", **SMALL))
+def test_a_learner_that_watches_step_by_step_is_not_compiled_and_says_why(tmp_path: Path) -> None:
+    cells = plan(Request(suites=TINY, algos="maml,rl2", engine="compiled", **SMALL))
+    assert [cell.spec.engine for cell in cells] == ["compiled", "eager"]
+    with pytest.raises(BenchError, match="learn2learn has no suites whose tasks are acted in"):
+        plan(Request(suites=TINY, algos="maml", engine="learn2learn", **SMALL))
+    [record] = run(tmp_path, TINY, "rl2[meta_batch=3]", iterations=1, engine="compiled")
+    assert record.spec.engine == "eager"
+    assert "step by step" in record.why_engine
 
 
 @pytest.mark.slow

@@ -98,7 +98,7 @@ def learner(store: Store, cell: str, catalogue: Catalogue) -> Trained:
             f"{record.spec.suite.label} is a control suite: its learners adapt by acting in the suite's own tasks, not "
             f"to a support set. `bench draw {store.root} --algo {record.spec.algorithm.name}` shows what they do."
         )
-    return Trained(seen, label(record), record.spec.device)
+    return Trained(seen, label(record.spec), record.spec.device)
 
 
 def _given(suite: Suite, role: Role, given: Any, support: Data = None) -> Data:

@@ -21,9 +21,9 @@ from bench.core.threads import threads
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.planning.plan import Cell
-from bench.protocols.episodic import Episodic
+from bench.protocols import protocol_of
 from bench.storage.hold import Hold
-from bench.storage.store import Store
+from bench.storage.store import META, Store
 
 SAVE_EVERY = 30.0  # seconds between checkpoints, unless BENCH_SAVE_EVERY says otherwise
 log = logging.getLogger("bench")
@@ -92,7 +92,7 @@ class _Life:
     def __init__(self, cell: Cell, store: Store, hold: Hold, watch: Watch, deadline: Deadline) -> None:
         self.cell, self.store, self.hold, self.watch, self.deadline = cell, store, hold, watch, deadline
         self.spec = cell.spec
-        self.protocol = Episodic(cell.spec, cell.suite, cell.algorithm)
+        self.protocol = protocol_of(cell.spec, cell.suite, cell.algorithm, cell.domain)
 
     def record(self, peak: "PeakMemory") -> Record | None:
         state = self._state()
@@ -145,7 +145,9 @@ class _Life:
 
     def _checkpoint(self) -> Path | None:
         """Its own, or that of the longest of the cells from which it can go on."""
-        paths = (self.store.folder(cell) / "checkpoint.safetensors" for cell in (self.cell.id, *self.cell.goes_on_from))
+        paths = [self.store.folder(cell) / "checkpoint.safetensors" for cell in (self.cell.id, *self.cell.goes_on_from)]
+        if self.spec.domain:  # all that is left to do is to score what was learned
+            paths.append(self.store.folder(self.spec.home.id) / META)
         return next((path for path in paths if path.exists()), None)
 
     def _train(self, state: Training) -> bool:

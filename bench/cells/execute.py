@@ -62,9 +62,11 @@ def run_cells(
         BenchError: data are missing, the place is gone, or the store is somebody else's.
     """
     where = execution.place(store.root)
-    for cell in {repr(cell.suite): cell for cell in cells if store.record(cell.id) is None}.values():
+    open_ = [cell for cell in cells if store.record(cell.id) is None]
+    wanted = {repr(suite): (suite, cell) for cell in open_ for suite in (cell.suite, cell.domain) if suite}
+    for suite, cell in wanted.values():
         try:
-            cell.suite.check(cell.spec.split)  # missing data shows before anything is trained
+            suite.check(cell.spec.split)  # missing data shows before anything is trained
         except BenchError:
             raise
         except (
@@ -73,10 +75,14 @@ def run_cells(
         ) as error:  # the cell itself will tell of a plug-in's mistake
             log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
-    if where:
-        records = run_elsewhere(cells, store, watch, deadline, plugins, where, execution.retries)
-        return with_tuning(cells, records, store)
-    return with_tuning(cells, run_here(cells, store, watch, deadline, Catalogue(plugins)), store)
+    records: list[Record] = []
+    at_home, elsewhere = ([cell for cell in cells if bool(cell.domain) == there] for there in (False, True))
+    for some in (at_home, elsewhere) if at_home and elsewhere else (cells,):  # the latter go on from the former
+        if where:
+            records += run_elsewhere(some, store, watch, deadline, plugins, where, execution.retries)
+        else:
+            records += run_here(some, store, watch, deadline, Catalogue(plugins))
+    return with_tuning(cells, records, store)
 
 
 def run_here(cells: list[Cell], store: Store, watch: Watch, deadline: Deadline, catalogue: Catalogue) -> list[Record]:

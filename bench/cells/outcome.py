@@ -68,7 +68,7 @@ def record_of(
     return Record(
         cell=cell.id,
         spec=cell.spec,
-        judgement=_judgement(cell.suite),
+        judgement=_judgement(cell),
         outcome=outcome,
         message=message,
         stopped_at=stopped_at,
@@ -76,6 +76,7 @@ def record_of(
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         environment=environment(),
         tuning=cell.tuning,
+        why_engine=cell.reason,
         why_by_task=cell.why_by_task,
         **timing,
         **more,
@@ -123,8 +124,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def _judgement(suite: Suite) -> Judgement:
-    judged = judgement_of(suite)
+def _judgement(cell: Cell) -> Judgement:
+    """The suite's; of a domain its own, after the inner steps that the suite quotes."""
+    suite: Suite = cell.domain or cell.suite
+    judged = judgement_of(suite).model_copy(update={"report_steps": cell.suite.report_steps})
     with contextlib.suppress(Exception):  # of somebody's own suite, which may be why the cell failed
         if suite.kind == "regression":
             return judged.model_copy(update={"metrics": (*judged.metrics, *suite.of_distributions)})

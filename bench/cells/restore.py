@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 from bench.core.discovery import Catalogue, Named
 from bench.core.errors import BenchError, StoreError, unknown
-from bench.core.records import Component, Record
+from bench.core.records import Component, Record, Spec
 from bench.core.task import SuiteTask
 from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.training import Training
 from bench.learning.views import Views
 from bench.planning.plan import algorithm_of, suite_of
-from bench.protocols.episodic import Episodic
-from bench.storage.store import Store
+from bench.protocols import protocol_of
+from bench.protocols.protocol import Protocol
+from bench.storage.store import META, Store
 
 SHOWN = 5  # cells that a refusal names
 
@@ -24,7 +25,8 @@ def finished(store: Store, suite: str | None, algorithm: str | None) -> Record:
     Raises:
         BenchError: there is none, or a name is left open where the run directory holds several.
     """
-    done = sorted((r for r in store.records() if r.outcome == "finished"), key=lambda record: record.spec.seed)
+    done = [r for r in store.records() if r.outcome == "finished" and not r.spec.domain]
+    done.sort(key=lambda record: record.spec.seed)
     if not done:
         raise BenchError(f"{store.root} holds no finished cell. `bench run --out {store.root} ...` makes some.")
     for kind, option, asked in (("suite", "--suite", suite), ("algorithm", "--algo", algorithm)):
@@ -47,15 +49,16 @@ def finished_cell(store: Store, cell: str) -> Record:
     """
     done = {record.cell: record for record in store.records() if record.outcome == "finished"}
     if cell not in done:
-        held = ", ".join(f"{key} ({label(record)})" for key, record in list(done.items())[:SHOWN]) or "none"
+        held = ", ".join(f"{key} ({label(record.spec)})" for key, record in list(done.items())[:SHOWN]) or "none"
         more = f" and {len(done) - SHOWN} more" if len(done) > SHOWN else ""
         raise BenchError(f"there is no finished cell {cell!r} in {store.root}. Finished are: {held}{more}.")
     return done[cell]
 
 
-def label(record: Record) -> str:
+def label(spec: Spec) -> str:
     """A cell in words."""
-    return f"{record.spec.algorithm.label} on {record.spec.suite.label}, seed {record.spec.seed}"
+    domain = f", scored on {spec.domain.suite.label}" if spec.domain else ""
+    return f"{spec.algorithm.label} on {spec.suite.label}, seed {spec.seed}{domain}"
 
 
 class Restored(NamedTuple):
@@ -72,7 +75,7 @@ class Restored(NamedTuple):
         return SuiteTask.tested(self.suite, self.running)
 
 
-def resumed(protocol: Episodic, path: Path, advice: str) -> Training:
+def resumed(protocol: Protocol, path: Path, advice: str) -> Training:
     """Where training stands by a checkpoint.
 
     Raises:
@@ -96,8 +99,10 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
     spec = record.spec
     suite = suite_of(catalogue, _named(spec.suite))
     algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
-    protocol = Episodic(spec, suite, algorithm)
-    path = store.folder(record.cell) / "checkpoint.safetensors"
+    protocol = protocol_of(spec, suite, algorithm)
+    folders = (store.folder(cell) for cell in (record.cell, spec.home.id))  # the training may be another cell's
+    paths = [folder / name for folder in folders for name in (META, "checkpoint.safetensors")]
+    path = next((path for path in paths if path.exists()), paths[1])
     advice = f"Move {path.parent} away and run again."
     state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from bench.certificate import process
 from bench.certificate.acting import acting_checks
 from bench.certificate.beds import Bed, Clusters, Curved, Labels, Linear, Pairs, Quadratic, Ragged
 from bench.certificate.checks import (
@@ -42,7 +43,7 @@ from bench.certificate.suites import suite_checks
 from bench.certificate.trpo import trust_region_checks
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
-from bench.core.errors import MissingExtraError, PluginError, foreign
+from bench.core.errors import DataError, MissingExtraError, PluginError, foreign, unknown
 from bench.core.gradients import OPERATORS
 from bench.core.task import SuiteTask
 from bench.core.trees import (
@@ -78,16 +79,19 @@ RENAMED = torch.tensor([1, 2, 0])  # class c becomes class RENAMED[c]
 def certificate(
     algos: str | None, plugins: tuple[Path, ...] = (), compiled: bool = False
 ) -> Iterator[tuple[str, list[Check]]]:
-    """Name -> checks, of the algorithms named (all by default) and, where none is named, of the suites.
+    """Name -> checks, of the algorithms and suites that are named; of all by default.
 
     Args:
-        algos: as for `bench run`.
+        algos: as for `bench run`; suites likewise.
         plugins: files of algorithms and suites.
         compiled: whether the algorithms' compiled gradients are checked too, which takes seconds for each operator.
     """
     catalogue = Catalogue(plugins)
-    asked = parse(algos) if algos is not None else [Named(name, {}) for name in catalogue.names("algorithm")]
-    for named in asked:
+    algorithms, suites = catalogue.names("algorithm"), catalogue.names("suite")
+    asked = parse(algos) if algos is not None else [Named(name, {}) for name in (*algorithms, *suites)]
+    if strangers := [named.name for named in asked if named.name not in algorithms | suites]:
+        raise unknown("algorithm or suite", strangers[0], algorithms | suites)
+    for named in (named for named in asked if named.name in algorithms):
         try:
             with foreign(f"{named} can't be certified"):
                 found = [
@@ -99,16 +103,23 @@ def certificate(
         yield from found
     if algos is None:
         yield "trust region", list(trust_region_checks())
-    for name in catalogue.names("suite") if algos is None else ():
-        try:
-            with foreign(f"{name} can't be certified"):
-                suite = suite_of(catalogue, Named(name, {}))
-                checks = [*suite_checks(suite, name), *([network_check(suite)] if compiled else [])]
-        except MissingExtraError as error:
-            checks = [Check(str(error), "–", "–", "n/a")]
-        except PluginError as error:
-            checks = [broken(error)]
-        yield f"{name} (suite)", checks
+    try:
+        for named in (named for named in asked if named.name in suites):
+            yield f"{named} (suite)", _of_suite(catalogue, named, compiled)
+    finally:
+        process.end()
+
+
+def _of_suite(catalogue: Catalogue, named: Named, compiled: bool) -> list[Check]:
+    try:
+        with foreign(f"{named} can't be certified"):
+            suite = suite_of(catalogue, named)
+            suite.check()
+            return [*suite_checks(suite, named.name), *([network_check(suite)] if compiled else [])]
+    except (MissingExtraError, DataError) as error:
+        return [Check(str(error), "–", "–", "n/a")]
+    except PluginError as error:
+        return [broken(error)]
 
 
 def stages(make: Make) -> Iterator[tuple[str, Make]]:

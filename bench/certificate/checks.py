@@ -15,7 +15,7 @@ from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
 from bench.core.trees import shapes_of, tree_leaves, tree_map
-from bench.core.types import Episode, Learner, Meta, Suite, Tasks
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Tasks
 from bench.learning.rollouts import episode
 from suites.bandit import Bandit
 
@@ -92,9 +92,9 @@ def case_of(make: Make, *beds: Bed, **changes: Any) -> Case:
     )
 
 
-def acting_case(make: Make, **parameters: Any) -> Case:
-    """A case on a small bandit, whose episodes are recorded in float32 and evaluated in float64."""
-    suite = Bandit(arms=3, pulls=4, trajectories=5, **parameters)
+def acting_case(make: Make, bed: Interactive | None = None, **parameters: Any) -> Case:
+    """A case on a small bandit, or another bed, whose episodes are recorded in float32 and evaluated in float64."""
+    suite = bed or Bandit(arms=3, pulls=4, trajectories=5, **parameters)
     algorithm = make(suite)
     if "control" not in algorithm.suits:
         raise NotApplicable(UNSUITED.format("control"))

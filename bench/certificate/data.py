@@ -10,7 +10,7 @@ from bench.core.discovery import Catalogue, Named, parse
 from bench.core.environment import variable
 from bench.core.errors import BenchError, DataError, ManifestError, foreign
 from bench.core.types import Split, Suite
-from bench.learning.evaluate import FROZEN, manifest
+from bench.learning.evaluate import FROZEN, frozen, manifest
 from bench.planning.plan import suite_of
 
 
@@ -103,7 +103,7 @@ def _tasks(suite: Suite, name: str, setting: str, split: Split) -> Verified:
         tasks = manifest(suite, name, split)[1]
     except ManifestError as error:
         return Verified(False, what, str(error))
-    return Verified(True, what, f"{FROZEN[split]} frozen tasks, SHA-256 {tasks}")
+    return Verified(True, what, f"{frozen(suite, split)} frozen tasks, SHA-256 {tasks}")
 
 
 @contextlib.contextmanager

@@ -12,9 +12,11 @@ from torch.nn.functional import one_hot
 
 from algorithms.maml import MAML
 from bench.certificate.checks import ORDER, Check, NotApplicable, checked, different, double, gap
+from bench.certificate.tasks import task_checks
 from bench.core import seeds
 from bench.core.discovery import build
 from bench.core.errors import BenchError
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Data, Interactive, Params, Role, Suite, Task
@@ -34,6 +36,7 @@ def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
     if trained.figure == BenchError.__name__:  # a layer that cannot be run at all
         return
     yield checked("frozen tasks drawn twice: change", 0, lambda: _manifest(suite, name))
+    yield from task_checks(suite, name)
     yield checked("shapes: one loss per example, a score per metric", 0, lambda: _shapes(suite))
     yield checked("padding filled with noise: change of losses, gradients and scores", 0, lambda: _padding(suite))
     yield checked("classes in two splits", 0, lambda: _overlap(suite))
@@ -200,8 +203,12 @@ def _oracle(suite: Suite) -> float:
 
 def _overlap(suite: Suite) -> float:
     classes_of = getattr(suite, "classes_of", None)
+    if isinstance(suite, Stream):
+        raise NotApplicable("its tasks come one after the other, and are scored before they are learned from")
     if classes_of is None:
         raise NotApplicable("its tasks are drawn from a continuum")
+    if getattr(suite, "split", "") == "within":
+        raise NotApplicable("it tests on other images of the same classes")
     train_, validation, test = (set(classes_of(split).tolist()) for split in ("train", "validation", "test"))
     return float(len(train_ & validation) + len(train_ & test) + len(validation & test))
 

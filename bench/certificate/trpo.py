@@ -1,5 +1,6 @@
 """The certificate of what TRPO is made of, on cases with known answers."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import cast
@@ -12,11 +13,12 @@ from torch.distributions import Normal, kl_divergence
 from bench.certificate.checks import DIFFERENCES, EXACT, TASKS, Check, Make, acting_case, checked, gap, task_of
 from bench.core import seeds
 from bench.core.discovery import Catalogue, Named
-from bench.core.trees import tree_flatten, tree_unflatten
+from bench.core.trees import tree_flatten, tree_leaves, tree_unflatten
 from bench.core.types import Interactive
 from bench.learning.objective import prediction
 from bench.learning.outer.trpo import TRPO, backtracking, conjugate_gradient, fisher, surrogate
 from bench.planning.plan import algorithm_of
+from suites.navigation2d import Navigation2D
 from suites.parts.policies import Categorical, Gaussian
 
 
@@ -25,6 +27,7 @@ def trust_region_checks() -> Iterator[Check]:
     yield checked("KL of Gaussians and categoricals = torch.distributions", EXACT, _divergences)
     yield checked("Fisher product, no inner step = (diag p − p pᵀ) v", EXACT, _fisher_of_logits)
     yield checked("Fisher product through adaptation = differences of ∇KL", DIFFERENCES, _fisher_adapted)
+    yield checked("Fisher product of a network of ReLU, by its paths = by its layers", EXACT, _fisher_by_paths)
     yield checked("conjugate gradient = the solution of a linear system", 1e-10, _conjugate)
     yield checked("line search: the largest size that improves within the bound", 0, _line_search)
     yield checked("line search: nothing moves where nothing improves", 0, _no_move)
@@ -72,6 +75,15 @@ def _fisher_adapted() -> float:
     h, damping = 1e-5, TRPO().damping
     differences = [(a - b) / (2 * h) + damping * d for a, b, d in zip(slope(h), slope(-h), v, strict=True)]
     return gap(fisher(suite, case.algorithm, case.meta, recorded)(v), differences)
+
+
+def _fisher_by_paths() -> float:
+    suite = Navigation2D(trajectories=2, hidden=(9, 8))
+    case = acting_case(_named("maml"), suite)
+    v = [torch.ones_like(x) for x in tree_leaves(case.meta)]
+    seen = suite.differentiated()
+    layers, paths = (fisher(s, case.algorithm, case.meta, case.episodes)(v) for s in (suite, seen))
+    return gap(paths, layers) if seen.policy.by_paths else math.inf
 
 
 def _conjugate() -> float:

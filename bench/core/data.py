@@ -5,6 +5,7 @@ not where it lies or how it is packed: a mirror's zip, the author's zip and an u
 all the same data.
 """
 
+import gzip
 import hashlib
 import logging
 import os
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +31,18 @@ _CRC_BYTES = 4
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip file, or the folder that it unpacks to."""
+    """One zip file, or the folder that it unpacks to; or one file packed by gzip, or unpacked."""
 
-    name: str  # of the zip without ".zip", and of the only folder inside
+    name: str  # of the zip without ".zip", and of the only folder inside; of the file without ".gz"
     url: str
     sha256: str  # of the content, see `content_hash`
-    max_bytes: int = 2**30  # unpacked; a zip that claims more is refused as a zip bomb
+    max_bytes: int = 2**30  # unpacked; what claims or comes to more is refused as a bomb
+    packing: Literal["zip", "gz"] = "zip"
+
+    @property
+    def packed(self) -> str:
+        """The packed file's name."""
+        return f"{self.name}.{self.packing}"
 
 
 class Verified(NamedTuple):
@@ -96,9 +103,10 @@ def cached_array(name: str, key: str, build: Callable[[], NDArray[Any]]) -> NDAr
 class Dataset:
     """Archives that belong together, and where they are from."""
 
-    name: str
+    name: str  # the suite's, for `bench data`
     archives: tuple[Archive, ...]
     licence: str  # and the source, for `bench data`
+    folder: str = ""  # in which they lie; the name unless given
 
     def fetch(self) -> tuple[Path, ...]:
         """Where each archive lies, after downloading those that the cache lacks.
@@ -158,8 +166,9 @@ class Dataset:
 
     def _places(self, archive: Archive) -> list[Path]:
         root = data_dir()
-        folders = [cache_dir() / self.name] if root is None else [root / self.name, root]
-        names = (f"{archive.name}.zip", archive.name)
+        own = self.folder or self.name
+        folders = [cache_dir() / own] if root is None else [root / own, root]
+        names = (archive.packed, archive.name)
         return [folder / name for folder in folders for name in names]
 
     def _find(self, archive: Archive) -> Path | None:
@@ -173,8 +182,8 @@ class Dataset:
             return place
         root = data_dir()
         if root is None:
-            where = cache_dir() / self.name
-            raise DataError(f"no {archive.name}.zip in {where}. {self._remedy(archive)}")
+            where = cache_dir() / (self.folder or self.name)
+            raise DataError(f"no {archive.packed} in {where}. {self._remedy(archive)}")
         lacks = "lacks" if root.is_dir() else "does not exist, so it lacks"
         looked = ", ".join(str(place.relative_to(root)) for place in self._places(archive))
         raise DataError(
@@ -192,7 +201,7 @@ class Dataset:
     def _remedy(self, archive: Archive) -> str:
         return (
             f"Retry with `bench data fetch {self.name}`, or get {archive.url} by other means and "
-            f"point --data-dir (BENCH_DATA_DIR) at a folder with {self.name}/{archive.name}.zip."
+            f"point --data-dir (BENCH_DATA_DIR) at a folder with {self.folder or self.name}/{archive.packed}."
         )
 
 
@@ -225,7 +234,7 @@ def _fetch(archive: Archive, target: Path, *, remedy: str) -> None:
                 reason = _reason(error)
                 raise DataError(f"cannot fetch {archive.url}: {reason}. {remedy}") from error
             try:
-                _, found = content_hash(_read_zip(part, archive))
+                _, found = content_hash(_read(part, archive, packed=True))
             except DataError as error:
                 raise DataError(f"{archive.url} gave no intact data: {error} {remedy}") from error
             if found != archive.sha256:
@@ -249,8 +258,25 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _read(where: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
-    return _read_folder(where) if where.is_dir() else _read_zip(where, archive)
+def _read(where: Path, archive: Archive, packed: bool = False) -> Iterator[tuple[str, bytes]]:
+    if where.is_dir():
+        return _read_folder(where)
+    if archive.packing == "zip":
+        return _read_zip(where, archive)
+    return _read_file(where, archive, packed or where.suffix == ".gz")
+
+
+def _read_file(where: Path, archive: Archive, packed: bool) -> Iterator[tuple[str, bytes]]:
+    try:
+        with gzip.open(where) if packed else where.open("rb") as file:
+            content = file.read(archive.max_bytes + 1)
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{where} is truncated, damaged or no gzip file ({error}). Get an intact copy.") from error
+    if len(content) > archive.max_bytes:
+        raise DataError(
+            f"{where} is refused: it has more than the {archive.max_bytes} bytes allowed. Get an intact copy."
+        )
+    yield archive.name, content
 
 
 def _read_folder(where: Path) -> Iterator[tuple[str, bytes]]:

@@ -114,12 +114,20 @@ class Catalogue:
 
 
 def parse(text: str) -> list[Named]:
-    """The names in `a,b[x=1,y=2],c`; at least one."""
+    """The names in `a,b[x=1,y=2],c[learner=d[z=3]]`; at least one."""
+    named = [_named(part) for part in _parts(text)]
+    if not named:
+        raise BenchError(f"{text!r} names nothing. `bench list` shows what there is.")
+    return named
+
+
+def _parts(text: str) -> list[str]:
+    """What lies between the commas that are in no bracket."""
     parts: list[str] = [""]
     depth = 0
     for character in text:
         depth += (character == "[") - (character == "]")
-        if depth not in (0, 1):
+        if depth < 0:
             raise BenchError(f"brackets do not match in {text!r}. {FORM}")
         if character == "," and depth == 0:
             parts.append("")
@@ -127,10 +135,7 @@ def parse(text: str) -> list[Named]:
             parts[-1] += character
     if depth:
         raise BenchError(f"a bracket is not closed in {text!r}. {FORM}")
-    named = [_named(part.strip()) for part in parts if part.strip()]
-    if not named:
-        raise BenchError(f"{text!r} names nothing. `bench list` shows what there is.")
-    return named
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _named(text: str) -> Named:
@@ -141,12 +146,12 @@ def _named(text: str) -> Named:
         raise BenchError(f"something follows the bracket in {text!r}. {FORM}")
     given: dict[str, str] = {}
     key = ""
-    for item in filter(None, (part.strip() for part in rest[:-1].split(","))):
+    for item in _parts(rest[:-1]):
         if key and not (item[0].isalpha() or "=" in item):  # one more value of a parameter that takes several
             given[key] += f",{item}"
             continue
         key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or not key or not value:
+        if not equals or not key.isidentifier() or not value:
             raise BenchError(f"{item!r} in {text!r} is not parameter=value. {FORM}")
         if key in given:
             raise BenchError(f"{key!r} is given twice in {text!r}. Give it once.")

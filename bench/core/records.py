@@ -39,6 +39,16 @@ class Component(BaseModel):
         return written(self.name, self.given)
 
 
+class Domain(BaseModel):
+    """Where else than in its own suite a trained learner is scored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    suite: Component
+    suite_version: int
+    manifests: dict[str, str]  # "<setting>/test" -> SHA-256
+
+
 class Spec(BaseModel):
     """All that a cell's result depends on; its hash is the cell's id."""
 
@@ -63,6 +73,9 @@ class Spec(BaseModel):
     threads: int
     chunk_tasks: int | None = None  # tasks in memory at once, if that was asked for
     by_task: bool = False  # one task after the other, where vmap cannot take the network
+    domain: Domain | None = None  # whose test tasks the scores are of, if not the suite's
+    protocol: Literal["episodic", "online"] = "episodic"
+    order: str = ""  # SHA-256 of a stream's tasks in the order in which this seed meets them
 
     @property
     def split(self) -> Literal["test", "validation"]:
@@ -75,12 +88,18 @@ class Spec(BaseModel):
         return self._hash(set())
 
     @property
+    def home(self) -> "Spec":
+        """The specification of the same training, scored on the suite's own tasks."""
+        return self.model_copy(update={"domain": None})
+
+    @property
     def trajectory(self) -> str:
         """Likewise of all but the number of iterations: equal for cells of which one goes on from the other.
 
-        Not of runs whose rate falls until their own end, since `outer` says where that is.
+        Not of runs whose rate falls until their own end, since `outer` says where that is, nor of streams, whose tasks
+        come the slower the more iterations there are.
         """
-        return self._hash({"iterations"})
+        return self._hash({"domain", "iterations"} if self.protocol == "episodic" else {"domain"})
 
     @property
     def kin(self) -> str:
@@ -90,7 +109,7 @@ class Spec(BaseModel):
     @property
     def arm(self) -> str:
         """Likewise of all but the seed: equal for cells that repeat one another."""
-        return self._hash({"seed"})
+        return self._hash({"seed", "order"})
 
     @property
     def work(self) -> str:
@@ -102,6 +121,11 @@ class Spec(BaseModel):
         # What was typed does not count, only what it means: maml and maml[steps=1] may be the same cell.
         content = self.model_dump(mode="json", exclude=exclude)
         content["suite"].pop("given"), content["algorithm"].pop("given")
+        if domain := content.pop("domain", None):  # without one, a cell has the id that it had before there were any
+            domain["suite"].pop("given")
+            content["domain"] = domain
+        if self.protocol == "episodic":  # a field that came later, without which cells keep the ids that they had
+            content.pop("protocol", None), content.pop("order", None)
         return hashlib.sha256(_canonical(content)).hexdigest()[:16]
 
 
@@ -114,6 +138,7 @@ class Judgement(BaseModel):
     report_steps: tuple[int, ...]
     floor: float  # the headline of whoever knows nothing
     caveat: str
+    after: str = "inner steps"  # what report_steps count
 
     @property
     def headline(self) -> Metric:
@@ -207,6 +232,7 @@ class Record(BaseModel):
     test_seconds: dict[str, float] = {}  # setting -> a test task: adapting to the last report step, and one prediction
     peak_bytes: int | None = None  # resident, of this cell's pieces
     chunk_tasks: int | None = None  # tasks in memory at once, if not all of them
+    why_engine: str = ""  # why this engine computed it
     why_by_task: str = ""  # why one task after the other was computed, if so
     pieces: int = 1
     tuning: Tuning | None = None  # the sweep that chose the parameters, if one did

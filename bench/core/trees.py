@@ -36,7 +36,8 @@ def named_leaves(tree: Any) -> list[tuple[str, Tensor]]:
 
 def to(tree: Any, device: str) -> Any:
     """The tree on a device."""
-    return tree if device == "cpu" else tree_map(lambda x: x.to(device), tree)
+    there = device == "cpu" and not any(leaf.device.type != "cpu" for leaf in tree_leaves(tree))
+    return tree if there else tree_map(lambda x: x.to(device), tree)
 
 
 def shapes_of(tree: Any) -> Any:

@@ -34,7 +34,8 @@ Tasks = Any
 Split = Literal["train", "validation", "test"]
 Role = Literal["support", "query"]
 Kind = Literal["regression", "classification", "control"]
-Family = Literal["gradient-based", "Bayesian", "metric", "amortised", "recurrent", "baselines", "others"]
+Family = Literal["gradient-based", "Bayesian", "metric", "amortised", "recurrent", "online", "baselines", "others"]
+Follows = Literal["", "all", "earlier", "present"]
 
 
 class Normal(NamedTuple):
@@ -206,7 +207,7 @@ class Suite(ABC):
 
     version: ClassVar[int] = 1
     metrics: ClassVar[tuple[Metric, ...]]  # the first is the headline
-    presets: ClassVar[dict[str, Budget]]  # smoke, quick, paper
+    presets: ClassVar[dict[str, Budget]]  # smoke, quick, standard, paper
     validate_every: ClassVar[int] = 500  # meta-iterations between two looks at the validation tasks
     clip: ClassVar[float | None] = None  # each entry of the meta-gradient is cut to ± this, where a protocol says so
     manifests: ClassVar[dict[str, str]] = {}  # "<setting>/<split>" -> SHA-256 of the frozen tasks
@@ -413,6 +414,11 @@ class Suite(ABC):
         """The values that an ensemble predicts, from those of its members [M, ...]."""
         return predictions.mean(0)
 
+    @property
+    def made_of(self) -> tuple[type, ...]:
+        """The classes whose source decides what the suite is."""
+        return type(self), type(self.skeleton)
+
     def pretraining(self) -> "Suite":
         """The suite on which a learner that does not meta-learn is pretrained: the tasks themselves, by default."""
         return self
@@ -501,6 +507,7 @@ class Interactive(Suite):
 
     kind: ClassVar[Kind] = "control"
     curve_every: ClassVar[int] = 1  # meta-iterations that share a row of the curve
+    of_tensors: ClassVar[bool] = False  # its environments are, and run where the tasks are; others on the CPU
 
     outer: Literal["trpo", "adam"] = "trpo"  # the outer rule
     kl: float = 0.01  # how far TRPO may move the adapted learners, mean of `divergence`
@@ -540,6 +547,10 @@ class Interactive(Suite):
         """
         raise BenchError(f"{type(self).__name__} does not define log_prob(prediction, data), which this learner reads.")
 
+    def differentiated(self) -> Self:
+        """The same suite, with a network whose derivatives are cheapest to take often at the same parameters."""
+        return self
+
     @abstractmethod
     def divergence(self, prediction: Tensor, data: Data) -> Tensor:
         """How far a prediction is from the one with which the data were collected, a scalar; 0 where it is the same."""
@@ -576,6 +587,9 @@ class Learner(ABC):
     suits: ClassVar[frozenset[Kind]] = frozenset({"regression", "classification", "control"})  # refused elsewhere
     chases: ClassVar[bool] = False  # whether the query only says where to go: a constant to the meta-gradient
     order_matters: ClassVar[bool] = False  # whether the order of the support may change what is predicted
+    # Of which tasks of a stream it learns: of all so far, of the earlier ones, or of the present one alone, in which it
+    # begins anew. "": of none, but of tasks that are drawn; a driver may lead it along a stream.
+    follows: ClassVar[Follows] = ""
     remembers: ClassVar[bool] = False  # it acts by `act` with a memory of its own, not by the suite's network
     own_outer: ClassVar[bool] = False  # `outer` is part of the method, and goes before the suite's rule
     trains: ClassVar[bool] = True  # False: the initialisation is used as it is
@@ -651,6 +665,11 @@ class Learner(ABC):
         """L_query(θ_K), a scalar."""
         prediction = self.predict(meta, self.adapted(meta, task, episode), task, episode.query)
         return task.mean(task.losses(prediction, episode.query), episode.query)
+
+    @property
+    def made_of(self) -> tuple[type, ...]:
+        """The classes whose source decides what it computes."""
+        return (type(self),)
 
     def candidates(self) -> tuple[Self, ...]:
         """The variants among which the validation tasks choose after training; itself alone by default."""

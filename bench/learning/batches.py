@@ -5,11 +5,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bench.core import seeds
 from bench.core.call import Keyed
-from bench.core.trees import cut, part, shapes_of, to, tree_leaves
-from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised
+from bench.core.stream import Stream
+from bench.core.trees import cut, part, shapes_of, to, tree_leaves, tree_map
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised, Tasks
 from bench.learning.rollouts import episode
 
 BLOCK = 64  # iterations whose tasks are drawn at once
@@ -43,6 +45,24 @@ def episodes(
             query = suite.collect(some, meta(), "query", now.steps, generator)
             support, query = to((support, query), device)
             yield _episode(now.steps, support, query, its_noise, number, key)
+
+
+def points(
+    suite: Stream, learner: Learner, meta: Meta, tasks: Tasks, places: Tensor, draws: tuple[int | str, ...], device: str
+) -> Episode:
+    """The meta-batch of a stream's points at `places` [T, 2 shots]: half to adapt to, half to be judged on.
+
+    All of them are judged where a learner takes no inner step. What is random depends on `draws` alone.
+    """
+    count = len(places)
+    noise = learner.noise(shapes_of(meta), count, seeds.generator(*draws, "noise"))
+    generator = seeds.generator(*draws, "dropout")
+    key = torch.randint(2**62, (count, 2), generator=generator) if suite.draws else ()
+    shown = suite.show(tasks, places)
+    half = suite.shots if learner.steps else 0
+    support, query = tree_map(lambda x: x[:, :half], shown), tree_map(lambda x: x[:, half:], shown)
+    number = torch.full((count,), int(draws[-1]))
+    return _episode(learner.steps, *to((support, query, noise, number, key), device))
 
 
 def _looked_up(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.core import seeds
 from bench.core.errors import ManifestError
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_leaves
 from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, State, Suite, Tasks
@@ -22,7 +23,13 @@ from bench.learning.rollouts import adapted
 
 STEPS = 10  # every task is scored at inner steps 0..10, or further where a suite reports more
 FROZEN = {"test": 600, "validation": 200}
-CHUNK = 50  # tasks in memory at once
+CHUNK = 50  # tasks in memory at once, unless their queries are large
+LARGE = 8 * 2**20  # bytes of queries: of photographs, what a network makes of them is hundreds of times as much
+
+
+def frozen(suite: Suite, split: Split) -> int:
+    """How many tasks of a split are frozen: those of a stream are as many as it has."""
+    return suite.length if isinstance(suite, Stream) else FROZEN[split]
 
 
 def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
@@ -31,7 +38,9 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
     Raises:
         ManifestError: the tasks are not the ones that this version of the suite was published with.
     """
-    tasks = suite.sample(FROZEN[split], split, seeds.generator("manifest", name, suite.version, suite.setting, split))
+    tasks = suite.sample(
+        frozen(suite, split), split, seeds.generator("manifest", name, suite.version, suite.setting, split)
+    )
     digest = hashlib.sha256()
     for leaf in tree_leaves(tasks):
         digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
@@ -116,19 +125,23 @@ def traces(
     *,
     by_task: bool = False,
     clock: Clock | None = None,
+    domain: Sequence[Suite] = (),
 ) -> list[dict[str, Tensor]]:
     """Likewise for variants of one setting, which differ in the query alone: adapted once, scored as each of them.
 
-    Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are any; what vmap
-    cannot take goes `by_task`. The `clock` takes the time of adapting and of predicting for the first of them; nothing
-    of suites that are acted in, whose environments would be most of it.
+    With a `domain`, a variant for each of `variants`, the tasks, their data and the scores are its own, and `variants`
+    only predict. Where normalisation must not see the query, it goes by the running statistics in `kept`, if there are
+    any; what vmap cannot take goes `by_task`. The `clock` takes the time of adapting and of predicting for the first of
+    them; nothing of suites that are acted in, whose environments would be most of it.
     """
-    acted_in = [variant for variant in variants if isinstance(variant, Interactive)]
+    shown = domain or variants
+    acted_in = [variant for variant in shown if isinstance(variant, Interactive)]
     if acted_in:
         return [_rolled_out(variant, algorithm, meta, tasks, steps, device) for variant in acted_in]
     task = SuiteTask(variants[0])
     views = [SuiteTask.tested(variant, kept or {}) for variant in variants]
-    generator = seeds.generator("evaluate", variants[0].setting)
+    judges = [SuiteTask(variant) for variant in shown]
+    generator = seeds.generator("evaluate", shown[0].setting)
     clock = clock or Clock(-1)
 
     # The clock is read while vmap runs this, once for all tasks at a time.
@@ -140,7 +153,7 @@ def traces(
             with clock.counting(k == clock.until):
                 seen = [algorithm.predict(meta, state, views[0], queries[0])]
             seen += [algorithm.predict(meta, state, v, q) for v, q in zip(views[1:], queries[1:], strict=True)]
-            scores.append([v.score(p, query) for v, p, query in zip(views, seen, queries, strict=True)])
+            scores.append([j.score(p, query) for j, p, query in zip(judges, seen, queries, strict=True)])
             if k < steps:
                 with clock.counting(k < clock.until):
                     state = algorithm.step(meta, state, task, support, k)
@@ -150,15 +163,22 @@ def traces(
     count = len(tree_leaves(tasks)[0])
     with torch.no_grad():
         noise = to(algorithm.noise(shapes_of(meta), count, generator), device)
-        for i in range(0, count, CHUNK):
-            some, its_noise = part((tasks, noise), slice(i, i + CHUNK))
-            support = to(variants[0].collect(some, meta, "support", 0, generator), device)
-            queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in variants)
+        size = chunk(shown[0])
+        for i in range(0, count, size):
+            some, its_noise = part((tasks, noise), slice(i, i + size))
+            support = to(shown[0].collect(some, meta, "support", 0, generator), device)
+            queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in shown)
             parts.append(over_tasks(one, by_task=by_task)(support, queries, its_noise))
             clock.tasks += len(tree_leaves(some)[0])
     return [
         {name: torch.cat([part[i][name] for part in parts]).cpu() for name in parts[0][i]} for i in range(len(variants))
     ]
+
+
+def chunk(suite: Suite) -> int:
+    """How many of a suite's tasks are scored at once."""
+    one: int = sum(leaf.numel() * leaf.element_size() for leaf in tree_leaves(suite.example("query")))
+    return max(1, min(CHUNK, LARGE // max(1, one)))
 
 
 def _stacked(scores: list[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -1,17 +1,17 @@
 """Learners that act: collecting by the present policies alternates with one inner step of all tasks at once.
 
-The environments are real and stay outside vmap. Letters: T tasks, K inner steps.
+The environments stay outside vmap, and on the CPU where they are not made of tensors. Letters: T tasks, K inner steps.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 from torch.func import vmap
 
 from bench.core.task import SuiteTask
-from bench.core.trees import to, tree_leaves, tree_map
+from bench.core.trees import tree_leaves, tree_map
 from bench.core.types import Data, Episode, Interactive, Learner, Meta, Moment, Params, Role, State, Tasks
 
 
@@ -52,23 +52,28 @@ def adapted(
     device: str = "cpu",
 ) -> Iterator[Stage]:
     """What is collected after 0..`steps` inner steps, each taken on what the one before it showed; no graph is kept."""
-    task = SuiteTask(suite)
+    task, where = SuiteTask(suite), device if suite.of_tensors else "cpu"
+    tasks = _moved(tasks, where)
     with torch.no_grad():
         count = len(tree_leaves(tasks)[0])
         state = vmap(lambda t, n: algorithm.start(meta, n), randomness="error")(torch.zeros(count), noise)
     for k in range(steps + 1):
         with torch.no_grad():
             role: Role = "support" if k < steps else "query"
-            acts: Params | Actor  # where the environments are
+            acts: Params | Actor
             if algorithm.remembers:
-                acts = Actor(algorithm, to(meta, "cpu"), to(state, "cpu"), task)
+                acts = Actor(algorithm, _moved(meta, where), _moved(state, where), task)
             else:
-                acts = {name: p.cpu() for name, p in vmap(lambda s: algorithm.params(meta, s))(state).items()}
-            data = tree_map(lambda x: x.to(device), suite.collect(tasks, acts, role, k, generator))
+                acts = _moved(vmap(lambda s: algorithm.params(meta, s))(state), where)
+            data = _moved(suite.collect(tasks, acts, role, k, generator), device)
         yield Stage(k, state, data)
         if k < steps:
             with torch.no_grad():
                 state = vmap(lambda s, d, k=k: algorithm.step(meta, s, task, d, k))(state, data)
+
+
+def _moved(tree: Any, device: str) -> Any:
+    return tree_map(lambda x: x.to(device), tree)  # back from a GPU too
 
 
 def episode(

@@ -27,6 +27,7 @@ from typing import Any, Literal, Self
 
 from bench.core.errors import BenchError, HeldError
 from bench.core.interrupts import SIGNALS, interruptible
+from bench.core.system import wait_politely
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LAST_WORDS = 4_000  # bytes of a crashed job's standard error that are kept
@@ -69,10 +70,11 @@ class Child:
             gpu: the only one that it sees, as CUDA_VISIBLE_DEVICES names it; None: all.
         """
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `listen`
+        environment = dict(os.environ) if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpu}
+        wait_politely(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bench.places.jobs", str(os.getpid())],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0,
-            env=os.environ if gpu is None else os.environ | {"CUDA_VISIBLE_DEVICES": gpu},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, process_group=0, env=environment,
         )  # fmt: skip
         self._say(json.dumps(asdict(job)))
 

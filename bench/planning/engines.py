@@ -14,7 +14,7 @@ import pickle
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -32,13 +32,15 @@ from bench.core.records import EngineName, Spec
 from bench.core.task import SuiteTask
 from bench.core.threads import threads
 from bench.core.trees import to
-from bench.core.types import Episode, Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.batches import episodes
+from bench.learning.engines.trust_region import CompiledParts
 from bench.learning.engines.vectorised import meta_gradient
+from bench.learning.outer.trpo import TRPO, EagerParts, Parts, outer_of, trpo
 from bench.places.jobs import Emit, Ending, Job, Local, Messages
 
 SHORT = 20.0  # seconds of eager training; below, compiling can't pay and is not even tried
-TIMINGS = 6  # in which both are timed, after one to warm up and to compile
+TIMINGS = 6  # at most, in which both are timed, after one to warm up and to compile
 log = logging.getLogger("bench")
 Paces = dict[str, float]  # seconds of one eager meta-iteration, of work that was timed
 
@@ -137,8 +139,25 @@ def compile_ahead(arguments: dict[str, Any], _emit: Emit, _stop: Any) -> bool:
     """Compiles a case's meta-gradient, in its job's process."""
     case: OpenEngine = pickle.loads(base64.b64decode(arguments["case"]))
     with threads(case.spec.threads):
-        meta_gradient(case.suite, case.algorithm, compiled=True)(*next(inputs(case)))
+        iteration(case, compiled=True)(*next(inputs(case)))
     return True
+
+
+def iteration(case: OpenEngine, *, compiled: bool) -> Callable[[Meta, Episode], object]:
+    """What a meta-iteration computes of its batch by an engine: the meta-gradient, and TRPO's step if that follows."""
+    spec, suite, algorithm = case
+    gradient = meta_gradient(suite, algorithm, compiled=compiled)
+    if not isinstance(suite, Interactive) or not isinstance(outer_of(suite, algorithm, spec.iterations), TRPO):
+        return gradient
+    parts: Parts = (CompiledParts if compiled else EagerParts)(suite, algorithm)
+    return lambda meta, batch: trpo(suite, algorithm, meta, gradient(meta, batch)[1], batch, parts)
+
+
+def why_eager(suite: Suite, algorithm: Learner) -> str:
+    """Why a learner can't be compiled on a suite; "" where it can."""
+    if isinstance(suite, Interactive) and algorithm.remembers:
+        return "it watches an episode step by step, which takes longer to compile than to train"
+    return ""
 
 
 def inputs(case: OpenEngine) -> Iterator[tuple[Meta, Episode]]:
@@ -162,19 +181,30 @@ def _pace(case: OpenEngine, paces: Paces) -> float:
     """Seconds of one meta-iteration, eagerly; timed once."""
     if (key := _key(case.spec)) not in paces:
         with threads(case.spec.threads):
-            gradient = meta_gradient(case.suite, case.algorithm)
-            paces[key] = min(timed(partial(gradient, *some)) for some in islice(inputs(case), 3))
+            whole = iteration(case, compiled=False)
+            paces[key] = min(_while_short(timed(partial(whole, *some)) for some in islice(inputs(case), 3)))
     return paces[key]
 
 
 def _compare(case: OpenEngine) -> Timing:
     with threads(case.spec.threads):
-        engines = [meta_gradient(case.suite, case.algorithm, compiled=compiled) for compiled in (False, True)]
+        engines = [iteration(case, compiled=compiled) for compiled in (False, True)]
         batches = islice(inputs(case), 1 + TIMINGS)
         # In alternation, so that a machine which slows down meanwhile slows both; the least is what noise spares.
-        rounds = [[timed(partial(gradient, *batch)) for gradient in engines] for batch in batches]
-    eager, compiled = (min(seconds) for seconds in zip(*rounds[1:], strict=True))
-    return Timing(eager, compiled, rounds[0][1] - compiled)
+        first = [timed(partial(engine, *next(batches))) for engine in engines]
+        rounds = _while_short([timed(partial(engine, *batch)) for engine in engines] for batch in batches)
+    eager, compiled = (min(seconds) for seconds in zip(*rounds, strict=True))
+    return Timing(eager, compiled, first[1] - compiled)
+
+
+def _while_short(measurements: Iterable[Any]) -> list[Any]:
+    """One measurement, and more of them while they have taken less time than what is not worth measuring."""
+    began, found = time.perf_counter(), []
+    for measurement in measurements:
+        found.append(measurement)
+        if time.perf_counter() - began > SHORT / 2:
+            break
+    return found
 
 
 def _key(spec: Spec) -> str:

@@ -20,6 +20,7 @@ from bench.planning.plan import Cell, view
 from bench.storage.store import MARK, Store
 
 TRIAL = 3  # meta-iterations that are timed after one to warm up
+ENOUGH = 2.0  # seconds after which one of them will do
 SCORED = 10  # that are scored on trial
 
 
@@ -45,14 +46,18 @@ def predict(cells: list[Cell], root: Path, plugins: tuple[Path, ...] = ()) -> It
     """The forecast of each cell, by the store's measurements or else by trial."""
     store = Store.open(root) if (root / MARK).exists() else None
     done = (record for record in store.records() if record.outcome == "finished") if store else ()
-    known: dict[str, Pace | BenchError | None] = {_kind(record.spec): _measured(record) for record in done}
+    known: dict[str, Pace | BenchError | None] = {_kind(r.spec): _measured(r) for r in done if not r.spec.domain}
     catalogue = Catalogue(plugins)
     for cell in cells:
         record = store.record(cell.id) if store else None
         if record and record.outcome != "failed":
             yield Forecast(0.0)
             continue
-        kind = _kind(cell.spec)
+        kind = _kind(cell.spec.home)
+        if cell.domain:  # which another cell trains
+            pace = known.get(kind)
+            yield Forecast(pace.scoring if isinstance(pace, Pace) else None)
+            continue
         try:
             known[kind] = found = known.get(kind) or _tried(cell, catalogue)
         except (DataError, PluginError) as error:
@@ -82,8 +87,12 @@ def _try(cell: Cell, catalogue: Catalogue) -> Pace:
     seconds = [0.0]
     if algorithm.trains:
         gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
-        cases = islice(inputs(OpenEngine(cell.spec, suite, algorithm)), 1 + TRIAL)
-        seconds = [timed(partial(gradient, *case)) for case in cases][1:]
+        seconds = []
+        for case in islice(inputs(OpenEngine(cell.spec, suite, algorithm)), 1 + TRIAL):
+            seconds.append(timed(partial(gradient, *case)))
+            if len(seconds) > 1 and sum(seconds) > ENOUGH:
+                break
+        seconds = seconds[1:]
     tested = view(cell.suite, algorithm.test_view, name, catalogue)
     if algorithm.train_view != algorithm.test_view:
         meta = to(tested.new_params(seeds.generator("forecast")), device)

@@ -7,7 +7,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,6 +17,7 @@ from bench.core.discovery import Catalogue, Named, build, parameters, parse, sou
 from bench.core.errors import BenchError, PluginError, foreign, unknown
 from bench.core.modules import batch_norms
 from bench.core.records import Component, EngineName, Judgement, Selection, Spec, Tuning
+from bench.core.stream import Stream
 from bench.core.types import Interactive, Kind, Learner, Split, Suite
 from bench.learning.engines import learn2learn
 from bench.learning.evaluate import manifest
@@ -24,6 +25,7 @@ from bench.learning.outer.trpo import outer_of
 from bench.places.execution import cores
 from bench.planning import engines as choose
 from bench.planning import networks
+from bench.protocols.online import stream
 
 log = logging.getLogger("bench")
 
@@ -59,7 +61,8 @@ class Cell:
     reason: str = field(default="", compare=False)  # why this engine
     why_by_task: str = field(default="", compare=False)  # why one task after the other, if so
     tuning: Tuning | None = field(default=None, compare=False)  # the sweep that chose the parameters
-    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # shorter cells of its trajectory, longest first
+    goes_on_from: tuple[str, ...] = field(default=(), compare=False)  # cells of its trajectory, longest first
+    domain: Suite | None = None  # whose test tasks the scores are of, if not the suite's
 
     @property
     def id(self) -> str:
@@ -130,7 +133,7 @@ def plan(
     lost: list[PluginError] = []
     for suite, algorithm in itertools.product(suites, algorithms):
         try:
-            cells += [planner.cell(suite, algorithm, seed) for seed in request.seeds]
+            cells += planner.cells(suite, algorithm)
         except PluginError as error:
             lost.append(error)
     if lost and (broken is None or not cells):
@@ -153,16 +156,24 @@ def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
     Raises:
         BenchError: this machine has another source of the suite or of the algorithm than the one it was planned with.
     """
-    suite = build(catalogue.load("suite", spec.suite.name), spec.suite.name, spec.suite.parameters)
+    suite = _again(spec.suite, catalogue)
+    domain = _again(spec.domain.suite, catalogue) if spec.domain else None
     cls = catalogue.load("algorithm", spec.algorithm.name)
     algorithm = build(cls, spec.algorithm.name, spec.algorithm.parameters)
-    for component, classes in ((spec.suite, (type(suite), type(suite.skeleton))), (spec.algorithm, (cls,))):
+    sources = [(spec.suite, suite.made_of), (spec.algorithm, algorithm.made_of)]
+    sources += [(spec.domain.suite, domain.made_of)] if spec.domain and domain else []
+    for component, classes in sources:
         if (found := source_hash(*classes)) != component.source:
             raise BenchError(
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
                 f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
             )
-    return Cell(spec, suite, algorithm, **others)
+    return Cell(spec, suite, algorithm, domain=domain, **others)
+
+
+def _again(suite: Component, catalogue: Catalogue) -> Suite:
+    again: Suite = build(catalogue.load("suite", suite.name), suite.name, suite.parameters)
+    return again
 
 
 def suite_of(catalogue: Catalogue, named: Named) -> Suite:
@@ -185,22 +196,51 @@ def check_kind(catalogue: Catalogue, named_suite: Named, suite: Suite, named: Na
         BenchError: `Learner.suits` lacks `Suite.kind`.
     """
     algorithm: type[Learner] = catalogue.load("algorithm", named.name)
+    _check_protocol(catalogue, named_suite, type(suite), named.name, algorithm)
     suits = algorithm.suits
     if suits.issuperset(get_args(Kind)) or (kind := _kind(suite)) in suits:
         return
     suites = [
         name
         for name, cls in catalogue.classes("suite").items()
-        if _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
+        if meets(cls, algorithm) and _kind_by_default(cls, name) in suits and _shows(cls, algorithm)
     ]
     algorithms = [
-        name for name, cls in catalogue.classes("algorithm").items() if kind in cls.suits and _shows(type(suite), cls)
+        name
+        for name, cls in catalogue.classes("algorithm").items()
+        if meets(type(suite), cls) and kind in cls.suits and _shows(type(suite), cls)
     ]
     raise BenchError(
         f"{named.name} is for {' and '.join(sorted(suits)) or 'no kind of task'}, and {named_suite.name} is "
         f"{kind}. Suites that {named.name} can meet: {', '.join(suites) or 'none'}. "
         f"Algorithms that can meet {named_suite.name}: {', '.join(algorithms) or 'none'}."
     )
+
+
+def _check_protocol(
+    catalogue: Catalogue, named: Named, suite: type[Suite], name: str, algorithm: type[Learner]
+) -> None:
+    """Refuses a learner of drawn tasks on a stream, and one that follows a stream elsewhere, and says who can."""
+    if meets(suite, algorithm):
+        return
+    algorithms = {other: cls for other, cls in catalogue.classes("algorithm").items() if meets(suite, cls)}
+    if algorithm.follows:
+        suites = [other for other, cls in catalogue.classes("suite").items() if meets(cls, algorithm)]
+        raise BenchError(
+            f"{name} follows a stream of tasks, and the tasks of {named.name} are drawn. Suites that {name} can meet: "
+            f"{', '.join(suites) or 'none'}. Algorithms that can meet {named.name}: {', '.join(algorithms) or 'none'}."
+        )
+    drivers = [other for other, cls in algorithms.items() if "learner" in {field.name for field in fields(cls)}]
+    led = f" Write {drivers[0]}[learner={name}]." if drivers else ""
+    raise BenchError(
+        f"{named.name} is a stream, whose tasks come one after the other, and {name} learns from tasks that are drawn."
+        f"{led} Algorithms that can meet {named.name}: {', '.join(algorithms) or 'none'}."
+    )
+
+
+def meets(suite: type[Suite], algorithm: type[Learner]) -> bool:
+    """Whether both are of one protocol."""
+    return issubclass(suite, Stream) == bool(algorithm.follows)
 
 
 def _kind(suite: Suite) -> Kind:
@@ -222,7 +262,10 @@ def _kind_by_default(cls: type[Suite], name: str) -> Kind | None:
 
 def judgement_of(suite: Suite) -> Judgement:
     """How a suite's scores are to be read."""
-    return Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+    judged = Judgement(metrics=suite.metrics, report_steps=suite.report_steps, floor=suite.floor, caveat=suite.caveat)
+    if not isinstance(suite, Stream):
+        return judged
+    return judged.model_copy(update={"metrics": (*suite.metrics, *suite.of_rounds), "after": "points"})
 
 
 def view(suite: Suite, method: str, algorithm: str, catalogue: Catalogue) -> Suite:
@@ -274,15 +317,22 @@ class _Planner:
         self.tried: dict[tuple[str, str], str] = {}  # why tasks go one after the other, for all seeds
         self.hashes: dict[tuple[str, str], dict[str, str]] = {}  # of the frozen tasks, which all algorithms share
 
-    def cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+    def cells(self, named_suite: Named, named: Named) -> list[Cell]:
+        """One for each seed, which are alike in all else."""
         with foreign(f"{named_suite} with {named} can't be planned"):
-            return self._cell(named_suite, named, seed)
+            first = self._cell(named_suite, named)
+            orders = {seed: self._order(named_suite, first, seed) for seed in self.request.seeds}
+        specs = (first.spec.model_copy(update={"seed": seed, "order": order}) for seed, order in orders.items())
+        return [replace(first, spec=spec, label=f"{first.label} · seed {spec.seed}") for spec in specs]
 
-    def _cell(self, named_suite: Named, named: Named, seed: int) -> Cell:
+    def _cell(self, named_suite: Named, named: Named) -> Cell:
         request = self.request
         suite = suite_of(self.catalogue, named_suite)
         check_kind(self.catalogue, named_suite, suite, named)
         algorithm = algorithm_of(self.catalogue, named, suite)
+        if suite.kind not in algorithm.suits:  # which may depend on its fields
+            kinds = " and ".join(sorted(algorithm.suits)) or "no kind of task"
+            raise BenchError(f"{named} is for {kinds}, and {named_suite} is {suite.kind}.")
         if request.preset not in suite.presets:
             raise unknown("preset", request.preset, suite.presets)
         budget = suite.presets[request.preset]
@@ -291,38 +341,54 @@ class _Planner:
         suite.sample(1, "train", torch.Generator().manual_seed(0))
         judgement_of(suite).model_dump_json()  # what can be written of it
         why = self._why_by_task(named_suite, trained, named, algorithm)
+        engine = "eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why)
         iterations = (request.iterations or budget.iterations) if algorithm.trains else 0
         spec = Spec(
             suite=Component(
                 name=named_suite.name,
-                given=_typed(named_suite, suite),
+                given=typed(named_suite, suite),
                 parameters=parameters(suite),
-                source=source_hash(type(suite), type(suite.skeleton)),
+                source=source_hash(*suite.made_of),
             ),
             suite_version=suite.version,
             norm=suite.normalisation,
             manifests=self._manifests(named_suite, algorithm.test_view, tested),
             algorithm=Component(
                 name=named.name,
-                given=_typed(named, algorithm),
+                given=typed(named, algorithm),
                 parameters=parameters(algorithm),
-                source=source_hash(type(algorithm)),
+                source=source_hash(*algorithm.made_of),
             ),
             outer=repr(outer_of(trained, algorithm, iterations)) if algorithm.trains else "",
-            seed=seed,
+            seed=0,
             iterations=iterations,
             validate_every=request.validate_every or suite.validate_every,
-            selection=request.selection if algorithm.trains else "last",
+            selection=request.selection if algorithm.trains and not isinstance(suite, Stream) else "last",
             test_tasks=budget.test_tasks if request.split == "test" else 0,
             validation_tasks=budget.validation_tasks,
-            engine="eager" if request.engine == "auto" else _engine(request.engine, suite, algorithm, named.name, why),
+            engine=engine,
             by_task=bool(why),
+            protocol="online" if isinstance(suite, Stream) else "episodic",
             dtype="float32",
             device=request.device,
             threads=threads_of(request),
             chunk_tasks=request.chunk_tasks if algorithm.trains else None,
         )
-        return Cell(spec, suite, algorithm, f"{named_suite} · {named} · seed {seed}", "asked for", why)
+        reason = choose.why_eager(suite, algorithm) if request.engine == "compiled" else ""
+        return Cell(spec, suite, algorithm, f"{named_suite} · {named}", reason or "asked for", why)
+
+    def _order(self, named: Named, cell: Cell, seed: int) -> str:
+        """The hash of a stream's tasks as a seed meets them; nothing of other suites."""
+        suite, spec = cell.suite, cell.spec
+        if not isinstance(suite, Stream):
+            return ""
+        rounds = spec.test_tasks or spec.validation_tasks
+        if spec.iterations < 2 * rounds:
+            raise BenchError(
+                f"{spec.iterations} meta-iterations are too few for the {rounds} rounds of {named}: give --iterations "
+                f"{2 * rounds} or more, or a preset with fewer rounds."
+            )
+        return stream(suite, named.name, self.request.split, seed, rounds)[1]
 
     def with_threads(self, cells: list[Cell], begun: Begun) -> list[Cell]:
         """The cells with the threads that they were begun with, if those are left open; says what does not count."""
@@ -384,9 +450,9 @@ class _Planner:
 
 def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
     """The engine with which the cell, or a shorter run that it goes on from, began; eager if no other would do."""
-    if isinstance(cell.suite, Interactive):
-        return "eager", "what is collected decides what is computed"
     spec = cell.spec
+    if why := choose.why_eager(cell.suite, cell.algorithm):
+        return "eager", why
     if spec.by_task:
         return "eager", "one task goes after the other"
     either = [spec.model_copy(update={"engine": engine}) for engine in ("eager", "compiled")]
@@ -396,12 +462,13 @@ def _open_engine(cell: Cell, known: Begun) -> tuple[EngineName, str] | None:
 
 
 def _engine(engine: EngineName, suite: Suite, algorithm: Learner, name: str, why_by_task: str) -> EngineName:
-    if isinstance(suite, Interactive) and engine != "eager":
-        raise BenchError(
-            f"suites whose tasks are acted in run eagerly, not with the engine {engine}. Use --engine auto."
-        )
+    if isinstance(suite, Interactive) and engine == "learn2learn":
+        raise BenchError("learn2learn has no suites whose tasks are acted in. Use --engine auto.")
     if engine == "compiled" and why_by_task:
         raise BenchError(f"what goes one task after the other is not compiled: {why_by_task}. Use --engine auto.")
+    if engine == "compiled" and (why := choose.why_eager(suite, algorithm)):
+        log.info("%s runs eagerly: %s", name, why)
+        return "eager"
     if engine != "learn2learn":
         return engine
     if not algorithm.trains:
@@ -434,5 +501,6 @@ def _threads(number: int) -> str:
     return f"{number} thread{'' if number == 1 else 's'}"
 
 
-def _typed(named: Named, instance: Any) -> dict[str, Any]:
+def typed(named: Named, instance: Any) -> dict[str, Any]:
+    """The parameters that were named, as they were built."""
     return {name: getattr(instance, name) for name in named.given}

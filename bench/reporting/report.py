@@ -101,16 +101,17 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
     if not records:
         raise BenchError(f"{root} holds no finished cell: there is nothing to report on. `bench run --out {root} ...`")
     done = [record for record in records if record.outcome == "finished"]
+    at_home = [record for record in done if not record.spec.domain]
     cells = frame.cells(records)
     scores = frame.tidy((record, store.read_table(record.cell, "scores.parquet")) for record in done)
     labels = dict(zip(cells["arm"], cells["algorithm"], strict=True))
     every = {
         "scores": scores,
         "cells": cells,
-        "progress": frame.progress((record, store.read_table(record.cell, "curve.parquet")) for record in done),
+        "progress": frame.progress((record, store.read_table(record.cell, "curve.parquet")) for record in at_home),
         "trials": frame.trials(records),
-        "curves": regression_curves(store, done, catalogue),
-        "confusions": confusions(store, _best(scores, cells, done), catalogue),
+        "curves": regression_curves(store, at_home, catalogue),
+        "confusions": confusions(store, _best(scores, cells, at_home), catalogue),
     }
     for table in every.values():
         if len(table):
@@ -123,7 +124,7 @@ def read(root: Path, folder: Path, catalogue: Catalogue) -> Contents:
 def _best(scores: pd.DataFrame, cells: pd.DataFrame, done: Sequence[Record]) -> list[Record]:
     """Of every suite the cell with the best mean after the last report step."""
     of, best = {record.cell: record for record in done}, []
-    for about in cells.drop_duplicates("suite").to_dict("records"):
+    for about in cells[cells["domain"] == ""].drop_duplicates("suite").to_dict("records"):
         headline = scores["step"] == about["report_steps"][-1]
         for name in ("suite", "setting", "norm", "metric"):
             headline &= scores[name] == about[name]
@@ -140,7 +141,8 @@ def _named(contents: Contents, name: str) -> Contents:
         table = getattr(contents, field)
         if len(table):
             shown = table["algorithm"].where(table["algorithm"] == "", table["algorithm"] + f" ({name})")
-            table = table.assign(algorithm=shown, arm=table["arm"] + f"@{name}", store=name)
+            arms = {key: table[key] + f"@{name}" for key in ("arm", "home") if key in table}
+            table = table.assign(algorithm=shown, **arms, store=name)
         made[field] = table
     return Contents(**made, links=contents.links, records=contents.records)
 
@@ -161,9 +163,18 @@ def _publish(
     compared, beside = comparison.compare(cubes), comparison.further(contents.scores, cells)
     pairs = comparison.differences(cubes, (lambda a, b: base[a.arm] == base[b.arm]) if paired else None)
     orders = comparison.orders(cells)
-    known = published.beside(compared, cells) if len(compared) else pd.DataFrame()
+    at_home = compared[compared["arm"].isin(cells.loc[cells["domain"] == "", "arm"])] if len(compared) else compared
+    known = published.beside(at_home, cells) if len(at_home) else pd.DataFrame()
     suites = list(dict.fromkeys(cells["suite"]))
-    scores = [views.comparison(suite, compared, beside, cells) for suite in suites]
+    each = [
+        (
+            views.comparison(s, compared, beside, cells),
+            views.domains(s, compared, cells),
+            views.rounds(s, contents.scores, cells),
+        )
+        for s in suites
+    ]
+    scores = [view for of_suite in each for view in of_suite if view.rows]
     analyses = [views.differences(suite, pairs) for suite in suites] if len(pairs) else []
     analyses += [views.variances(compared, cells)] if len(compared) else []
     analyses += [views.costs(orders), views.published(known)]
@@ -172,10 +183,10 @@ def _publish(
         subtitle=f"{len(cells)} cells of {len(suites)} suite{'s' if len(suites) > 1 else ''} in {source}, "
         f"last finished {max(cells['finished'])}",
         audit=found,
-        summary=views.summary(compared, orders, cells),
+        summary=views.summary(at_home, orders, cells),
         scores=scores,
         analyses=[view for view in analyses if view.rows],
-        pictures=list(_pictures(contents, cubes, compared, orders)),
+        pictures=list(_pictures(contents, cubes, at_home, orders)),
         cells=views.cells_of(cells, contents.links),
         commands=commands,
         command_notes=notes,
@@ -293,8 +304,22 @@ def _of_suite(suite: str, about: Any, own: list[Cube], contents: Contents, look:
     if own:
         yield Picture(
             f"adaptation-{name}",
-            f"{suite}: {metric} after 0 to {own[0].steps[-1]} inner steps, with 95 % intervals.",
-            figures.adaptation(own, look, metric, float(about["floor"])),
+            f"{suite}: {metric} after 0 to {own[0].steps[-1]} {about['after']}, with 95 % intervals.",
+            figures.adaptation(own, look, metric, str(about["after"])),
+        )
+    here = contents.scores[contents.scores["suite"] == suite]
+    if own and (here["metric"] == "needed").any():
+        yield Picture(
+            f"rounds-{name}",
+            f"{suite}: as tasks come, {metric} after so many points of a task, and the points that it needed: running "
+            "means over tasks, their mean over seeds and the range of the seeds.",
+            figures.rounds(
+                here[here["metric"].isin(["needed", about["metric"]])],
+                look,
+                metric,
+                about["report_steps"],
+                str(about["better"]),
+            ),
         )
     progress = contents.progress[contents.progress["suite"] == suite]
     if len(progress):
@@ -371,7 +396,7 @@ def reproduce(records: Sequence[Record], catalogue: Catalogue, root: Path) -> tu
     for record in records:
         spec = record.spec
         unknown = (
-            *({spec.suite.name} - set(catalogue.names("suite"))),
+            *({c.name for c in (spec.suite, spec.domain and spec.domain.suite) if c} - set(catalogue.names("suite"))),
             *({spec.algorithm.name} - set(catalogue.names("algorithm"))),
         )
         foreign |= dict.fromkeys(unknown)
@@ -381,6 +406,7 @@ def reproduce(records: Sequence[Record], catalogue: Catalogue, root: Path) -> tu
         options += [f"--validate-every {spec.validate_every}", f"--device {spec.device}", f"--threads {spec.threads}"]
         options += [f"--engine {spec.engine}"] if spec.iterations else ["--engine eager"]
         options += [f"--chunk-tasks {spec.chunk_tasks}"] if spec.chunk_tasks else []
+        options += [f"--score-on {shlex.quote(spec.domain.suite.label)}"] if spec.domain else []
         key = (spec.suite.label, *options)
         group = groups.setdefault(key, {"algos": [], "seeds": []})
         group["algos"].append(spec.algorithm.label)

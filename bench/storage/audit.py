@@ -12,7 +12,7 @@ from functools import partial
 from itertools import combinations
 
 from bench.core.findings import Audit, Comparison, Finding
-from bench.core.records import FEWEST_SEEDS, Record, Spec
+from bench.core.records import FEWEST_SEEDS, Domain, Record, Spec
 from bench.storage.store import Store
 
 ITERATIONS = "iterations differ"
@@ -82,9 +82,10 @@ class _Group:
             self._entrant(record.spec).cells.append(record)
         for spec in missing:
             self._entrant(spec).missing.append(spec)
-        suite = next(iter(self.entrants.values())).spec.suite
-        given = {name: value for name, value in suite.given.items() if name != "norm"}
-        self.title = suite.model_copy(update={"given": given}).label
+        spec = next(iter(self.entrants.values())).spec
+        given = {name: value for name, value in spec.suite.given.items() if name != "norm"}
+        self.title = spec.suite.model_copy(update={"given": given}).label
+        self.title += f" on {spec.domain.suite.label}" if spec.domain else ""
         self.findings: list[Finding] = []
         self.differing: list[tuple[str, Callable[[_Entrant], Hashable]]] = []  # what tells entrants apart, and how
 
@@ -125,12 +126,8 @@ class _Group:
         packages = dict.fromkeys(name for e in comparable for record in e.cells for name in record.environment)
         for name in [name for name in packages if name not in MACHINE]:
             self._mixed(f"{name} versions differ", comparable, partial(_package, name), str)
-        self._mixed(
-            "suite versions differ", comparable, lambda r: (r.spec.suite_version, r.spec.suite.source[:8]), _version
-        )
-        self._mixed(
-            "test tasks differ", comparable, lambda r: (_canonical(r.spec.manifests), r.spec.test_tasks), _tasks
-        )
+        self._mixed("suite versions differ", comparable, lambda r: _versioned(r.spec.domain or r.spec), _version)
+        self._mixed("test tasks differ", comparable, lambda r: (_canonical(_met(r.spec)), r.spec.test_tasks), _tasks)
         for entrant in comparable:
             self._mixed("code differs", [entrant], lambda r: r.spec.algorithm.source[:8], str)
 
@@ -249,10 +246,16 @@ class _Group:
         self.findings.append(Finding("caution", self.title, what, message, advice))
 
 
+def _met(spec: Spec) -> dict[str, str]:
+    """The frozen tasks by which a cell is judged, and those by which it chose."""
+    return spec.manifests | (spec.domain.manifests if spec.domain else {})
+
+
 def _suite(spec: Spec) -> str:
-    """A suite apart from its normalisation, which is looked at by itself."""
+    """A suite apart from its normalisation, which is looked at by itself, and the domain that is scored on."""
     parameters = {name: value for name, value in spec.suite.parameters.items() if name != "norm"}
-    return _canonical([spec.suite.name, parameters])
+    domain = spec.domain.suite.model_dump(include={"name", "parameters"}) if spec.domain else None
+    return _canonical([spec.suite.name, parameters, domain])
 
 
 def _by(entrants: list[_Entrant], key: Callable[[_Entrant], Hashable]) -> list[list[_Entrant]]:
@@ -288,6 +291,10 @@ def _values(listed: dict[str, list[str]]) -> str:
 
 def _package(name: str, record: Record) -> str:
     return record.environment.get(name, "unknown")
+
+
+def _versioned(of: Spec | Domain) -> tuple[int, str]:
+    return of.suite_version, of.suite.source[:8]
 
 
 def _version(value: tuple[int, str]) -> str:

@@ -1,12 +1,14 @@
 """Several run directories -> one: nothing is overwritten, and what contradicts is kept side by side."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bench.core.errors import BenchError
 from bench.core.records import Record
-from bench.storage.store import COLUMNS, TUNING, Store, write
+from bench.storage.store import COLUMNS, META, TUNING, Store, write
 
 UNFINISHED = ("spec.json", "log.txt", "checkpoint.safetensors")
 
@@ -20,13 +22,14 @@ class Merged(NamedTuple):
     message: str = ""
 
 
-def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
+def merge(sources: Sequence[Path], into: Path, cells: Collection[str] | None = None) -> Iterator[Merged]:
     """Brings the cells of run directories into one, telling what became of each.
 
-    A finished cell is taken where the target has none or an unfinished or failed one. Where both have a result and the
+    A finished cell is taken where the target has none or an unfinished or failed one, a checkpoint where the target's
+    is not as far. Where both have a result and the
     digests are equal, the target's stays; where they differ, both stay: the other as record-<digest>.json beside
     record.json, its tables likewise. Trials and sweeps in `tuning/` come along, without their journals: `bench tune`
-    proposes the same trials again and finds them done. Sources are only read.
+    proposes the same trials again and finds them done. Sources are only read. With `cells`, these alone are brought.
 
     Raises:
         StoreError: a source is no run directory or of another format, a file is corrupt, or a cell of the target is
@@ -48,7 +51,10 @@ def merge(sources: Sequence[Path], into: Path) -> Iterator[Merged]:
     for store in stores:
         if store.root.resolve() != target.root.resolve():
             for folder in sorted((store.root / "cells").glob("*/")):
-                yield _one(store, target, folder.name)
+                if cells is None or folder.name in cells:
+                    yield _one(store, target, folder.name)
+    if cells is not None:
+        return
     tunings = [store.root / TUNING for store in stores if (store.root / TUNING).is_dir()]
     if any(path.parent.resolve() != into.resolve() for path in tunings):
         yield from merge(tunings, into / TUNING)
@@ -66,7 +72,7 @@ def _one(source: Store, target: Store, cell: str) -> Merged:
         if new is None:
             return _unfinished(source, target, cell)
         if old is None or (old.outcome == "failed" and new.outcome != "failed"):
-            _copy(source, target, cell, (*UNFINISHED, *COLUMNS, "record.json"))
+            _copy(source, target, cell, (*UNFINISHED, *COLUMNS, META, "record.json"))
             _rivals(source, target, cell, new)
             return Merged(cell, source.root, "copied")
         if new.outcome == "failed" or _result(new) == _result(old):
@@ -78,10 +84,23 @@ def _one(source: Store, target: Store, cell: str) -> Merged:
 
 
 def _unfinished(source: Store, target: Store, cell: str) -> Merged:
-    if target.record(cell) or (target.folder(cell) / "checkpoint.safetensors").exists():
+    new, old = (iteration_of(store.folder(cell) / "checkpoint.safetensors") for store in (source, target))
+    if target.record(cell) or (old >= 0 and new <= old):
         return Merged(cell, source.root, "kept", "unfinished there")
+    if old >= 0:
+        _copy(source, target, cell, ("checkpoint.safetensors",))
+        return Merged(cell, source.root, "copied", f"unfinished, at {new:,} meta-iterations instead of {old:,}")
     _copy(source, target, cell, UNFINISHED)
     return Merged(cell, source.root, "copied", "unfinished: the command that began it goes on")
+
+
+def iteration_of(checkpoint: Path) -> int:
+    """The meta-iterations of a checkpoint; -1 where there is none that can be read."""
+    from safetensors import safe_open
+
+    with suppress(Exception), safe_open(checkpoint, "np") as file:
+        return int(json.loads(file.metadata()["state"])["iteration"])
+    return -1
 
 
 def _rivals(source: Store, target: Store, cell: str, first: Record) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MARK = "store.json"
+META = "meta.safetensors"  # what a cell has learned, without what going on would need; where results are kept compact
 TUNING = "tuning"  # within a run directory: the store of a sweep's trials, and a folder for each sweep
 COLUMNS = {  # of the tables
     "scores.parquet": ("setting", "norm", "metric", "task", "step", "value"),

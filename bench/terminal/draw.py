@@ -29,7 +29,8 @@ def draw_curves(root: Path, suite: str | None, path: Path) -> None:
     judged = known[name]
     made = cubes(frame[frame["suite"] == name], cells(done))
     look = figures.looks([*Catalogue().names("algorithm"), *(cube.algorithm for cube in made)])
-    _save(figures.adaptation(made, look, f"{judged.headline.name} {judged.headline.unit}".strip(), judged.floor), path)
+    metric = f"{judged.headline.name} {judged.headline.unit}".strip()
+    _save(figures.adaptation(made, look, metric, judged.after), path)
 
 
 def draw_paths(root: Path, suite: str | None, algorithm: str | None, path: Path, plugins: tuple[Path, ...]) -> None:

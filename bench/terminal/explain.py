@@ -13,9 +13,10 @@ from rich.text import Text
 from bench.core.discovery import FOLDERS, Catalogue, Named, allowed, parse
 from bench.core.errors import BenchError, MissingExtraError, PluginError, foreign, unknown
 from bench.core.labels import shown
+from bench.core.stream import Stream
 from bench.core.types import Suite
 from bench.learning.evaluate import FROZEN
-from bench.planning.plan import algorithm_of, suite_of
+from bench.planning.plan import algorithm_of, meets, suite_of
 from bench.terminal.document import gathered
 from bench.terminal.draw import draw_sheet
 from bench.terminal.tables import console, grid
@@ -57,7 +58,7 @@ def _suite_facts(suite: Suite) -> RichTable:
     presets = ", ".join(f"{key} {budget.iterations:,}" for key, budget in suite.presets.items())
     facts = {
         "version": str(suite.version),
-        "scored on": f"{FROZEN['test']} test tasks each of {settings}; {FROZEN['validation']} validation tasks",
+        "scored on": _scored_on(suite, settings),
         "metrics": ", ".join(f"{m.name} ({m.better} is better)" for m in suite.metrics),
         "report steps": ", ".join(map(str, suite.report_steps)),
         "knowing nothing": f"{suite.floor:.4g}",
@@ -72,6 +73,15 @@ def _suite_facts(suite: Suite) -> RichTable:
         if value:
             rows.add_row(Text(key, style="bold"), value)
     return rows
+
+
+def _scored_on(suite: Suite, settings: str) -> str:
+    if isinstance(suite, Stream):
+        rounds = ", ".join(f"{key} {budget.test_tasks}" for key, budget in suite.presets.items())
+        return (
+            f"the rounds of a stream of {suite.length} tasks, {settings}: {rounds}, after {suite.known} that are known"
+        )
+    return f"{FROZEN['test']} test tasks each of {settings}; {FROZEN['validation']} validation tasks"
 
 
 def _parameters(cls: type[Any]) -> RichTable:
@@ -101,6 +111,8 @@ def _algorithm_facts(catalogue: Catalogue, named: Named) -> Group:
                 setting, protocol = suite.setting, suite.protocol
         except (MissingExtraError, PluginError) as error:
             missing.setdefault(str(error), []).append(name)
+            continue
+        if not meets(type(suite), cls):
             continue
         algorithm = algorithm_of(catalogue, named, suite)
         rows.add_row(name, setting, *(_short(getattr(algorithm, field)) for field in fields))

@@ -60,11 +60,10 @@ class Outlet(io.TextIOBase):
         """The stream's."""
         return getattr(self.stream, "encoding", None) or "utf-8"
 
-    def write(self, text: str | bytes) -> int:
-        """Writes all of it; bytes, which click's completion of a shell writes, are UTF-8."""
-        said = text if isinstance(text, str) else text.decode()
+    def write(self, text: str) -> int:
+        """Writes all of it."""
         with self._listened_to():
-            self.stream.write(sayable(said, self.encoding))
+            self.stream.write(sayable(text, self.encoding))
         return len(text)
 
     def flush(self) -> None:

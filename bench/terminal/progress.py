@@ -8,6 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from bench.core.labels import span
 from bench.core.records import Record
 from bench.learning.training import Training
 from bench.planning.plan import Cell
@@ -71,12 +72,14 @@ class Progress:
         """Says that evaluation begins."""
         its = self.running.setdefault(cell.id, _Running())
         count = cell.spec.test_tasks or cell.spec.validation_tasks
-        self._line(f"{cell.label}: scoring {count} {cell.spec.split} tasks", its)
+        what = f"{cell.spec.split} tasks" if cell.spec.protocol == "episodic" else "tasks once more, in hindsight"
+        self._line(f"{cell.label}: scoring {count} {what}", its)
 
     def ends(self, cell: Cell, record: Record, fresh: bool) -> None:
         """Says what became of the cell."""
         self.running.pop(cell.id, None), self.lost.pop(cell.label, None)
-        took = span(record.train_seconds + record.compile_seconds + record.evaluate_seconds)
+        trained = record.train_seconds + record.compile_seconds if not cell.domain else 0.0  # by another cell
+        took = span(trained + record.evaluate_seconds)
         how = f"{record.outcome} ({took})" if fresh else f"{record.outcome} before"
         self._line(f"{cell.label}: {how}{': ' + record.message if record.message else ''}")
 
@@ -109,12 +112,3 @@ class _Running:
         self.began = self.said = time.monotonic()
         self.first: int | None = None
         self.line = ""
-
-
-def span(seconds: float | None) -> str:
-    """Seconds as people say them: 1h02m, 3m04s, 5s."""
-    if seconds is None:
-        return "unknown"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -15,13 +15,14 @@ from rich.text import Text
 from bench.core.discovery import Catalogue
 from bench.core.errors import DataError, PluginError
 from bench.core.findings import Audit
+from bench.core.labels import span
 from bench.planning.plan import Cell
 from bench.storage.merge import Merged
 from bench.storage.store import Store, claim, tunings
 from bench.terminal.document import gathered, value
 from bench.terminal.outlet import sayable
-from bench.terminal.progress import span
-from reports.views import COSTS, MARKS, ROBUST, View, columns_of, comparisons
+from reports.views import COSTS, MARKS, ROBUST, VERDICTS, View, columns_of, comparisons
+from reports.views import reproduced as reproductions
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -70,7 +71,9 @@ def comparison(view: View) -> None:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
         unmarked = _unmarked(view)
-        for part in (rows.drop(columns=[*costs, *unmarked]), rows[["algorithm", *costs]].drop_duplicates()):
+        parts = [rows.drop(columns=[*costs, *unmarked])]
+        parts += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
+        for part in parts:
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
         said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
     notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
@@ -329,6 +332,20 @@ def answers(found: "Answers") -> None:
     out.print(rows)
     if found.caveat:
         out.print(Text(found.caveat, style="dim"), soft_wrap=True)
+
+
+def reproduced(rows: pd.DataFrame) -> None:
+    """Prints published values beside ours."""
+    out = console()
+    if gathered("published values", [{"row": index, **row} for index, row in rows.to_dict("index").items()]):
+        return
+    for view in reproductions(rows):
+        table = grid(*view.columns, title=view.title)
+        for row in view.rows:
+            table.add_row(*(cell.text for cell in row))
+        out.print(table)
+        out.print(*(Text(note, style="dim") for note in view.notes), "", sep="\n", soft_wrap=True)
+    out.print(Text(VERDICTS, style="dim"), soft_wrap=True)
 
 
 def merged(cells: Iterable[Merged], into: Path) -> None:

@@ -24,7 +24,10 @@ class Environment(Protocol):
     horizon: int  # time-steps after which every episode ends
 
     def reset(self, tasks: Tasks, trajectories: int, generator: Generator) -> Tensor:
-        """The first observations, [T, B, O], float32; whatever is random about them comes from the generator."""
+        """The first observations, [T, B, O], float32; whatever is random about them comes from the generator.
+
+        Those of a suite `of_tensors` are where the tasks are; the generator's draws are made on the CPU and moved.
+        """
         ...
 
     def step(self, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -125,11 +128,11 @@ class Reinforcement(Interactive):
         """A fixed quota of complete episodes, leaves [T, B, ...], without advantages."""
         environment, policy = self.environment(), self.policy
         observation = environment.reset(tasks, self.trajectories, generator)
-        noise = policy.noise(environment.horizon, *observation.shape[:2], generator=generator)
-        alive = torch.ones(observation.shape[:2], dtype=torch.bool)
+        noise = policy.noise(environment.horizon, *observation.shape[:2], generator=generator).to(observation.device)
+        alive = torch.ones_like(observation[..., 0], dtype=torch.bool)
         unstable = ~alive
         rows: list[tuple[Tensor, ...]] = []
-        moment = Moment(observation, torch.zeros_like(noise[0]), torch.zeros(alive.shape), alive)
+        moment = Moment(observation, torch.zeros_like(noise[0]), torch.zeros_like(alive, dtype=torch.float32), alive)
         for eps in noise:
             behaviour = params(moment) if callable(params) else self.act(params, observation)
             action = policy.sample(behaviour, eps)
@@ -146,7 +149,7 @@ class Reinforcement(Interactive):
         observations, actions, rewards, mask, behaviours = (
             _padded(torch.stack(row, 2), environment.horizon) for row in zip(*rows, strict=True)
         )
-        empty = torch.zeros(len(mask))
+        empty = rewards.new_zeros(len(mask))
         return Trajectories(
             observations, actions, rewards, mask, torch.zeros_like(rewards), empty, unstable, behaviours,
             getattr(environment, "success", ()),
@@ -156,6 +159,12 @@ class Reinforcement(Interactive):
     def policy(self) -> Policy:
         """The module whose distribution is drawn from."""
         return cast(Policy, self.skeleton)
+
+    def differentiated(self) -> Self:
+        """With the policy that is so."""
+        other = replace(self)
+        vars(other)["skeleton"] = self.policy.differentiated()  # as the property keeps it
+        return other
 
     def act(self, params: Params, observation: Tensor) -> Tensor:
         """The distributions' parameters, [T, B, D], of policies with parameters [T, ...]."""
@@ -239,9 +248,9 @@ class Reinforcement(Interactive):
 
 def discounted(rewards: Tensor, discount: float) -> Tensor:
     """Σ_{t' ≥ t} discount^(t' − t) · rewards_t', [..., H] -> [..., H]."""
-    steps = torch.arange(rewards.shape[-1])
+    steps = torch.arange(rewards.shape[-1], device=rewards.device)
     ahead = steps.unsqueeze(1) - steps  # [t', t]
-    weights = torch.where(ahead >= 0, torch.tensor(discount, dtype=torch.float64) ** ahead.clamp(min=0), 0.0)
+    weights = torch.where(ahead >= 0, steps.new_tensor(discount, dtype=torch.float64) ** ahead.clamp(min=0), 0.0)
     return rewards @ weights.to(rewards.dtype)
 
 
@@ -251,11 +260,11 @@ def baseline(observations: Tensor, returns: Tensor, mask: Tensor, ridge: float =
     Duan et al. 2016, arXiv:1604.06778, appendix; as in their code o is cut to ±10 and t counts hundreds of steps.
     """
     o = observations.double().clamp(-10, 10)
-    t = (torch.arange(o.shape[-2], dtype=torch.float64) / 100).view(-1, 1).expand(*o.shape[:-1], 1)
+    t = (torch.arange(o.shape[-2], dtype=torch.float64, device=o.device) / 100).view(-1, 1).expand(*o.shape[:-1], 1)
     features = torch.cat([o, o.square(), t, t**2, t**3, torch.ones_like(t)], -1)  # [T, B, H, F]
     x = (features * mask.unsqueeze(-1)).flatten(1, 2)  # [T, N, F]
     y = (returns.double() * mask).flatten(1, 2).unsqueeze(-1)
-    gram = x.mT @ x + ridge * torch.eye(x.shape[-1], dtype=torch.float64)
+    gram = x.mT @ x + ridge * torch.eye(x.shape[-1], dtype=torch.float64, device=x.device)
     weights = torch.cholesky_solve(x.mT @ y, torch.linalg.cholesky(gram))
     return ((features.flatten(1, 2) @ weights).squeeze(-1).view(mask.shape) * mask).to(returns.dtype)
 

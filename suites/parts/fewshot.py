@@ -17,13 +17,18 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.images import decode
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Kind, Metric, Params, Role, Setting, Split, Supervised
+from bench.core.types import Budget, Kind, Params, Role, Setting, Split, Supervised
+from suites.parts.labelled import Classification
 from suites.parts.nets import BatchNorm, Conv4, FullyConnected, Pool4, ResNet12
+from suites.parts.queries import CONCENTRATION, Unbalanced, unbalanced
 
 FINN = "Finn et al. 2017, A.1"
+Queries = Annotated[int, Field(ge=1)] | Literal["dirichlet"] | None
+UNBALANCED = 15  # queries of a class on average where they are drawn by proportions, or a third of what there is
 
 
 class Classes(NamedTuple):
@@ -42,14 +47,19 @@ class Labelled(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images(Supervised):
+class Images(Classification):
     """N-way K-shot classification; subclasses give `pixels` and `classes_of`."""
 
     ways: Annotated[int, Field(ge=2, description="classes in a task")] = 5
     shots: Annotated[int, Field(ge=1, description="support drawings per class")] = 1
     queries: Annotated[
-        int | None, Field(ge=1, description="query drawings per class; as many as shots unless given")
-    ] = None
+        Queries,
+        Field(description="query drawings per class; as many as shots unless given; dirichlet: at test of each class "
+              "another number, by proportions from a Dirichlet distribution (Veilleux et al. 2021, arXiv:2204.11181)"),
+    ] = None  # fmt: skip
+    train_tasks: Annotated[
+        int, Field(ge=0, le=100_000, description="training tasks that exist, each with its drawings; 0: without end")
+    ] = 0
     norm: Annotated[
         Literal["transductive", "inductive"],
         Field(description="whether the query batch is normalised by its own statistics or by the support's"),
@@ -62,15 +72,10 @@ class Images(Supervised):
         ),
     ] = "conv"
 
-    kind: ClassVar[Kind] = "classification"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("accuracy", "%", "higher", low=0, high=100),
-        Metric("loss", "nats", "lower", low=0),
-        Metric("ece", "%", "lower", low=0, high=100),
-    )
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 10, 5),
         "quick": Budget(1_000),
+        "standard": Budget(10_000),
         "paper": Budget(60_000),
     }
 
@@ -103,13 +108,17 @@ class Images(Supervised):
 
     @property
     def per_class_queries(self) -> int:
-        """Query drawings per class."""
+        """Query drawings per class, on average."""
+        if self.queries == "dirichlet":
+            return max(1, min(UNBALANCED, (self.drawings_per_class - self.shots) // 3))
         return self.queries or self.shots
 
     @property
     def setting(self) -> str:
         """As papers name it."""
         extra = f", {self.queries} queries" if self.queries else ""
+        if self.queries == "dirichlet":
+            extra = f", {self.ways * self.per_class_queries} queries by Dirichlet({CONCENTRATION})"
         return f"{self.ways}-way {self.shots}-shot{extra}"
 
     @property
@@ -166,28 +175,69 @@ class Images(Supervised):
         """All but the shifts (and scales) of normalisation, which the paper's code leaves out of the inner loop."""
         return "norms" not in name.split(".")
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+    def sample(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
         """`count` tasks; no class stands twice in a task, no drawing both in support and query."""
-        classes = self.classes_of(split)
-        if self.ways > len(classes):
-            raise BenchError(
-                f"ways={self.ways}, but the {split} split has {len(classes)} classes. Give ways <= {len(classes)}."
-            )
-        chosen = _permutations(count, len(classes), generator)[:, : self.ways]
-        turns = torch.randint(4, (count, self.ways), generator=generator)
-        drawings = _permutations(count * self.ways, self.drawings_per_class, generator)
-        kept = drawings[:, : self.shots + self.per_class_queries]
-        return Classes(classes[chosen], turns, kept.view(count, self.ways, -1))
+        if split == "train" and self.train_tasks:
+            picked = torch.randint(self.train_tasks, (count,), generator=generator)
+            return Classes(*(leaf[picked] for leaf in self._training_tasks))
+        return self.drawn(count, split, generator)
 
-    def look_up(self, tasks: Classes, role: Role) -> Labelled:
+    @cached_property
+    def _training_tasks(self) -> Classes | Unbalanced:
+        """All that exist, where their number is finite."""
+        return self.drawn(self.train_tasks, "train", seeds.generator("pool", type(self).__name__))
+
+    def drawn(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
+        """`count` new tasks."""
+        classes, turns = self.chosen(count, split, generator)
+        order = permutations(count * self.ways, self.drawings_per_class, generator).view(count, self.ways, -1)
+        return self.dealt(split, classes, turns, order, torch.tensor(self.drawings_per_class), generator)
+
+    def chosen(self, count: int, split: Split, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The classes of `count` tasks and how they are turned, [T, W] each."""
+        classes = self.classes_of(split)
+        self.check_ways(len(classes), split)
+        places = permutations(count, len(classes), generator)[:, : self.ways]
+        return classes[places], torch.randint(4, (count, self.ways), generator=generator)
+
+    def check_ways(self, classes: int, split: Split) -> None:
+        """Refuses tasks of more classes than a split has."""
+        if self.ways > classes:
+            raise BenchError(f"ways={self.ways}, but the {split} split has {classes} classes. Give ways <= {classes}.")
+
+    def dealt(
+        self, split: Split, classes: Tensor, turns: Tensor, order: Tensor, there: Tensor, generator: Generator
+    ) -> Classes | Unbalanced:
+        """Drawings as support and query of the tasks.
+
+        Args:
+            split: whose tasks they are: in training, classes are equally frequent.
+            classes: [T, W].
+            turns: [T, W].
+            order: [T, W, most]: the numbers of each class's drawings, shuffled.
+            there: how many of those there are, [] or [T, W]; the others come last.
+            generator: of proportions.
+        """
+        if self.queries != "dirichlet" or split == "train":
+            return Classes(classes, turns, order[..., : self.shots + self.per_class_queries])
+        room = (there - self.shots).expand(classes.shape)
+        return unbalanced(classes, turns, order, room, self.shots, self.ways * self.per_class_queries, generator)
+
+    def look_up(self, tasks: Classes | Unbalanced, role: Role) -> Labelled:
         """The images, ink 1 on paper 0, class by class; an inductive query brings the support along."""
-        support, query = tasks.drawings.split([self.shots, self.per_class_queries], dim=2)
+        support = tasks.drawings[..., : self.shots]
         if role == "support":
             return Labelled(self.images(tasks, support), self._labels(support))
-        images = self.images(tasks, query)
+        if isinstance(tasks, Unbalanced):  # each query as a class of its own, of one drawing
+            classes, turns = (leaf.gather(1, tasks.labels) for leaf in (tasks.classes, tasks.turns))
+            shown = tasks.shown.unsqueeze(-1)
+            images, labels = self.images(Classes(classes, turns, shown), shown), tasks.labels
+        else:
+            query = tasks.drawings[..., self.shots :]
+            images, labels = self.images(tasks, query), self._labels(query)
         if self.norm == "inductive":
             images = torch.cat([self.images(tasks, support), images], 1)
-        return Labelled(images, self._labels(query))
+        return Labelled(images, labels)
 
     @property
     def outputs(self) -> int:
@@ -211,24 +261,6 @@ class Images(Supervised):
         unlabelled = len(data.images) - len(data.labels)
         logits = self.call(params, data.images, unlabelled or None)[unlabelled:]
         return functional.log_softmax(logits, -1)
-
-    def losses(self, prediction: Tensor, data: Labelled) -> Tensor:
-        """Cross-entropy per image, [N]."""
-        return -prediction.gather(-1, data.labels.unsqueeze(-1)).squeeze(-1)
-
-    def score(self, prediction: Tensor, data: Labelled) -> dict[str, Tensor]:
-        """Accuracy in percent, the mean cross-entropy, and the expected calibration error in percent."""
-        confidence, answer = prediction.exp().max(-1)
-        right = (answer == data.labels).to(prediction.dtype)
-        return {
-            "accuracy": 100 * right.mean(),
-            "loss": self.losses(prediction, data).mean(),
-            "ece": 100 * calibration_error(confidence, right),
-        }
-
-    def average(self, predictions: Tensor) -> Tensor:
-        """The logarithm of the members' mean probability."""
-        return torch.logsumexp(predictions, 0) - torch.log(torch.tensor(float(len(predictions))))
 
     def pretraining(self) -> "Pretraining":
         """All training classes at once, under one wide head."""
@@ -255,7 +287,7 @@ class Images(Supervised):
         rows = classes[torch.linspace(0, len(classes) - 1, 12).long()]
         return Sheet("images", 1 - self.pixels[rows.numpy()] / 255.0)
 
-    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+    def images(self, tasks: Classes | Unbalanced, drawings: Tensor) -> Tensor:
         """[T, W, S] drawings of the tasks' classes -> [T, W S, 1, H, W], turned, ink 1 on paper 0."""
         images = self._tensor[tasks.classes.unsqueeze(-1), drawings]  # [T, W, S, H, W]
         turns = tasks.turns
@@ -316,7 +348,7 @@ class Pretraining(Supervised):
         nn.init.xavier_uniform_(network.get_parameter("head.weight"))
         return network
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+    def sample(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
         """The suite's tasks."""
         return self.suite.sample(count, split, generator)
 
@@ -340,16 +372,7 @@ class Pretraining(Supervised):
         return self.suite.score(prediction, data)
 
 
-def calibration_error(confidence: Tensor, right: Tensor, bins: int = 15) -> Tensor:
-    """Σ_b |Σ_{i in b} (right_i − confidence_i)| / N over equal bins of confidence [N], a share.
-
-    Guo, Pleiss, Sun, Weinberger 2017 (arXiv:1706.04599), equation 3. Of few images it is more than the model's own.
-    """
-    place = (confidence * bins).long().clamp(0, bins - 1)
-    inside = functional.one_hot(place, bins).to(confidence.dtype)  # [N, bins]
-    return (inside * (right - confidence).unsqueeze(-1)).sum(0).abs().sum() / len(confidence)
-
-
-def _permutations(rows: int, length: int, generator: Generator) -> Tensor:
+def permutations(rows: int, length: int, generator: Generator) -> Tensor:
+    """[rows, length]: the numbers below `length`, each row in an order of its own."""
     # Sorting uniform draws, not randperm: one call for all rows, and a stream that torch's versions share.
     return torch.rand(rows, length, generator=generator, dtype=torch.float64).argsort(1)

@@ -47,6 +47,7 @@ class Locomotive(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(2, 2, 2),
         "quick": Budget(100, PUBLISHED, 10),
+        "standard": Budget(100, PUBLISHED, PUBLISHED),
         "paper": Budget(800, PUBLISHED, PUBLISHED),
     }
     validate_every: ClassVar[int] = 25

@@ -86,6 +86,36 @@ class Conv4(nn.Module):
         return output
 
 
+class Conv6(nn.Module):
+    """[N, 3, H, W] -> [N, ways]: six normalised 3x3 convolutions, their mean over H and W, one linear layer.
+
+    Finn et al. 2019 (arXiv:1902.08438), code: the second and the fifth keep the size and have no activation, the others
+    have stride 2 and ReLU; Xavier weights; the head from N(0, 1).
+    """
+
+    strides = (2, 1, 2, 2, 1, 2)
+
+    def __init__(self, ways: int, filters: int = 32) -> None:
+        """A head for `ways` classes."""
+        super().__init__()
+        self.convs = nn.ModuleList(
+            nn.Conv2d(filters if i else 3, filters, 3, stride, padding=0 if stride == 2 else 1)
+            for i, stride in enumerate(self.strides)
+        )
+        self.norms = nn.ModuleList(CentredNorm(filters) for _ in self.strides)
+        self.head = nn.Linear(filters, ways)
+        self.convs.apply(_xavier)
+        nn.init.normal_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, ways]."""
+        for conv, norm, stride in zip(self.convs, self.norms, self.strides, strict=True):
+            x = torch.relu(norm(conv(_pad_same(x)))) if stride == 2 else norm(conv(x))
+        output: Tensor = self.head(x.mean((2, 3)))
+        return output
+
+
 class Pool4(nn.Module):
     """[N, C, H, W] -> [N, ways]: four 3x3 convolutions, each normalised and max-pooled by two, one linear layer.
 

@@ -25,6 +25,7 @@ from bench.core.sheet import Sheet
 from bench.core.types import Setting, Split
 from suites.parts.fewshot import FINN, Classes, Images
 from suites.parts.nets import Pool4
+from suites.parts.queries import Unbalanced
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 By = dict[str, list[NDArray[np.uint8]]]  # class -> images [H, W, 3]
@@ -69,12 +70,12 @@ class ColourImages(Images):
         side = self.image_shape[1] // 16
         return Pool4(outputs, 32, side * side)
 
-    def sample(self, count: int, split: Split, generator: Generator) -> Classes:
+    def drawn(self, count: int, split: Split, generator: Generator) -> Classes | Unbalanced:
         """Tasks as of any image suite, but photographs have an upside."""
-        tasks = super().sample(count, split, generator)
+        tasks = super().drawn(count, split, generator)
         return tasks._replace(turns=torch.zeros_like(tasks.turns))
 
-    def images(self, tasks: Classes, drawings: Tensor) -> Tensor:
+    def images(self, tasks: Classes | Unbalanced, drawings: Tensor) -> Tensor:
         """[T, W, S] -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[tasks.classes.unsqueeze(-1), drawings].flatten(1, 2).float() / 255
 
@@ -99,13 +100,19 @@ class ColourImages(Images):
         return torch.arange(first, first + self.split_sizes[split])
 
 
-def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path], Iterable[By]]]) -> NDArray[np.uint8]:
-    """uint8 [C, 600, 3, H, W] of a data set in `--data-dir`, its splits one after the other, cached.
+def array(
+    name: str,
+    shape: tuple[int, ...],
+    layouts: dict[str, Callable[[Path], Iterable[By]]],
+    suite: type[ColourImages] = ColourImages,
+) -> NDArray[np.uint8]:
+    """uint8 [C, drawings, 3, H, W] of a data set in `--data-dir`, its splits one after the other, cached.
 
     Args:
         name: of the data set and of its folder.
         shape: of one image, [3, H, W].
-        layouts: what may lie in that folder, in words, and how each is read: its splits in order.
+        layouts: what may lie in that folder, in words, and how each is read: its classes in order, some at a time.
+        suite: whose numbers of classes and of images of each are expected.
 
     Raises:
         DataError: there is no such folder, nothing in it is one of the layouts, or images are missing.
@@ -118,21 +125,25 @@ def array(name: str, shape: tuple[int, ...], layouts: dict[str, Callable[[Path],
             f"and give the folder above it as --data-dir (BENCH_DATA_DIR){f', which is {root}' if root else ''}."
         )
 
+    count, each = sum(suite.split_sizes.values()), suite.drawings_per_class
+
     def build() -> NDArray[np.uint8]:
         for read in layouts.values():
-            found = {label: some for split in read(folder) for label, some in sorted(split.items())}
+            every, found = np.empty((count, each, *shape), np.uint8), dict[str, int]()
+            for classes in read(folder):
+                for label in sorted(classes):
+                    some = classes.pop(label)  # lest an image be kept twice
+                    if len(some) == each and len(found) < count:
+                        every[len(found)] = np.stack(some).transpose(0, 3, 1, 2)
+                    found[label] = len(some)
             if not found:
                 continue
-            few = [label for label, some in found.items() if len(some) != ColourImages.drawings_per_class]
-            if len(found) != 100 or few:
+            few = [label for label, number in found.items() if number != each]
+            if len(found) != count or few:
                 raise DataError(
-                    f"{folder} has {len(found)} classes, of 100, and {len(few)} of them do not have 600 images "
+                    f"{folder} has {len(found)} classes, of {count}, and {len(few)} of them do not have {each} images "
                     f"({', '.join(few[:3])}). Get an intact copy."
                 )
-            every = np.empty((len(found), ColourImages.drawings_per_class, *shape), np.uint8)
-            for row, some in zip(every, found.values(), strict=True):
-                for place, image in zip(row, some, strict=True):
-                    place[:] = image.transpose(2, 0, 1)
             return every
         raise DataError(f"nothing in {folder} is {name} as bench reads it: {ways}.")
 

@@ -7,11 +7,14 @@ A action, D parameters of the distribution.
 
 import math
 from collections.abc import Callable
+from copy import copy
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
+
+from suites.parts.perceptron import PATHS, Weights, perceptron
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
 
@@ -22,6 +25,27 @@ class Policy(nn.Module):
     Called with parameters [T, ...], which rollouts do, it takes observations [T, B, O]. With `body` False it takes what
     comes before the last layer in their place.
     """
+
+    layers: nn.ModuleList
+    activation: Callable[[Tensor], Tensor]
+    by_paths: bool = False
+
+    def differentiated(self) -> Self:
+        """The same policy, computed such that many products with its first two derivatives are cheap."""
+        other, layers = copy(self), cast(list[nn.Linear], list(self.layers))
+        small = (layers[0].in_features + 1) * layers[-1].out_features <= PATHS
+        other.by_paths = len(layers) == 3 and self.activation is torch.relu and small
+        return other
+
+    def run(self, x: Tensor, body: bool) -> Tensor:
+        """The last layer's output."""
+        *hidden, last = cast(list[nn.Linear], list(self.layers))
+        if body and self.by_paths and last.weight.dim() == 2:
+            return perceptron(x, cast(Weights, tuple(p for layer in (*hidden, last) for p in layer.parameters())))
+        for layer in hidden if body else ():
+            x = self.activation(layer(x))
+        output: Tensor = last(x)
+        return output
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """All that drawing the actions of an episode takes, [H, T, B, ...]."""
@@ -71,7 +95,7 @@ class Gaussian(Policy):
 
     def forward(self, observation: Tensor, body: bool = True) -> Tensor:
         """Means and log-deviations, [..., 2 A]."""
-        mean = _run(self.layers, self.activation, observation, body)
+        mean = self.run(observation, body)
         log_std = self.log_std.clamp(min=self.least)
         if log_std.dim() > 1:  # one for each task
             log_std = log_std.unsqueeze(-2)
@@ -109,7 +133,7 @@ class Categorical(Policy):
 
     def forward(self, observation: Tensor, body: bool = True) -> Tensor:
         """Logits, [..., A]."""
-        return _run(self.layers, self.activation, observation, body)
+        return self.run(observation, body)
 
     def noise(self, horizon: int, tasks: int, trajectories: int, *, generator: Generator) -> Tensor:
         """Standard Gumbel draws, [H, T, B, A]: the largest of logits and noise is a draw from their softmax."""
@@ -139,11 +163,3 @@ def _layers(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.ModuleList
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)
     return nn.ModuleList(layers)
-
-
-def _run(layers: nn.ModuleList, activation: Callable[[Tensor], Tensor], x: Tensor, body: bool) -> Tensor:
-    *hidden, last = layers
-    for layer in hidden if body else ():
-        x = activation(layer(x))
-    output: Tensor = last(x)
-    return output

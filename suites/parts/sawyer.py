@@ -54,6 +54,7 @@ class ArmTasks(Reinforcement):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(1, 2, 2),
         "quick": Budget(50, 50, 10),
+        "standard": Budget(150, 50, 50),
         "paper": Budget(1_500, 50, 50),
     }
     validate_every: ClassVar[int] = 25

@@ -7,17 +7,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from algorithms.cnp import CNP
 from algorithms.maml import MAML
-from bench.certificate.algorithms import algorithm_checks, compiled_checks, stages
+from bench.certificate.algorithms import algorithm_checks, certificate, compiled_checks, stages
 from bench.certificate.beds import Curved
 from bench.certificate.checks import Check
 from bench.certificate.suites import suite_checks
+from bench.certificate.tasks import task_checks
 from bench.core.discovery import Catalogue
 from bench.core.gradients import descend
-from bench.core.types import Data, Meta, Metric, Params, Prediction, Role, State, Task
+from bench.core.types import Data, Meta, Metric, Params, Prediction, Role, Split, State, Task
 from bench.planning.plan import Named, algorithm_of, suite_of
 from bench.testing import check_algorithm, check_suite
 from suites.glyphs import Glyphs
@@ -130,6 +131,8 @@ NOTHING_SAID: dict[str, dict[str, str]] = {
         ALONE: "n/a: its tasks draw noise",
         HEAD: "n/a: its tasks draw noise, which would have to be permuted too",
     },
+    "ftml": OPERATORLESS | PEERLESS | IDLE,
+    **dict.fromkeys(("toe", "ftl", "from_scratch"), OPERATORLESS | PEERLESS | IDLE | {CLOSED: OWN}),
     "promp": ONLY_ACTS | FORGETS,
     "rl2": ONLY_ACTS | OPERATORLESS,
 }
@@ -212,7 +215,16 @@ def test_the_whole_certificate_applies_to_maml() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["glyphs", "sinusoid", "sinusoid_freq", "sinusoid_freq[family=bmaml]", "glyphs[net=fc]"]
+    "name",
+    [
+        "glyphs",
+        "sinusoid",
+        "sinusoid_freq",
+        "sinusoid_freq[family=bmaml]",
+        "glyphs[net=fc]",
+        "sinusoid_stream",
+        pytest.param("stream", marks=pytest.mark.slow),
+    ],
 )
 def test_every_suite_that_needs_no_download_is_certified(name: str) -> None:
     stem, _, rest = name.partition("[")
@@ -412,6 +424,137 @@ def test_suites_whose_tasks_are_all_of_one_size_have_no_padding_to_check() -> No
 def test_batch_statistics_from_the_wrong_set_are_found() -> None:
     found = {check.name for check in suite_checks(WrongBatch(norm="inductive"), "wrong") if check.verdict == "FAULT"}
     assert "inductive: other predictions when one query changes" in found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peeking(Glyphs):
+    """Draws a class of the test split in training now and then."""
+
+    def drawn(self, count: int, split: Split, generator: Generator) -> Any:
+        tasks = super().drawn(count, split, generator)
+        if split == "train":
+            tasks.classes[0, 0] = self.classes_of("test")[0]
+        return tasks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fickle(Sinusoid):
+    """Looks the same task up with other noise each time."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(y=points.y + 1e-3 * torch.rand(points.y.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbourly(Sinusoid):
+    """A task's labels depend on which tasks come along."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(y=points.y - 1e-3 * points.y.mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holed(Sinusoid):
+    """Has a label that is no number."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        points.y[3, 0] = torch.nan
+        return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncounted(Glyphs):
+    """Numbers its classes from 1."""
+
+    def look_up(self, tasks: Any, role: Role) -> Labelled:
+        data = super().look_up(tasks, role)
+        return data._replace(labels=data.labels + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growing(Sinusoid):
+    """Shows one more input at test."""
+
+    def sample(self, count: int, split: Split, generator: Generator) -> Waves:
+        tasks = super().sample(count, split, generator)
+        return tasks if split != "test" else tasks._replace(query=tasks.query.repeat(1, 1, 2))
+
+
+HASHING = """
+from dataclasses import dataclass
+
+from suites.sinusoid import Sinusoid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hashing(Sinusoid):
+    \"\"\"Its frozen tasks go by the hash of a string, which is another in each process.\"\"\"
+
+    def sample(self, count, split, generator):
+        tasks = super().sample(count, split, generator)
+        return tasks._replace(amplitude=tasks.amplitude + WHAT)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(Sinusoid):
+    """Takes 120 MB for a look-up."""
+
+    def look_up(self, tasks: Waves, role: Role) -> Points:
+        points = super().look_up(tasks, role)
+        return points._replace(x=points.x + 0 * torch.ones(30_000_000).sum())
+
+
+HASHES, LOST = "frozen tasks drawn in another process: other hashes", "data that are no numbers (NaN, infinite)"
+OF_OTHERS = "classes of other splits among the tasks drawn"
+SECOND = "the same tasks looked up again, alone and after others: change"
+BEYOND = "classes beyond the network's outputs, and splits of other shapes"
+GREED = "GB of memory to draw and look up 8 tasks of each split"
+
+
+@pytest.mark.parametrize(
+    ("suite", "fault"),
+    [
+        *((Peeking, OF_OTHERS), (Fickle, SECOND), (Neighbourly, SECOND), (Holed, LOST), (Uncounted, BEYOND)),
+        *((Growing, BEYOND), (Greedy, GREED), (Sinusoid, ""), (Glyphs, "")),
+    ],
+)
+def test_a_fault_of_tasks_is_found_by_its_own_check(
+    suite: type[Any], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.certificate.tasks.MOST", 0.06)
+    found = [check.name for check in task_checks(suite(), suite.__name__.lower()) if check.verdict == "FAULT"]
+    assert (fault in found) if fault else found == []
+
+
+def test_suites_are_certified_by_name_with_parameters() -> None:
+    groups = dict(certificate("sinusoid[shots=3],images"))
+    assert list(groups) == ["sinusoid[shots=3] (suite)", "images (suite)"]
+    assert verdicts(groups["sinusoid[shots=3] (suite)"])[HASHES] == "pass"
+    [said] = groups["images (suite)"]
+    assert (said.verdict, "no folder was given" in said.name) == ("n/a", True)
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict"), [("hash('a string') % 1000", "FAULT"), ("1", "pass"), ("1 / (hash('x') == 0)", "FAULT")]
+)
+def test_tasks_that_another_process_draws_otherwise_are_found(tmp_path: Path, what: str, verdict: str) -> None:
+    (tmp_path / "hashing.py").write_text(HASHING.replace("WHAT", what))
+    suite = suite_of(Catalogue((tmp_path / "hashing.py",)), Named("hashing", {}))
+    [found] = [check for check in task_checks(suite, "hashing") if check.name == HASHES]
+    assert found.verdict == verdict
+
+
+def test_what_the_other_process_cannot_find_is_no_fault() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Local(Sinusoid):
+        pass
+
+    found = verdicts(list(task_checks(Local(), "local")))
+    assert found[HASHES] == "n/a: its class stands within a function, where no other process finds it"
 
 
 def test_check_algorithm_names_the_faults() -> None:

@@ -1,5 +1,6 @@
 """Finding, downloading, verifying and caching data, on a tiny data set and a local server."""
 
+import gzip
 import io
 import os
 import socket
@@ -483,3 +484,29 @@ def test_threads_that_ask_at_once_build_once(own: Path) -> None:
         thread.join()
     assert len(built) == 1
     assert len(results) == 3
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_file_of_its_own_may_be_packed_by_gzip_or_not(own: Path, packed: bool) -> None:
+    sha256 = content_hash([("digits", b"123")])[1]
+    archive = Archive("digits", "http://127.0.0.1:1/digits.gz", sha256, 10, "gz")
+    data = Dataset("toy", (archive,), "", folder="numbers")
+    (own / "numbers").mkdir()
+    where = own / "numbers" / ("digits.gz" if packed else "digits")
+    with pytest.raises(
+        DataError, match=r"looked for numbers/digits\.gz, numbers/digits, digits\.gz, digits\..*fetch toy"
+    ):
+        data.verify()
+    pack_it = gzip.compress if packed else bytes
+    where.write_bytes(pack_it(b"123"))
+    [row] = data.verify()
+    assert (row.ok, row.files, row.where) == (True, 1, where)
+    where.write_bytes(pack_it(b"124"))
+    assert not data.verify()[0].ok
+    where.write_bytes(pack_it(b"1" * 11))
+    with pytest.raises(DataError, match="has more than the 10 bytes allowed"):
+        data.verify()
+    if packed:
+        where.write_bytes(gzip.compress(b"123")[:-4])
+        with pytest.raises(DataError, match="is truncated, damaged or no gzip file"):
+            data.verify()

@@ -79,7 +79,7 @@ def test_several_values_are_refused_together_with_what_is_allowed(typed: Any) ->
     [
         ("maml[", "not closed"),
         ("maml]", "do not match"),
-        ("maml[[a=1]]", "do not match"),
+        ("maml[[a=1]]", "'[a=1]' in 'maml[[a=1]]' is not parameter=value"),
         ("maml[a=1]]", "do not match"),
         ("maml[a=1]x", "follows the bracket"),
         ("maml[a]", "'a' in 'maml[a]' is not parameter=value"),

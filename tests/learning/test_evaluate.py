@@ -11,7 +11,8 @@ from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.task import SuiteTask
 from bench.core.types import Data, Learner, Params, Prediction, Task
-from bench.learning.evaluate import Clock, quoted_step, traces
+from bench.learning.evaluate import CHUNK, Clock, chunk, quoted_step, trace, traces
+from suites.cifar_fs import CifarFS
 from suites.glyphs import Glyphs
 from suites.sinusoid import Sinusoid
 from tests.probes.prototypes import Prototypes
@@ -66,3 +67,15 @@ def test_a_learner_is_quoted_at_the_last_report_step_or_after_the_looks_it_takes
     suite: Sinusoid | Glyphs, learner: Learner, steps: int
 ) -> None:
     assert quoted_step(suite, learner) == steps
+
+
+def test_fewer_tasks_of_large_images_are_scored_at_once_with_the_same_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (chunk(Sinusoid()), chunk(Glyphs())) == (CHUNK, CHUNK)
+    assert chunk(CifarFS().stand_in()) < 12  # 75 queries of 32x32 in colour, 0.9 MB, of 8 MiB
+    suite, learner = Glyphs(), MAML(inner_lr=0.1, steps=1, **COMMON)
+    generator = seeds.generator(0)
+    meta, tasks = learner.init(SuiteTask(suite), generator), suite.sample(5, "test", generator)
+    whole = trace(suite, learner, meta, tasks, 1)
+    monkeypatch.setattr("bench.learning.evaluate.LARGE", 2 * 5 * 28 * 28 * 4 + 100)
+    assert chunk(suite) == 2
+    torch.testing.assert_close(trace(suite, learner, meta, tasks, 1)["loss"], whole["loss"])

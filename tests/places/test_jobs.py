@@ -175,3 +175,9 @@ def test_gpus_are_named_as_the_driver_is_told(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
     monkeypatch.setattr("torch.cuda.device_count", lambda: there)
     assert execution.gpus() == names
+
+
+def test_a_jobs_threads_wait_politely(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    assert run("environment", variable="OMP_WAIT_POLICY")[1] == [{"value": "passive"}]

@@ -7,6 +7,7 @@ import pytest
 
 from bench.core.errors import BenchError
 from bench.core.records import Spec
+from bench.learning.outer.trpo import Move
 from bench.planning import engines as choose
 from bench.planning.engines import Timing
 from bench.planning.plan import Request, plan
@@ -76,3 +77,18 @@ def test_a_plugin_that_fails_when_measured_is_left_to_its_own_cell(monkeypatch: 
     cell = one(iterations=3)
     assert cell.spec.engine == "eager"
     assert "planted" in cell.reason
+
+
+def test_where_tasks_are_acted_in_the_outer_step_is_timed_too() -> None:
+    options: dict[str, Any] = {"algos": "maml[meta_batch=2]", "iterations": 1, "threads": 1}
+    moves = []
+    for outer in ("trpo", "adam"):
+        (cell,) = plan(Request(suites=f"bandit[trajectories=2,outer={outer}]", **options))
+        case = choose.OpenEngine(cell.spec, cell.suite, cell.algorithm)
+        moves.append(choose.iteration(case, compiled=False)(*next(choose.inputs(case))))
+    assert [isinstance(move, Move) for move in moves] == [True, False]
+
+
+def test_a_long_measurement_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "SHORT", 0.0)
+    assert choose._while_short(iter(range(5))) == [0]

@@ -137,3 +137,9 @@ def _write(path: Path, content: Any) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(content))
     partial.replace(path)
+
+
+def environment(arguments: dict[str, Any], emit: Emit, stop: threading.Event) -> bool:
+    """Tells what a variable is in its own process."""
+    emit({"value": os.environ.get(arguments["variable"])})
+    return True

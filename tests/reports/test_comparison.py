@@ -18,6 +18,7 @@ def cell(**changes: Any) -> dict[str, Any]:
         "suite": "sinusoid",
         "suite_name": "sinusoid",
         "suite_given": "{}",
+        "domain": "",
         "algorithm": "maml",
         "algorithm_name": "maml",
         "arm": "m",
@@ -141,6 +142,24 @@ def test_second_order_is_held_against_what_differs_in_the_operator_alone() -> No
     assert (made["second"], made["first"], made["operator"], made["seeds"]) == ("maml", "fomaml", "reverse", 3)
     assert made["ratio"] == pytest.approx((2.0 * 2.1 * 2.2) ** (1 / 3))
     assert made["low"] < made["ratio"] < made["high"]
+
+
+def test_seeds_that_were_kept_at_fewer_steps_are_compared_at_those() -> None:
+    about = {"suite": "sinusoid", "setting": "K=5", "norm": "none", "algorithm": "maml", "arm": "m", "metric": "mse"}
+    rows = [
+        about | {"seed": seed, "task": task, "step": step, "value": float(10 * seed + task + step)}
+        for seed, steps in ((0, (0, 1, 2, 10)), (1, (0, 1, 10)))
+        for task in (0, 1)
+        for step in steps
+    ]
+    [made] = comparison.cubes(pd.DataFrame(rows), pd.DataFrame([cell()]))
+    assert made.steps == (0, 1, 10)
+    assert made.at(10).tolist() == [[10, 11], [20, 21]]
+
+
+def test_a_setting_is_published_without_its_number_of_queries() -> None:
+    assert published.setting_of("5-way 1-shot, 15 queries") == "5-way 1-shot"
+    assert published.setting_of("5-way 1-shot, split by alphabet") != "5-way 1-shot"
 
 
 def test_a_published_value_has_a_verdict_only_with_an_interval() -> None:

@@ -14,13 +14,16 @@ from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, MissingExtraError
 from bench.core.records import Spec
+from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.types import Data, Interactive, Params, Role, Suite
 from bench.planning.plan import Request, plan, planned, suite_of
 from suites.gp import GP
-from suites.parts.fewshot import Images
+from suites.parts.labelled import Classification
 from suites.parts.policies import Gaussian
+from suites.parts.streams import StreamOf
 from suites.sinusoid import Points, Sinusoid
+from suites.tabular import Tabular
 
 pytestmark = pytest.mark.slow
 CATALOGUE = Catalogue()
@@ -34,6 +37,7 @@ def given(name: str) -> list[str]:
     others += ["net=resnet12"] if name == "glyphs" else []
     others += ["net=fc"] if name in ("glyphs", "omniglot") else []
     others += ["hidden=5,7"] if "hidden" in fields else []
+    others += ["goal=regression"] if "goal" in fields else []
     others += ["kernel=sawtooth"] if "kernel" in fields else []
     others += ["shots=2-6"] if issubclass(CATALOGUE.load("suite", name), Sinusoid) else []
     small = [f"{key}={value}" for key, value in SMALL.items() if key in fields]
@@ -54,16 +58,26 @@ def made(text: str) -> Suite:
 
 def kind_of(suite: Suite) -> str:
     """By what it is, whatever it says."""
-    return (
-        "control" if isinstance(suite, Interactive) else "classification" if isinstance(suite, Images) else "regression"
-    )
+    suite = suite.base if isinstance(suite, StreamOf) else suite
+    if isinstance(suite, Tabular):
+        return suite.goal
+    classes = isinstance(suite, Classification)
+    return "control" if isinstance(suite, Interactive) else "classification" if classes else "regression"
 
 
 def test_every_suite_is_tried_and_with_more_layers_wherever_it_has_some() -> None:
     assert {parse(text)[0].name for text in CHOICES} == set(CATALOGUE.names("suite"))
     stacked = {parse(text)[0].name for text in CHOICES if "hidden=" in text}
     pictured = {parse(text)[0].name for text in CHOICES if "net=" in text}
-    assert stacked | pictured == set(CATALOGUE.names("suite"))
+    streams = {name for name in CATALOGUE.names("suite") if issubclass(CATALOGUE.load("suite", name), Stream)}
+    assert stacked | pictured | streams == set(CATALOGUE.names("suite"))
+
+
+def test_every_suite_has_the_budgets_that_are_named_none_below_the_one_before() -> None:
+    for name, cls in Catalogue().classes("suite").items():
+        assert list(cls.presets) == ["smoke", "quick", "standard", "paper"], name
+        iterations = [budget.iterations for budget in cls.presets.values()]
+        assert iterations == sorted(iterations), name
 
 
 @pytest.mark.parametrize("role", ["support", "query"])
@@ -89,7 +103,8 @@ def test_inputs_and_targets_are_as_many_as_there_are_examples(text: str, role: R
     else:
         assert y.shape == (len(x),)
         assert y.dtype == torch.int64
-        assert y.unique().tolist() == list(range(task.outputs))
+        classes = y.unique().tolist()
+        assert classes == list(range(task.outputs)) or (isinstance(suite, Stream) and set(classes) < {*range(10)})
 
 
 @pytest.mark.parametrize("text", CHOICES)

@@ -14,6 +14,7 @@ from torch.nn.utils import parameters_to_vector
 from algorithms.maml import MAML
 from bench.core import seeds
 from bench.core.task import SuiteTask
+from bench.core.trees import shapes_of, tree_leaves
 from bench.core.types import Episode, Params
 from bench.learning.objective import objective
 from suites.bandit import Bandit
@@ -212,6 +213,18 @@ def test_an_episode_ends_with_its_last_step_and_one_that_blows_up_is_counted() -
     assert data.unstable.tolist() == [[False, False, True]] * 2
     assert all(leaf.isfinite().all() for leaf in data if isinstance(leaf, Tensor))
     assert suite.tally(data) == {"environment_steps": 20.0, "return": 3.0, "unstable": 2.0}
+
+
+@pytest.mark.parametrize("view", ["plain", "oracle"])
+@pytest.mark.parametrize("kind", [Bandit, Navigation2D])
+def test_environments_of_tensors_run_where_the_tasks_are(kind: Any, view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The device "meta" stands in for a GPU: it computes nothing, and what mixes it with the CPU fails.
+    suite = kind(view=view, trajectories=2)
+    params = {n: torch.empty(3, *p.shape, device="meta") for n, p in suite.new_params(seeds.generator(0)).items()}
+    tasks = shapes_of(suite.sample(3, "train", seeds.generator(0)))
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda _: True)
+    data = suite.collect(tasks, params, "query", 0, seeds.generator(0))
+    assert {x.device.type for x in tree_leaves(data)} == {"meta"}
 
 
 def test_the_point_moves_at_most_a_tenth_and_stops_in_the_box_around_its_goal() -> None:

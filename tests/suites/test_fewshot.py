@@ -1,5 +1,7 @@
 """Few-shot image tasks: what is drawn, how it is normalised, and whose rates are whose."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -11,8 +13,10 @@ from bench.core.task import SuiteTask
 from bench.learning.evaluate import FROZEN, manifest
 from suites.glyphs import Glyphs
 from suites.omniglot import Omniglot
-from suites.parts.fewshot import Classes, Labelled, calibration_error
+from suites.parts.fewshot import Classes, Labelled
+from suites.parts.labelled import calibration_error
 from suites.parts.nets import CentredNorm
+from suites.parts.queries import Unbalanced, frequencies
 
 
 def test_no_drawing_is_both_support_and_query_and_no_class_stands_twice() -> None:
@@ -134,8 +138,76 @@ def test_manifests_are_the_published_ones(suite: type[Glyphs], ways: int, shots:
         manifest(made, suite.__name__.lower(), split)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("ways", "shots"), [(5, 1), (5, 5), (20, 1), (20, 5)])
+def test_vinyals_tasks_are_the_published_ones(ways: int, shots: int) -> None:
+    made = Omniglot(ways=ways, shots=shots, split="vinyals")
+    for split in FROZEN:
+        assert f"{made.setting}/{split}" in made.manifests
+        manifest(made, "omniglot", split)  # type: ignore[arg-type]
+
+
+def test_in_vinyals_split_a_character_and_its_quarter_turn_are_two_classes() -> None:
+    tasks = Omniglot(ways=60, split="vinyals").sample(100, "test", seeds.generator(0))
+    pairs = 4 * tasks.classes + tasks.turns
+    assert all(len(row.unique()) == 60 for row in pairs)
+    assert any(len(row.unique()) < 60 for row in tasks.classes)
+    assert len(pairs.unique()) > 0.9 * 4 * 423
+
+
+def test_proportions_of_queries_are_dirichlet_and_their_number_is_fixed() -> None:
+    room = torch.full((4000, 5), 1000)
+    counts = frequencies(room, 75, seeds.generator(0))
+    assert (counts.sum(1) == 75).all()
+    shares = counts[:, 0] / 75  # of Dirichlet(2, 2, 2, 2, 2): mean 1/5, variance 2 * 8 / (10^2 * 11)
+    assert shares.mean().item() == pytest.approx(0.2, abs=0.005)
+    assert shares.var().item() == pytest.approx(16 / 1100, rel=0.1)
+    few = torch.tensor([[3, 75, 75, 75, 75]]).expand(200, -1)
+    capped = frequencies(few, 75, seeds.generator(0))
+    assert (capped <= few).all()
+    assert (capped.sum(1) == 75).all()
+    assert (capped[:, 0] == 3).any()
+
+
+@pytest.mark.parametrize("norm", ["transductive", "inductive"])
+def test_unbalanced_queries_are_of_their_classes_and_not_of_the_support(norm: Any) -> None:
+    suite = Glyphs(ways=3, shots=2, queries="dirichlet", norm=norm)
+    assert suite.setting == "3-way 2-shot, 18 queries by Dirichlet(2)"
+    tasks = suite.sample(40, "test", seeds.generator(0))
+    assert isinstance(tasks, Unbalanced)
+    data = suite.look_up(tasks, "query")
+    assert data.labels.shape == (40, 18)
+    counts = [tuple(torch.bincount(row, minlength=3).tolist()) for row in data.labels]
+    assert len(set(counts)) > 20
+    images = data.images[:, -18:]
+    for t in range(40):
+        seen = {(int(label), int(drawing)) for label, drawing in zip(tasks.labels[t], tasks.shown[t], strict=True)}
+        assert len(seen) == 18
+        assert not seen & {(w, int(d)) for w in range(3) for d in tasks.drawings[t, w]}
+        for label, drawing, image in zip(tasks.labels[t], tasks.shown[t], images[t], strict=True):
+            still = torch.from_numpy(suite.pixels[tasks.classes[t, label], drawing])
+            turned = torch.rot90(still, int(tasks.turns[t, label]), (-2, -1))
+            assert torch.equal(image[0], 1 - turned.float() / 255)
+    trained = suite.look_up(suite.sample(2, "train", seeds.generator(0)), "query")
+    assert trained.labels.tolist() == [[0] * 6 + [1] * 6 + [2] * 6] * 2
+
+
+def test_a_finite_number_of_training_tasks_is_the_same_at_every_draw_and_leaves_the_others() -> None:
+    few = Glyphs(train_tasks=3)
+    seen = {tuple(leaf.flatten().tolist()) for i in range(2) for leaf in few.sample(50, "train", seeds.generator(i))[2]}
+    assert len(seen) == 3
+    tasks = [suite.sample(9, "test", seeds.generator(0)) for suite in (few, Glyphs())]
+    assert all(torch.equal(*pair) for pair in zip(*tasks, strict=True))
+    assert few.setting == Glyphs().setting
+
+
 @pytest.mark.parametrize(
-    "suite", [Glyphs(ways=3, shots=2), Glyphs(ways=3, shots=2, norm="inductive"), Glyphs(net="fc")]
+    "suite",
+    [
+        Glyphs(ways=3, shots=2),
+        Glyphs(ways=3, shots=2, norm="inductive"),
+        Glyphs(net="fc"),
+        Glyphs(queries="dirichlet", norm="inductive"),
+    ],
 )
 def test_what_a_learner_is_told_of_images_is_of_the_labelled_ones(suite: Glyphs) -> None:
     task = SuiteTask(suite)

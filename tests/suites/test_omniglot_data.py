@@ -40,7 +40,9 @@ def test_shipped_file_follows_the_rule_in_its_first_line() -> None:
         assert {names[i] for i in indices} == set(expected)
 
 
-@pytest.mark.parametrize(("by", "sizes"), [("character", (1100, 100, 423)), ("alphabet", (827, 137, 659))])
+@pytest.mark.parametrize(
+    ("by", "sizes"), [("character", (1100, 100, 423)), ("alphabet", (827, 137, 659)), ("vinyals", (1028, 172, 423))]
+)
 def test_splits_share_nothing_and_leave_nothing_out(by: str, sizes: tuple[int, ...]) -> None:
     splits = [omniglot.split_indices(split, by) for split in SPLITS]
     assert tuple(len(split) for split in splits) == sizes
@@ -62,6 +64,14 @@ def test_splits_by_alphabet_share_no_alphabet_and_test_is_the_evaluation_set() -
     assert {folder for folder, _ in background} == {"images_background"}
     first = sorted((alphabet for _, alphabet in background), key=sha256)[:5]
     assert {alphabet for _, alphabet in parts["validation"]} == set(first)
+
+
+def test_the_split_of_vinyals_names_its_source_and_is_its() -> None:
+    first, *_ = omniglot.VINYALS.read_text(encoding="utf-8").splitlines()
+    assert "github.com/jakesnell/prototypical-networks (c9bb4d2" in first
+    names = omniglot.names()
+    test = {names[i].split("/", 1)[1] for i in omniglot.split_indices("test", "vinyals")}
+    assert {"Gurmukhi/character42", "Gurmukhi/character45"} <= test  # which that file begins with
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """miniImagenet and CIFAR-FS: the layouts that people have, read safely, and what is said where there are none."""
 
+import hashlib
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -22,12 +23,13 @@ from bench.core.task import SuiteTask
 from bench.core.types import Episode
 from bench.learning.evaluate import manifest
 from bench.learning.outer.descent import Descent
-from suites import cifar_fs, mini_imagenet
+from suites import cifar_fs, mini_imagenet, tiny_imagenet
 from suites.cifar_fs import CifarFS
 from suites.fc100 import FC100
 from suites.mini_imagenet import MiniImagenet
 from suites.parts import photographs
 from suites.parts.photographs import ColourImages
+from suites.tiny_imagenet import TinyImagenet
 
 EACH = 3  # photographs per class, of 600
 SIZES = {"train": 64, "val": 16, "test": 20}
@@ -35,11 +37,13 @@ SIZES = {"train": 64, "val": 16, "test": 20}
 
 @pytest.fixture(autouse=True)
 def few_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ColourImages, "drawings_per_class", EACH)
+    for suite in (ColourImages, TinyImagenet):
+        monkeypatch.setattr(suite, "drawings_per_class", EACH)
     monkeypatch.setenv("BENCH_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("BENCH_CACHE_DIR", str(tmp_path / "cache"))
     mini_imagenet.pixels.cache_clear()
     cifar_fs.pixels.cache_clear()
+    tiny_imagenet.pixels.cache_clear()
 
 
 def colours(count: int, side: int) -> NDArray[np.uint8]:
@@ -80,6 +84,29 @@ def test_both_layouts_of_mini_imagenet_are_read_and_cached(layout: str, tmp_path
     mini_imagenet.pixels.cache_clear()
     assert isinstance(MiniImagenet(queries=1).pixels, np.memmap)
     assert len(list((tmp_path / "cache" / "mini_imagenet").glob("*.npy"))) == 1
+
+
+@pytest.mark.parametrize("below", ["tiny-imagenet-200", "."])
+def test_tiny_imagenet_is_read_and_split_by_the_names_of_its_classes(tmp_path: Path, below: str) -> None:
+    images, names = colours(200, 64), [f"n{i:08d}" for i in range(200)]
+    for name, some in zip(names, images, strict=True):
+        place = tmp_path / "data" / "tiny_imagenet" / below / "train" / name / "images"
+        place.mkdir(parents=True)
+        for k, image in enumerate(some):
+            Image.fromarray(image).save(place / f"{name}_{k}.JPEG", "png")
+    ranked = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+    order = [name for part in (ranked[:128], ranked[128:160], ranked[160:]) for name in sorted(part)]
+    suite = TinyImagenet(queries=1)
+    assert np.array_equal(suite.pixels, images[[names.index(name) for name in order]].transpose(0, 1, 4, 2, 3))
+    assert [suite.classes_of(split)[[0, -1]].tolist() for split in ("train", "validation", "test")] == [
+        [0, 127], [128, 159], [160, 199]
+    ]  # fmt: skip
+    tiny_imagenet.pixels.cache_clear()
+    (place / f"{name}_0.JPEG").unlink()
+    with pytest.raises(DataError, match="has 200 classes, of 200, and 1 of them do not have 3 images"):
+        TinyImagenet(queries=1).pixels  # noqa: B018
+    with pytest.raises(DataError, match=r"may not be passed on.*tiny-imagenet-200"):
+        photographs.array("elsewhere", (3, 64, 64), {"tiny-imagenet-200/": lambda _: []}, TinyImagenet)
 
 
 def test_both_layouts_of_cifar_fs_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,12 +206,15 @@ def test_nothing_but_arrays_is_called_in_protocol_5_either(tmp_path: Path, hosti
         photographs.unpickle(tmp_path / "some.pkl")
 
 
-@pytest.mark.parametrize(("suite", "name"), [(MiniImagenet, "mini_imagenet"), (CifarFS, "cifar_fs")])
+@pytest.mark.parametrize(
+    ("suite", "name"), [(MiniImagenet, "mini_imagenet"), (CifarFS, "cifar_fs"), (TinyImagenet, "tiny_imagenet")]
+)
 @pytest.mark.parametrize("shots", [1, 5])
 def test_manifests_are_the_published_ones(
     suite: type[ColourImages], name: str, shots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ColourImages, "drawings_per_class", 600)
+    monkeypatch.setattr(TinyImagenet, "drawings_per_class", 500)
     made = suite(shots=shots)
     for split in ("test", "validation"):
         assert f"{made.setting}/{split}" in made.manifests
@@ -235,7 +265,7 @@ def test_missing_photographs_are_told(tmp_path: Path) -> None:
     mini(folder := tmp_path / "data" / "mini_imagenet", "csv")
     lines = (folder / "val.csv").read_text().splitlines()
     (folder / "val.csv").write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(DataError, match="1 of them do not have 600"):
+    with pytest.raises(DataError, match="1 of them do not have 3 images"):
         _ = MiniImagenet(queries=1).pixels
     (folder / "images" / lines[1].split(",")[0]).unlink()
     with pytest.raises(DataError, match="cannot read the image"):

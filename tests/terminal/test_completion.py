@@ -31,7 +31,7 @@ def offered(*words: str) -> list[str]:
         (("bench", "run", "--algos", "maml,fin"), ["maml,finetune"]),
         (("bench", "run", "--suite", "omn"), ["omniglot"]),
         (("bench", "run", "--suite", "omniglot[wa"), []),
-        (("bench", "show", "sinusoid_"), ["sinusoid_freq"]),
+        (("bench", "show", "sinusoid_f"), ["sinusoid_freq"]),
     ],
     ids=lambda value: " ".join(value) or "nothing",
 )

@@ -26,7 +26,7 @@ OTHERS = {  # a value that is not the default, of each option
     **{"workers": 2, "dask": "tcp://a:1", "dask-spec": "c.yaml", "retries": 5, "plugin": ["a.py", "b.py"]},
     **{"track": ["tensorboard", "mlflow"], "trials": 4, "trial-iterations": 3, "sampler": "grid", "pruner": "median"},
     **{"sampler-seed": 9, "batch": 2, "storage": "postgresql://a@b/c", "json": True},
-    **{"search": "maml[inner_lr=0.01..1 log]"},
+    **{"search": "maml[inner_lr=0.01..1 log]", "score-on": "sinusoid_freq"},
 }
 
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "cost": ["cost", "--suite", "sinusoid", "--algos", "maml", "--steps", "1", "--tasks", "2", "--out", "NEW"],
     "certify": ["certify", "scratch"],
     "report": ["report", "STORE"],
+    "reproduce": ["reproduce", "sinusoid", "--dry-run", "--threads", "1", "--out", "STORE"],
     "audit": ["audit", "STORE"],
     "data verify": ["data", "verify", "sinusoid"],
 }  # fmt: skip

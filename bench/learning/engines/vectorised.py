@@ -7,28 +7,34 @@ they just wrote in that core's cache. Letters: T tasks.
 
 import contextlib
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses import FakeTensorMode
 from torch.func import vmap
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from bench.core import modules
 from bench.core.call import Statistics, recording
 from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
-from bench.core.types import Episode, Learner, Meta, Suite
+from bench.core.types import Episode, Interactive, Learner, Meta, Suite
 from bench.learning.engines.convolutions import FUNCTIONAL, ConvolutionsAsProducts, channels_last
+from bench.learning.engines.products import FEW_COLUMNS
 from bench.learning.engines.sums import STAGED
 from bench.learning.objective import objective
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-LARGE = 2**16  # bytes of Meta; of a smaller net, a call for each task would take longer than what is computed in it
+LARGE = (
+    2**16
+)  # bytes of Meta, or of a task's episodes; of less, a call for each task would take longer than what is computed in it
+SAME = (torch.ops.aten.alias.default, torch.ops.aten.detach.default)  # but for autograd, which is past, their input
 Leaves = list[Tensor]
 Specs = tuple[Any, Any]  # the structures of Meta and Episode
 MetaGradient = Callable[[Meta, Episode], tuple[Tensor, Meta]]
@@ -58,6 +64,7 @@ def meta_gradient(
     """
     task_loss = objective(suite, algorithm)
     normalised = modules.batch_norms(suite.skeleton)
+    acted_in = isinstance(suite, Interactive)
     recorded: list[str] = []  # the layers whose statistics the last call gave
 
     # Flat from here on: small nets are trained in less time than it takes to walk through a tree of tensors.
@@ -90,7 +97,7 @@ def meta_gradient(
         gradients = [next(found) if x.requires_grad else torch.zeros_like(x) for x in live]
         return [value.detach(), *gradients, *summed]
 
-    run = Compiled(total) if compiled else total
+    run = Compiled(total, thorough=acted_in) if compiled else total
 
     def sums(meta: Leaves, batch: Leaves, specs: Specs, size: int) -> list[Leaves]:
         if size >= len(batch[0]):
@@ -105,7 +112,7 @@ def meta_gradient(
         (values, spec), (batch, its_spec) = tree_flatten(meta), tree_flatten(episodes)
         tasks = len(batch[0])
         while True:
-            size = min(chunk or (_at_once(values, tasks) if compiled else tasks), tasks)
+            size = min(chunk or (at_once(values, tasks, acted_in and batch) if compiled else tasks), tasks)
             try:
                 parts = sums(values, batch, (spec, its_spec), size)
                 break
@@ -142,8 +149,11 @@ def over_tasks(function: Callable[..., Any], *, by_task: bool = False) -> Callab
     return one_by_one
 
 
-def _at_once(meta: Leaves, tasks: int) -> int:
+def at_once(meta: Leaves, tasks: int, episodes: Leaves | Literal[False] = False) -> int:
+    """How many tasks a compiled call takes: one where the net is large, or what they recorded of their episodes."""
     large = sum(leaf.nbytes for leaf in meta) > LARGE
+    if episodes:
+        large |= sum(leaf.nbytes for leaf in episodes) > tasks * LARGE
     return 1 if large and not meta[0].is_cuda and tasks >= torch.get_num_threads() else tasks
 
 
@@ -171,9 +181,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 class Compiled:
     """A function (meta, batch, specs) -> tensors, traced and compiled once per shape of the leaves."""
 
-    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves]) -> None:
-        """Nothing is compiled before the first call."""
-        self.function = function
+    def __init__(self, function: Callable[[Leaves, Leaves, Specs], Leaves], *, thorough: bool = False) -> None:
+        """Nothing is compiled before the first call; `thorough` as of `traced`."""
+        self.function, self.thorough = function, thorough
         self.compiled: dict[Any, tuple[Specs, Callable[..., Any]]] = {}
 
     def __call__(self, meta: Leaves, batch: Leaves, specs: Specs) -> Leaves:
@@ -184,33 +194,15 @@ class Compiled:
 
     def side_by_side(self, meta: Leaves, parts: list[Leaves], specs: Specs) -> list[Leaves]:
         """The function's value for each part of a batch, on as many threads as torch may use."""
-        threads = torch.get_num_threads()
         if meta[0].is_cuda:
             return [self(meta, part, specs) for part in parts]
         # All but the last are of one shape; now, since the compiler is no place for two.
         usual, last = (self._ready(meta, part, specs, 1) for part in (parts[0], parts[-1]))
-        waiting = iter(list(enumerate(parts)))
-        results: list[Leaves] = [[]] * len(parts)
-
-        def work() -> None:
-            torch.set_num_threads(1)  # this thread's own; a matrix product would take all cores in each of them
-            with torch.no_grad():
-                for i, part in waiting:  # whoever is free takes the next; compiled code runs without Python's lock
-                    results[i] = list((usual if i < len(parts) - 1 else last)(*meta, *part))
-
-        others = [_pool(threads).submit(work) for _ in range(threads - 1)]
-        try:
-            work()
-        finally:
-            torch.set_num_threads(threads)
-            others = [other for other in others if not other.cancel()]  # who has not begun finds nothing left to do
-            wait(others)
-        for other in others:
-            other.result()
-        return results
+        compiled = [usual] * (len(parts) - 1) + [last]
+        return side_by_side([partial(call, *meta, *part) for call, part in zip(compiled, parts, strict=True)])
 
     def _ready(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
-        signature = (threads, *((x.shape, x.dtype, x.device) for x in (*meta, *batch)))
+        signature = signature_of((*meta, *batch), threads)
         known, compiled = self.compiled.get(signature, (None, None))
         if compiled is None or known != specs:
             compiled = self._compile(meta, batch, specs, threads)
@@ -218,16 +210,70 @@ class Compiled:
         return compiled
 
     def _compile(self, meta: Leaves, batch: Leaves, specs: Specs, threads: int) -> Callable[..., Any]:
-        # On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing.
-        mode = FakeTensorMode(shape_env=ShapeEnv())
-        shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in (*meta, *batch)]
         cut = len(meta)
-        instead: dict[Any, Callable[..., Any]] = {**FUNCTIONAL, **STAGED}
-        with mode:
-            graph = make_fx(lambda *x: self.function(list(x[:cut]), list(x[cut:]), specs), instead)(*shapes)
-        graph.graph.eliminate_dead_code()
-        graph.recompile()
-        # Called from C++, without Python between its kernels, which is much of a small net's time, nor Python's lock.
-        options: dict[str, Any] = {"cpp_wrapper": not meta[0].is_cuda, "cpp.threads": threads}
-        compiled: Callable[..., Any] = torch._inductor.compile(graph, shapes, options=options)
-        return compiled
+
+        def flat(*x: Tensor) -> Leaves:
+            return self.function(list(x[:cut]), list(x[cut:]), specs)
+
+        return built(*traced(flat, (*meta, *batch), thorough=self.thorough), threads)
+
+
+def signature_of(leaves: Sequence[Tensor], threads: int) -> Hashable:
+    """What compiled code is made for."""
+    return (threads, *((x.shape, x.dtype, x.device) for x in leaves))
+
+
+def traced(
+    function: Callable[..., Leaves], leaves: Sequence[Tensor], *, thorough: bool = False
+) -> tuple[GraphModule, list[Any]]:
+    """A function of tensors as a graph of plain operators, and its inputs' shapes, of which it is made.
+
+    On shapes alone, so that the compiler's cache serves the next process; of tensors it keeps nothing. `thorough`:
+    nothing is computed twice, and products with few columns are transposed.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    shapes: list[Any] = [mode.from_tensor(x, static_shapes=True) for x in leaves]
+    instead: dict[Any, Callable[..., Any]] = {**FUNCTIONAL, **STAGED, **(FEW_COLUMNS if thorough else {})}
+    with mode:
+        graph = make_fx(function, instead)(*shapes)
+    graph.graph.eliminate_dead_code()
+    if thorough:
+        for node in list(graph.graph.nodes):
+            if node.target in SAME:
+                node.replace_all_uses_with(node.args[0])
+                graph.graph.erase_node(node)
+        graph = GraphModule(graph, fx_graph_cse(graph.graph))
+    graph.recompile()
+    return graph, shapes
+
+
+def built(graph: GraphModule, shapes: list[Any], threads: int) -> Callable[..., Any]:
+    """A graph compiled for inputs of these shapes."""
+    # Called from C++, without Python between its kernels, which is much of a small net's time, nor Python's lock.
+    options: dict[str, Any] = {"cpp_wrapper": not shapes[0].is_cuda, "cpp.threads": threads}
+    compiled: Callable[..., Any] = torch._inductor.compile(graph, shapes, options=options)
+    return compiled
+
+
+def side_by_side(calls: Sequence[Callable[[], Sequence[Tensor]]]) -> list[Leaves]:
+    """What each call of compiled code gives, on as many threads as torch may use, in the calls' order."""
+    threads = torch.get_num_threads()
+    waiting = iter(list(enumerate(calls)))
+    results: list[Leaves] = [[]] * len(calls)
+
+    def work() -> None:
+        torch.set_num_threads(1)  # this thread's own; a matrix product would take all cores in each of them
+        with torch.no_grad():
+            for i, call in waiting:  # whoever is free takes the next; compiled code runs without Python's lock
+                results[i] = list(call())
+
+    others = [_pool(threads).submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        torch.set_num_threads(threads)
+        others = [other for other in others if not other.cancel()]  # who has not begun finds nothing left to do
+        wait(others)
+    for other in others:
+        other.result()
+    return results

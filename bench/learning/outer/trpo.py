@@ -6,15 +6,17 @@ post-update policies for its bound, as Finn et al. 2017 (arXiv:1703.03400), sect
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.func import grad, jvp, vmap
+from torch.func import grad, jvp
 
 from bench.core.outer import Outer
 from bench.core.trees import tree_flatten, tree_leaves, tree_unflatten
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite
+from bench.learning.engines.vectorised import over_tasks
 from bench.learning.objective import objective, prediction
 from bench.learning.outer.descent import Again, Memory
 
@@ -53,20 +55,43 @@ class Move(NamedTuple):
     tries: int  # how often the surrogate was evaluated; all of them and one where none was good
 
 
-def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, episode: Episode) -> Move:
+class Parts(Protocol):
+    """What a step computes of recorded episodes, by either engine."""
+
+    def fisher(self, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
+        """As the function of this name."""
+        ...
+
+    def surrogate(self, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
+        """As the function of this name."""
+        ...
+
+
+class EagerParts:
+    """The functions as they stand here."""
+
+    def __init__(self, suite: Interactive, algorithm: Learner) -> None:
+        """Of a suite and a learner."""
+        self.fisher = partial(fisher, suite, algorithm)
+        self.surrogate = partial(surrogate, suite, algorithm)
+
+
+def trpo(
+    suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, episode: Episode, parts: Parts | None = None
+) -> Move:
     """The meta-learned tensors after one step: θ − η F⁻¹ g, the largest tried that improves within the bound.
 
     F is the Fisher matrix of the adapted policies' distributions as a function of `meta`, which is the Hessian of their
     mean KL at no distance: one jvp and one vjp per product, no third derivative. It is taken on an excerpt of every
     task's query, as appendix C does: leaving out tasks instead would leave out directions. Loss and KL are of all.
     """
-    rule = TRPO()
+    rule, parts = TRPO(), parts or EagerParts(suite, algorithm)
     leaves, spec = tree_flatten(meta)
     here = [leaf.detach() for leaf in leaves]
     direction, *_ = tree_flatten(gradient)
     if not all(g.isfinite().all() for g in direction) or not any(g.any() for g in direction):
         return Move(meta, 0.0, 0)
-    product = fisher(suite, algorithm, meta, episode._replace(query=suite.excerpt(episode.query)))
+    product = parts.fisher(meta, episode._replace(query=suite.excerpt(episode.query)))
     natural, residual = conjugate_gradient(product, direction, rule)
     curvature = dot(natural, direction) - dot(natural, residual)
     if not curvature > 0:
@@ -76,7 +101,7 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
     def judged(size: float) -> tuple[float, float]:
         tried = tree_unflatten([x - size * d for x, d in zip(here, natural, strict=True)], spec)
         with torch.no_grad():
-            loss, kl = surrogate(suite, algorithm, tried, episode)
+            loss, kl = parts.surrogate(tried, episode)
         return loss.item(), kl.item()
 
     size, kl, tries = backtracking(judged, longest, suite.kl, rule)
@@ -87,31 +112,35 @@ def trpo(suite: Interactive, algorithm: Learner, meta: Meta, gradient: Meta, epi
 class TrustRegion:
     """TRPO as an outer rule; it remembers nothing."""
 
-    def __init__(self, suite: Interactive, algorithm: Learner, meta: Meta) -> None:
-        """Moves `meta` in place."""
-        self.suite, self.algorithm, self.meta = suite, algorithm, meta
+    def __init__(self, suite: Interactive, algorithm: Learner, meta: Meta, parts: Parts | None = None) -> None:
+        """Moves `meta` in place; eagerly, where no parts are given."""
+        self.suite, self.algorithm, self.meta, self.parts = suite, algorithm, meta, parts
         self.memory: Memory = []
 
     def update(self, gradient: Meta, batch: Episode, iteration: int, again: Again) -> dict[str, float]:
         """One step; its KL, how many sizes were tried, and whether none was good."""
-        move = trpo(self.suite, self.algorithm, self.meta, gradient, batch)
+        move = trpo(self.suite, self.algorithm, self.meta, gradient, batch, self.parts)
         for leaf, new in zip(tree_leaves(self.meta), tree_leaves(move.meta), strict=True):
             leaf.copy_(new)
         return {"kl": move.kl, "tries": float(move.tries), "rejected": float(move.meta is self.meta)}
 
 
-def surrogate(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> tuple[Tensor, Tensor]:
+def surrogate(
+    suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode, *, by_task: bool = False
+) -> tuple[Tensor, Tensor]:
     """Mean meta-loss and mean divergence of the adapted learners on recorded episodes [T, ...]."""
     loss, predict = objective(suite, algorithm), prediction(suite, algorithm)
 
     def one(recorded: Episode) -> tuple[Tensor, Tensor]:
         return loss(meta, recorded), suite.divergence(predict(meta, recorded), recorded.query)
 
-    losses, kls = vmap(one)(episode)
+    losses, kls = over_tasks(one, by_task=by_task)(episode)
     return losses.mean(), kls.mean()
 
 
-def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode) -> Callable[[Vector], Vector]:
+def fisher(
+    suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode, *, by_task: bool = False
+) -> Callable[[Vector], Vector]:
     """The product (F + damping) v, F = Jᵀ H J: J of the predictions, H the Hessian of the divergence in them.
 
     J v is taken as the derivative of Jᵀ u in u, so that one graph serves all products and no inner step is run anew.
@@ -120,10 +149,11 @@ def fisher(suite: Interactive, algorithm: Learner, meta: Meta, episode: Episode)
     predict = prediction(suite, algorithm)
 
     def predictions(*values: Tensor) -> Tensor:
-        return vmap(lambda recorded: predict(tree_unflatten(list(values), spec), recorded))(episode)
+        one = partial(predict, tree_unflatten(list(values), spec))
+        return cast(Tensor, over_tasks(one, by_task=by_task)(episode))
 
     def distance(parameters: Tensor) -> Tensor:
-        return vmap(suite.divergence)(parameters, episode.query).mean()
+        return cast(Tensor, over_tasks(suite.divergence, by_task=by_task)(parameters, episode.query).mean())
 
     live = [leaf.detach().requires_grad_() for leaf in leaves]
     with torch.enable_grad():

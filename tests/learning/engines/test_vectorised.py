@@ -188,7 +188,7 @@ def test_a_mistake_in_a_compiled_chunk_reaches_the_caller() -> None:
 
 def test_only_large_nets_go_task_by_task_and_only_where_tasks_keep_all_threads_busy() -> None:
     sizes = [([torch.zeros(n)], tasks) for n, tasks in ((10, 8), (2**15, 8), (2**15, 0))]
-    assert [vectorised._at_once(*size) for size in sizes] == [8, 1, 0]
+    assert [vectorised.at_once(*size) for size in sizes] == [8, 1, 0]
 
 
 @pytest.mark.parametrize("message", ["DefaultCPUAllocator: can't allocate memory", "something else"])
