@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from bench.planning.plan import Request, plan
 from tests.conftest import ROOT, bench
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^```([\w-]*)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^ *```([\w-]*)\n(.*?)^ *```$", re.M | re.S)
 BESIDE = ("docker", "yaml", "")  # what is no command
 INSTALLED = re.compile(r"^python3 -m venv .*&& \.venv/bin/")  # what this very environment has done already
 NOT_HERE = re.compile(
@@ -51,7 +52,7 @@ def blocks(page: Path) -> Iterator[Block]:
         elif kind:
             tried = words
         else:
-            yield Block(language, text, reason, tried)
+            yield Block(language, textwrap.dedent(text), reason, tried)
             tried = ""
 
 
@@ -79,7 +80,7 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
             assert block.tried or "import bench\n" in block.text, f"<!-- tried: how --> is missing above\n{block.text}"
         else:
             assert block.language in ("sh", "python", *BESIDE), block.language
-    unfenced = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    unfenced = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     assert not re.search(r"^    (\$ )?(bench|pip|python3?|tox) ", unfenced, re.M), "a command without a fence"
 
 
