@@ -21,14 +21,15 @@ NAV = {
     "Start": ["start", "tuning", "reports"],
     "Your own": ["your-own-algorithm", "your-own-tasks", "modules"],
     "Catalogue": ["methods", "suites"],
-    "Results": ["results", "reproduce", "measured", "popular-code"],
+    "Results": ["results", "reproduce", "contributing-results", "measured", "popular-code"],
     "Why to trust it": ["protocols", "certificate", "reliability"],
     "Acting, and streams": ["reinforcement", "locomotion", "online"],
     "Cost and machines": ["cost", "machines", "scaling"],
     "Project": ["api", "contributing", "changelog"],
 }
 LINK = re.compile(r"(?<=\]\()([^)\s#]+)(#[^)\s]*)?(?=\))")
-FENCE = re.compile(r"^(```.*?^```$)", re.M | re.S)
+FENCE = re.compile(r"^( *```.*?^ *```$)", re.M | re.S)
+NOTE = re.compile(r"(?<!\\)\[(\d+)\](?![(:])")
 LANGUAGES = {".py": "python", ".toml": "toml", ".ini": "ini", ".cff": "yaml", ".csv": "text", "": "text"}
 
 
@@ -65,6 +66,7 @@ def stage(pages: Path) -> None:
         parts = FENCE.split(page.read_text(encoding="utf-8"))
         parts[::2] = [LINK.sub(lambda found, page=page: turned(found, page, moved, pages), part) for part in parts[::2]]
         parts[::2] = [part.replace(" ± ", "\u00a0±\u00a0") for part in parts[::2]]  # a figure is one word
+        parts[::2] = [NOTE.sub(r"\\[\1\\]", part) for part in parts[::2]]  # the number of a note, no reference
         (pages / target).write_text("".join(parts), encoding="utf-8")
 
 

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +23,11 @@ from PIL import Image
 import bench as package
 from bench.cli import main
 from bench.core.discovery import Catalogue, parse
+from bench.planning.plan import Request, plan
 from tests.conftest import ROOT, bench
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^```([\w-]*)\n(.*?)^```$", re.M | re.S)
+BLOCK = re.compile(r"<!-- (not run|tried): (.+?) -->|^ *```([\w-]*)\n(.*?)^ *```$", re.M | re.S)
 BESIDE = ("docker", "yaml", "")  # what is no command
 INSTALLED = re.compile(r"^python3 -m venv .*&& \.venv/bin/")  # what this very environment has done already
 NOT_HERE = re.compile(
@@ -50,7 +52,7 @@ def blocks(page: Path) -> Iterator[Block]:
         elif kind:
             tried = words
         else:
-            yield Block(language, text, reason, tried)
+            yield Block(language, textwrap.dedent(text), reason, tried)
             tried = ""
 
 
@@ -78,7 +80,7 @@ def test_every_command_is_run_or_says_why_not(page: Path) -> None:
             assert block.tried or "import bench\n" in block.text, f"<!-- tried: how --> is missing above\n{block.text}"
         else:
             assert block.language in ("sh", "python", *BESIDE), block.language
-    unfenced = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    unfenced = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     assert not re.search(r"^    (\$ )?(bench|pip|python3?|tox) ", unfenced, re.M), "a command without a fence"
 
 
@@ -108,7 +110,6 @@ def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, m
     monkeypatch.chdir(tmp_path)
     for folder in ("examples", "tests"):
         Path(folder).symlink_to(ROOT / folder)
-    photos(Path("my_photos"))
     monkeypatch.setenv("BENCH_PRESET", "smoke")
     monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent) + os.pathsep + os.environ["PATH"])
@@ -120,13 +121,20 @@ def test_commands_run_verbatim(page: Path, tmp_path: Path, omniglot_dir: Path, m
         bench(*words)
 
 
-def photos(folder: Path) -> None:
-    """Thirty classes of sixteen images of noise: five for each split, and 1 shot and 15 queries of each."""
-    for kind in range(30):
-        (folder / f"kind {kind}").mkdir(parents=True)
+@pytest.mark.slow
+def test_the_first_command_of_readme_takes_a_folder_of_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in range(30):  # five classes for each split, with 1 shot and 15 queries of each
+        (tmp_path / "my_photos" / f"kind {kind}").mkdir(parents=True)
         for number in range(16):
             noise = np.random.default_rng((kind, number)).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-            Image.fromarray(noise).save(folder / f"kind {kind}" / f"{number}.png")
+            Image.fromarray(noise).save(tmp_path / "my_photos" / f"kind {kind}" / f"{number}.png")
+    first = next(line for block in blocks(ROOT / "README.md") for line in commands(block.text))
+    with main.commands["run"].make_context("run", shlex.split(first)[2:]) as made:
+        asked = Request(suites=made.params["suites"], algos=made.params["algos"], preset="smoke", engine="eager")
+    assert [cell.spec.suite.name for cell in plan(asked)] == ["images"] * 3
 
 
 @pytest.mark.slow
@@ -159,7 +167,8 @@ def test_a_pod_is_told_what_a_task_of_slurm_is_told() -> None:
     [container], [volume] = pod["containers"], pod["volumes"]
     [mount] = container["volumeMounts"]
     assert mount["name"] == volume["name"]
-    asked = shlex.split(recipe("machines.md", "#SBATCH").splitlines()[-1].replace("$SHARED", mount["mountPath"]))
+    told = commands(recipe("machines.md", "#SBATCH"))[-1]
+    asked = shlex.split(told.replace("$SHARED", mount["mountPath"]))
     limit = asked.index("--time-limit")  # which pods have not
     same = [word.replace("/runs/runs/", "/runs/") for word in asked[:limit] + asked[limit + 2 :]]
     assert container["command"] == same

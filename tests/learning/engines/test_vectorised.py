@@ -224,10 +224,10 @@ def test_float32_gradients_stay_close_to_float64(operator: Any) -> None:
     off_float64(operator, compiled=False)
 
 
-@pytest.mark.forms(1)  # tests/certificate compiles `reverse` on a suite's network, in float32 too
+@pytest.mark.forms(0)  # tests/certificate compiles this network in float32 too, to the same bound, by `reverse`
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("operator", ["mixed", "reverse", "first_order"])
+@pytest.mark.parametrize("operator", ["first_order", "reverse", "mixed"])
 def test_compiled_float32_gradients_stay_close_to_float64(operator: Any) -> None:
     off_float64(operator, compiled=True)
 
