@@ -54,7 +54,7 @@ def refused(result: Result, *words: str) -> None:
         (
             "suite",
             "sinusiod",
-            ["unknown suite 'sinusiod'", "Did you mean 'sinusoid'?", "polynomials, sinusoid", "bench list"],
+            ["unknown suite 'sinusiod'", "Did you mean 'sinusoid'?", "rainbow_mnist, sinusoid", "bench list"],
         ),
         ("algos", "maml,MMAL", ["unknown algorithm 'MMAL'", "Did you mean 'maml'?", "finetune, fomaml"]),
         ("algos", "sinusoid", ["unknown algorithm 'sinusoid'", "Its kind is suite"]),
