@@ -1,6 +1,6 @@
 """How long cells will take, before they are run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -13,10 +13,12 @@ from bench.core.records import Record, Spec
 from bench.core.task import SuiteTask
 from bench.core.threads import threads
 from bench.core.trees import to, tree_map
+from bench.core.types import Interactive, Meta, Suite
 from bench.learning.engines import learn2learn, vectorised
 from bench.learning.evaluate import manifest, steps_of, trace
 from bench.planning.engines import OpenEngine, inputs, timed
 from bench.planning.plan import Cell, view
+from bench.protocols.episodic import Episodic
 from bench.storage.store import MARK, Store
 
 TRIAL = 3  # meta-iterations that are timed after one to warm up
@@ -86,10 +88,9 @@ def _try(cell: Cell, catalogue: Catalogue) -> Pace:
     meta = to(algorithm.init(SuiteTask(suite), seeds.generator("forecast")), device)
     seconds = [0.0]
     if algorithm.trains:
-        gradient = (learn2learn if peer else vectorised).meta_gradient(suite, algorithm)  # eager bounds compiled
         seconds = []
-        for case in islice(inputs(OpenEngine(cell.spec, suite, algorithm)), 1 + TRIAL):
-            seconds.append(timed(partial(gradient, *case)))
+        for iteration in islice(_iterations(cell, suite, meta), 1 + TRIAL):
+            seconds.append(timed(iteration))
             if len(seconds) > 1 and sum(seconds) > ENOUGH:
                 break
         seconds = seconds[1:]
@@ -103,3 +104,16 @@ def _try(cell: Cell, catalogue: Catalogue) -> Pace:
     tracer, steps = learn2learn.trace if peer else trace, steps_of(variant, candidates[0])
     scoring = timed(lambda: tracer(variant, candidates[0], meta, tasks, steps, device))
     return Pace(min(seconds), scoring / SCORED * scored)
+
+
+def _iterations(cell: Cell, suite: Suite, meta: Meta) -> Iterator[Callable[[], object]]:
+    """Meta-iterations to be timed, eager, which bounds compiled; where tasks are acted in, with what is collected."""
+    algorithm = cell.algorithm
+    if isinstance(suite, Interactive):
+        protocol = Episodic(cell.spec, cell.suite, algorithm)
+        steps = protocol.advance(protocol.begin(None))
+        while True:
+            yield lambda: next(steps)
+    gradient = (learn2learn if cell.spec.engine == "learn2learn" else vectorised).meta_gradient(suite, algorithm)
+    for case in inputs(OpenEngine(cell.spec, suite, algorithm)):
+        yield partial(gradient, *case)

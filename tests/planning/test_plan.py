@@ -1,7 +1,7 @@
 """What is planned says all that a result depends on; what can't be done together is refused before anything trains."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,11 @@ from bench.cells.watch import Silent
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
 from bench.core.records import Record
+from bench.learning.training import Training
 from bench.places.execution import cores
+from bench.planning.forecast import predict
 from bench.planning.plan import Cell, Request, check_device, plan
+from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
 from bench.tuning.sweep import Settings, sweeps
 from tests.conftest import ROOT
@@ -200,3 +203,17 @@ def test_a_gpu_too_many_and_a_device_of_another_kind_are_unknown(monkeypatch: py
         with pytest.raises(BenchError, match="Allowed: cpu, cuda, cuda:0, cuda:1"):
             check_device(device)
     check_device("cuda:1")
+
+
+def test_a_forecast_counts_what_is_collected_where_tasks_are_acted_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+    advance = Episodic.advance
+
+    def counted(protocol: Episodic, state: Training) -> Iterator[None]:
+        for step in advance(protocol, state):
+            done.append(state.iteration)
+            yield step
+
+    monkeypatch.setattr(Episodic, "advance", counted)
+    [found] = predict(planned("bandit", "maml[meta_batch=2]"), Path("nowhere"))
+    assert found.seconds and done == list(range(done[0], done[0] + len(done))) and len(done) > 1
