@@ -2,20 +2,20 @@
 
 Finn, Rajeswaran, Kakade, Levine 2019 (arXiv:1902.08438), algorithm 1, with its practical form of the leader: meta-steps
 on tasks drawn among all that have come, the present one included, on points drawn among all that each has given. What
-the learner itself sets, such as reptile's rates, is given in its own brackets: learner=reptile[steps=3].
+the learner sets itself, such as reptile's rates, stays as it is unless it is given: in the learner's brackets,
+learner=reptile[steps=3], or in these.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from algorithms.parts.led import Led
-from bench.core.discovery import Catalogue, build, parse
-from bench.core.errors import BenchError
+from algorithms.parts.led import Led, led_by_name
 from bench.core.types import Family, Follows, Kind, Learner, Search
 
+PASSED = ("steps", "inner_lr", "outer_lr", "meta_batch")  # to the learner
 SHARED = ("chases", "order_matters", "own_outer")  # what it says of itself is what its learner says
 
 
@@ -33,28 +33,19 @@ class FTML(Led):
     follows: ClassVar[Follows] = "all"
 
     def __post_init__(self) -> None:
-        """Takes over what its learner says of itself.
-
-        Raises:
-            BenchError: it is none that can be led.
-        """
+        """Takes over what its learner says of itself."""
         cls = type(self.led)
-        if cls.follows or not cls.trains or cls.train_view or cls.remembers:
-            raise BenchError(
-                f"{self.learner} can't be led along a stream: give one that is meta-trained on support and query."
-            )
         object.__setattr__(self, "suits", self.suits & cls.suits)
         for name in SHARED:
             object.__setattr__(self, name, getattr(cls, name))
-        for name in ("steps", "outer_lr", "meta_batch"):
-            object.__setattr__(self, name, getattr(self.led, name))
+
+    @classmethod
+    def opened(cls, given: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+        """The suite's protocol, but for what the learner sets itself."""
+        led = led_by_name(given.get("learner", cls.learner), {}, protocol)
+        return protocol | {name: getattr(led, name) for name in PASSED if hasattr(led, name)}
 
     @cached_property
     def led(self) -> Learner:
         """The learner."""
-        named, *others = parse(self.learner)
-        if others:
-            raise BenchError(f"learner={self.learner} is more than one. Give one, such as {named.name}.")
-        mine = {name: getattr(self, name) for name in ("steps", "inner_lr", "outer_lr", "meta_batch")}
-        led: Learner = build(Catalogue().load("algorithm", named.name), named.name, named.given, mine)
-        return led
+        return led_by_name(self.learner, {name: getattr(self, name) for name in PASSED}, {})

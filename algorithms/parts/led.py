@@ -1,10 +1,12 @@
 """A learner that does everything as another does."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Generator, Tensor
 
+from bench.core.discovery import Catalogue, build, parse
+from bench.core.errors import BenchError
 from bench.core.outer import Outer
 from bench.core.types import Data, Episode, Learner, Meta, Params, Prediction, State, Task
 
@@ -69,3 +71,23 @@ class Led(Learner):
     def meta_loss(self, meta: Meta, task: Task, episode: Episode) -> Tensor:
         """The learner's."""
         return self.led.meta_loss(meta, task, episode)
+
+
+def led_by_name(learner: str, passed: dict[str, Any], protocol: dict[str, Any]) -> Learner:
+    """The learner that was typed.
+
+    Raises:
+        BenchError: it is none that can be led, or its brackets say something else than what is passed to it.
+    """
+    named, *others = parse(learner)
+    if others:
+        raise BenchError(f"learner={learner} is more than one. Give one, such as {named.name}.")
+    cls: type[Learner] = Catalogue().load("algorithm", named.name)
+    if cls.follows or not cls.trains or cls.train_view or cls.remembers:
+        raise BenchError(f"{learner} can't be led along a stream: give one that is meta-trained on support and query.")
+    known = {name: value for name, value in passed.items() if name in {field.name for field in fields(cls)}}
+    led: Learner = build(cls, named.name, known | named.given, protocol)
+    for name, value in known.items():
+        if (its := getattr(led, name)) != value:
+            raise BenchError(f"{name}={value} is not the {name}={its} of learner={learner}. Give it once.")
+    return led

@@ -170,6 +170,8 @@ def build(cls: type[Any], name: str, given: dict[str, Any], protocol: dict[str, 
             raise unknown(f"parameter of {name}", key, fields, advice)
     hints = get_type_hints(cls, include_extras=True)
     values = {key: _of_literal(hints[key], value) for key, value in given.items()}
+    if protocol is not None:
+        protocol = cls.opened(given, protocol)
     for key, field in fields.items():
         if key in values or _has_default(field):
             continue

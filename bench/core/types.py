@@ -597,6 +597,11 @@ class Learner(ABC):
     test_view: ClassVar[str] = ""  # likewise, what to be scored on
     learn2learn: ClassVar[str] = ""  # the wrapper in learn2learn.algorithms that is this method, if there is one
 
+    @classmethod
+    def opened(cls, given: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+        """What fills the fields that are not given: the suite's protocol."""
+        return protocol
+
     @property
     def second_order(self) -> bool:
         """Whether the meta-gradient claims to be exact; `bench certify` holds it to that."""

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from bench.core.stream import Stream
 from bench.core.trees import tree_leaves
 from bench.core.types import Interactive, Suite
 
@@ -20,6 +21,8 @@ def pairs(tested: Suite, domain: Suite) -> list[tuple[Suite, Suite]]:
 def misfit(tested: Suite, domain: Suite) -> str:
     """What keeps a learner of one suite from another's tasks, in words; "" where nothing does."""
     one, other = tested.stand_in(), domain.stand_in()
+    if isinstance(one, Stream) or isinstance(other, Stream):
+        return "the scores of a stream are those of its own rounds"
     if one.kind != other.kind:
         return f"its tasks are {other.kind}, not {one.kind}"
     if (theirs := other.metrics[0]) != (ours := one.metrics[0]):

@@ -91,6 +91,8 @@ def read(path: Path, task: str, target: str, classes: bool, shares: tuple[float,
         frame = pd.read_csv(io.BytesIO(content), encoding="utf-8-sig", skipinitialspace=True)
     except (ValueError, OSError) as error:  # pandas' own and those of the encoding are ValueErrors
         raise DataError(f"{path} is no CSV in UTF-8 ({' '.join(str(error).split())[:100]}). Save it as one.") from None
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the first of too many values for the row's name
+        raise DataError(f"{path} is no CSV: a row has more values than the header has names. Name every column.")
     for column in (task, target):
         if column not in frame:
             first = ",".join(map(str, frame.columns))[:80]
@@ -99,12 +101,14 @@ def read(path: Path, task: str, target: str, classes: bool, shares: tuple[float,
                 f"say which it is: tabular[data={path.name},task=COLUMN,target=COLUMN]."
             )
     frame = frame.dropna(subset=[task, target])
+    if frame.empty:
+        raise DataError(f"{path} has no row with a {task!r} and a {target!r}. Write rows below the header.")
     if len(frame.columns) < 3:
         raise DataError(f"{path} has no column of features beside {task!r} and {target!r}. Write some.")
     features = frame.drop(columns=[task, target])
     for column in [*features, *(() if classes else (target,))]:
         numbers = pd.to_numeric(frame[column], errors="coerce")
-        if (wrong := frame[column][numbers.isna() & frame[column].notna()]).size:
+        if (wrong := frame[column][~np.isfinite(numbers) & frame[column].notna()]).size:
             raise DataError(
                 f"the column {column!r} of {path} holds {str(wrong.iloc[0])[:40]!r}, which is no number. Leave the "
                 "column out, or write numbers in it."

@@ -1,6 +1,7 @@
 """What is trained on one suite is scored on another: its own rows, its own tasks, and nothing recorded is touched."""
 
 import hashlib
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from suites.glyphs import Glyphs
 from suites.omniglot import Omniglot
 from suites.sinusoid import Sinusoid
 from suites.sinusoid_freq import SinusoidFreq
+from suites.sinusoid_stream import SinusoidStream
 from tests.conftest import bench
 
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager", "iterations": 5}
@@ -105,6 +107,12 @@ def test_ranks_stand_side_by_side_whatever_else_an_algorithm_was_trained_for(tmp
 )
 def test_what_shows_other_inputs_is_refused_in_words(other: Any, why: str) -> None:
     assert re.search(why, misfit(Glyphs(), other))
+
+
+def test_a_stream_is_scored_by_its_rounds_alone() -> None:
+    for one, other in itertools.permutations([Sinusoid(), SinusoidStream()]):
+        assert "rounds" in misfit(one, other)
+    assert "rounds" in misfit(SinusoidStream(), SinusoidStream(points=60))
 
 
 def test_refusals_name_what_is_wrong_and_leave_nothing_behind(tmp_path: Path) -> None:

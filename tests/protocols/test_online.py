@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import bench.protocols.online as online
+from algorithms.ftml import FTML
 from bench.api import results
 from bench.cells.cell import Deadline, run_cell
 from bench.cells.execute import run_cells
@@ -18,7 +19,7 @@ from bench.core.records import Record
 from bench.core.trees import tree_map
 from bench.learning.train import Diverged
 from bench.learning.training import Training
-from bench.planning.plan import Cell, Request, plan
+from bench.planning.plan import Cell, Request, plan, planned
 from bench.protocols.online import Online, Pace
 from bench.storage.audit import audit
 from bench.storage.store import Store
@@ -228,6 +229,17 @@ def test_any_learner_is_led_with_what_its_own_brackets_say() -> None:
         [cell] = cells_of(f"ftml[learner={learner},meta_batch=2]")
         assert cell.algorithm.steps == steps
         assert parse(cell.spec.algorithm.label) == parse(f"ftml[learner={learner},meta_batch=2]")
+
+
+def test_what_a_driver_is_given_its_learner_has() -> None:
+    for given in ("reptile,steps=3,outer_lr=0.5", "reptile[steps=3,outer_lr=0.5]", "reptile[steps=3],outer_lr=0.5"):
+        [cell] = cells_of(f"ftml[learner={given}]")
+        assert isinstance(cell.algorithm, FTML)
+        assert (cell.algorithm.led.steps, cell.algorithm.led.outer_lr) == (3, 0.5)
+        assert (cell.algorithm.steps, cell.algorithm.outer_lr) == (3, 0.5)
+        assert planned(cell.spec, Catalogue()).algorithm == cell.algorithm
+    with pytest.raises(BenchError, match=r"steps=2 is not the steps=3 of learner=maml\[steps=3\]\. Give it once"):
+        cells_of("ftml[learner=maml[steps=3],steps=2]")
 
 
 def test_a_stream_of_somebodys_own_is_met(tmp_path: Path) -> None:
