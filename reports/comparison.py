@@ -26,6 +26,9 @@ FURTHER = {  # metrics that stand beside the headline: how far predictions can b
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
 
+MARGIN_POINTS = 1.0  # of percentages: two that differ by less are as good as each other
+MARGIN_SD = 0.2  # of other metrics: of the tasks' standard deviation, Cohen's small effect (as in arXiv:2306.13841)
+
 
 @dataclass(frozen=True, eq=False)
 class Cube:
@@ -197,7 +200,10 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
     """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
 
     With `wanted`, the pairs for which it is true.
-    `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting.
+    `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting. `d_tasks` and
+    `d_seeds` are Cohen's, `p_equivalent` that of the two one-sided tests of means that differ by the `margin` or more:
+    `MARGIN_POINTS`, or `MARGIN_SD` of the standard deviation that tasks have under a and b. None of the three where
+    single tasks spoil a mean.
     """
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
@@ -206,7 +212,8 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
         pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
         p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
         for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):
-            wins = statistics.improvement(*_shared(a, b, step), a.better)
+            left, right = _shared(a, b, step)
+            wins = statistics.improvement(left, right, a.better)
             rows.append(
                 {
                     **{name: getattr(a, name) for name in KEYS},
@@ -220,6 +227,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
                     **_named("improvement_", wins, "improvement"),
                     "p": raw,
                     "p_holm": corrected,
+                    **_size(left, right, a.seeds == b.seeds, a.metric, by),
                 }
             )
     return pd.DataFrame(rows)
@@ -298,6 +306,16 @@ def _shared(a: Cube, b: Cube, step: int) -> tuple[Scores, Scores]:
     both = sorted(set(a.tasks) & set(b.tasks))
     left, right = (cube.at(step)[:, np.searchsorted(cube.tasks, both)] for cube in (a, b))
     return left, right
+
+
+def _size(a: Scores, b: Scores, paired_seeds: bool, metric: Metric, by: str) -> dict[str, float]:
+    """How large a difference of means is, and whether it is of interest."""
+    if by == "median":
+        return dict.fromkeys(("d_tasks", "d_seeds", "margin", "p_equivalent"), np.nan)
+    effect = statistics.effect(a, b, paired_seeds)
+    margin = MARGIN_POINTS if metric.unit == "%" else MARGIN_SD * statistics.pooled_sd(a.mean(0), b.mean(0))
+    p = statistics.equivalence(a, b, margin, paired_seeds)
+    return {"d_tasks": effect.tasks, "d_seeds": effect.seeds, "margin": margin, "p_equivalent": p}
 
 
 def _difference(a: Cube, b: Cube, step: int, by: str) -> Interval:

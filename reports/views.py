@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.labels import span
 from bench.core.metric import Metric
 from bench.core.records import Record
-from reports.comparison import FURTHER, compare, cubes, further
+from reports.comparison import FURTHER, MARGIN_POINTS, MARGIN_SD, compare, cubes, further
 from reports.frame import cells
 from reports.statistics import Interval, bounded
 
@@ -296,12 +296,23 @@ def differences(suite: str, pairs: pd.DataFrame) -> View:
                 "P(a beats b)": Entry(spanned(wins), wins.value),
                 "p": Entry(_p(row["p"]), row["p"]),
                 "p, Holm": Entry(_p(row["p_holm"]), row["p_holm"]),
+                "d, tasks": _effect(row["d_tasks"]),
+                "d, seeds": _effect(row["d_seeds"]),
+                "margin": _number(row["margin"], ".3g"),
+                "p, equivalent": Entry(NONE, math.inf)
+                if math.isnan(row["p_equivalent"])
+                else Entry(_p(row["p_equivalent"]), row["p_equivalent"]),
             }
         )
     notes = [
         "Differences are of the same tasks, with their 95 % interval from the same draws. P: the probability that a "
         "scores better than b on a task, ties halved. p: Wilcoxon's signed-rank test on per-task means over seeds, "
-        "corrected by Holm's method within a setting; it speaks of these trained models, not of models trained anew."
+        "corrected by Holm's method within a setting; it speaks of these trained models, not of models trained anew.",
+        "d: Cohen's effect size, the mean difference over the standard deviation of the tasks' differences (seeds "
+        "averaged), and of the seeds' (tasks averaged; from three seeds on); below 0.2 it is called small, however "
+        "small p is. Equivalent: two one-sided tests (Schuirmann 1987) that means differ by less than the margin, "
+        f"{MARGIN_POINTS:g} percentage point, and {MARGIN_SD:g} standard deviations of the tasks' scores for other "
+        "metrics; below 0.05 they do, for that pair alone. Neither is given where medians are compared.",
     ]
     return _view(f"differences-{slug(suite)}", f"{suite}: pairs", rows, notes)
 
@@ -588,6 +599,10 @@ def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
 
 def _number(value: float, form: str = ",.0f") -> Entry:
     return Entry(NONE, -math.inf) if math.isnan(value) else Entry(format(value, form), float(value))
+
+
+def _effect(d: float) -> Entry:
+    return Entry(_finite(d, 2).replace("-", "−"), -math.inf if math.isnan(d) else d)
 
 
 def _over(rows: pd.DataFrame) -> str:

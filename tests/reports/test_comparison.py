@@ -124,6 +124,21 @@ def test_pairs_share_tasks_and_are_corrected_within_a_setting() -> None:
     assert made["p_holm"].iloc[2] == 1.0
 
 
+def test_a_difference_that_is_told_and_small_is_equivalent_within_a_margin_of_the_metrics_kind() -> None:
+    percent = Metric("accuracy", "%", "higher", low=0, high=100)
+    [points] = comparison.differences([cube(n, v, metric=percent) for n, v in (("a", GOOD), ("b", WORSE))]).to_dict(
+        "records"
+    )
+    assert (points["margin"], points["p_holm"] < 0.001, points["p_equivalent"] < 0.001) == (1.0, True, True)
+    [spread] = comparison.differences([cube("a", GOOD), cube("b", WORSE)]).to_dict("records")
+    assert spread["margin"] == pytest.approx(0.2 * GOOD.mean(0).std(ddof=1))
+    assert spread["p_equivalent"] > 0.999
+    spoilt = WORSE.copy()
+    spoilt[0, 0] = np.inf
+    [none] = comparison.differences([cube("a", GOOD), cube("b", spoilt)]).to_dict("records")
+    assert np.isnan([none["d_tasks"], none["d_seeds"], none["margin"], none["p_equivalent"]]).all()
+
+
 def test_only_pairs_that_are_wanted_are_corrected_for() -> None:
     made = comparison.differences(
         [cube("a", GOOD), cube("b", WORSE), cube("c", LEVEL)], lambda x, y: (x.algorithm, y.algorithm) == ("a", "b")

@@ -253,6 +253,42 @@ def test_wilcoxon_counts_every_task_once_and_halves_its_ties() -> None:
     assert statistics.wilcoxon(a, a) == 1.0
 
 
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_models_that_differ_by_the_margin_are_seldom_called_equivalent(seeds: int) -> None:
+    rng, margin, found = np.random.default_rng(0), 1.0, []
+    for sign in (1, -1) * 300:  # at the end of what the two tests reject, on either side
+        models = 0.3 * rng.normal(size=(seeds, 1)) if seeds > 1 else np.zeros((1, 1))
+        a = 5 * rng.normal(size=(1, 60)) + np.zeros((seeds, 1))
+        b = a + sign * margin + models + crossed(rng, seeds, 60, (0.0, 1.0, 0.5))
+        found.append(statistics.equivalence(a, b, margin) < 0.05)
+    assert np.mean(found) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(found))
+    assert seeds > 1 or np.mean(found) >= 0.05 - 3 * math.sqrt(0.05 * 0.95 / len(found))  # of tasks alone it is exact
+
+
+def test_equivalence_agrees_with_the_two_one_sided_tests_of_scipy() -> None:
+    from scipy import stats
+
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(1, 40))
+    b = a + 0.1 + 0.5 * rng.normal(size=(1, 40))
+    above, below = (
+        stats.ttest_1samp((a - b)[0], end, alternative=side).pvalue for end, side in ((-0.3, "greater"), (0.3, "less"))
+    )
+    assert statistics.equivalence(a, b, 0.3) == pytest.approx(max(above, below))
+    assert statistics.equivalence(a, a, 0.3) == 0.0
+    assert math.isnan(statistics.equivalence(a[:, :1], b[:, :1], 0.3))
+    assert math.isnan(statistics.equivalence(a, np.full((1, 40), math.inf), 0.3))
+
+
+def test_cohens_d_is_of_tasks_and_of_seeds() -> None:
+    a, b = np.array([[1.0, 2.0, 6.0], [1.0, 2.0, 6.0], [4.0, 5.0, 9.0]]), np.zeros((3, 3))
+    # Tasks' means 2, 3, 7, seeds' 3, 3, 6: mean 4, standard deviations √7 and √3.
+    assert statistics.effect(a, b) == pytest.approx((4 / math.sqrt(7), 4 / math.sqrt(3)))
+    assert statistics.effect(a, b, paired_seeds=False).seeds == pytest.approx(4 / math.sqrt(3 / 2))
+    assert math.isnan(statistics.effect(a[:2], b[:2]).seeds)
+    assert statistics.effect(b, b) == (0.0, 0.0)
+
+
 def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:
     assert statistics.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     # In order 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, 0.04, and the last is no less than the third.
