@@ -1,6 +1,7 @@
 """The tidy DataFrame -> who reaches what, who can't be told apart, and what it costs; numbers, not text."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -26,6 +27,7 @@ FURTHER = {  # metrics that stand beside the headline: how far predictions can b
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
 
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MARGIN_POINTS = 1.0  # of percentages: two that differ by less are as good as each other
 MARGIN_SD = 0.2  # of other metrics: of the tasks' standard deviation, Cohen's small effect (as in arXiv:2306.13841)
 
@@ -71,6 +73,14 @@ class Cube:
         """How many scores are worse than knowing nothing."""
         scores = self.at(step)
         return int(np.count_nonzero(scores > self.floor if self.better == "lower" else scores < self.floor))
+
+    def harmed(self, step: int) -> Interval:
+        """The percentage of scores that adaptation makes worse than they are at step 0; NaN where there is none."""
+        if 0 not in self.steps or step == 0:
+            return Interval(math.nan, math.nan, math.nan)
+        before, after = self.at(0), self.at(step)
+        worse = after > before if self.better == "lower" else after < before
+        return statistics.bounded(100.0 * worse, 0, 100)
 
     @property
     def better(self) -> Better:
@@ -185,6 +195,9 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
                 "worse": cube.worse(step),
+                **_spoiling(cube.at(step), better, heavy[i]),
+                **_named("harmed_", cube.harmed(step), "harmed"),
+                "worst_tenth": statistics.worst_tenth(cube.at(step), better),
                 "by": by,
                 "mark": "best" if i == best else "level" if level else "",
                 **_named("behind_", apart, "behind"),
@@ -194,6 +207,28 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _spoiling(scores: Scores, better: Better, heavy: bool) -> dict[str, int]:
+    """How many scores, and on how many tasks, make a mean that says little of the others."""
+    found = statistics.spoiling(scores, better) if heavy else np.zeros(scores.shape, dtype=bool)
+    return {"spoiling": int(found.sum()), "spoiling_tasks": int(found.any(0).sum())}
+
+
+def quantiles(made: Iterable[Cube]) -> pd.DataFrame:
+    """How the scores of all seeds and tasks are spread after every inner step: a row per setting, arm and step.
+
+    `q05` to `q95` are scores that were reached, from the lowest on; `harmed` is the percentage that adaptation has made
+    worse by then.
+    """
+    rows = []
+    for cube in made:
+        found = np.quantile(cube.values.reshape(len(cube.steps), -1), QUANTILES, axis=1, method="inverted_cdf")
+        for step, own in zip(cube.steps, found.T, strict=True):
+            keys = {key: getattr(cube, key) for key in [*KEYS, "algorithm", "arm"]}
+            named = {f"q{100 * q:02.0f}": value for q, value in zip(QUANTILES, own, strict=True)}
+            rows.append({**keys, "metric": cube.metric.name, "step": step, **named, "harmed": cube.harmed(step).value})
+    return pd.DataFrame(rows)
 
 
 def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:

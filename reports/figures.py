@@ -172,8 +172,10 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
         ax.set(xlabel=title, xlim=(0, None))
         if progress["better"].iloc[0] == "lower" and (progress["score"] > 0).all():
             ax.set_yscale("log")
-            most = BEYOND * float(progress["score"].median())
-            ax.set_ylim(0.7 * float(progress["score"].min()), min(1.5 * float(progress["score"].max()), most))
+            finite = progress["score"][np.isfinite(progress["score"])]  # a mean that overflows is infinite
+            if len(finite):
+                most = BEYOND * float(finite.median())
+                ax.set_ylim(0.7 * float(finite.min()), min(1.5 * float(finite.max()), most))
     axes[0].set_ylabel(f"{progress['metric'].iloc[0]} on validation tasks")
     _legend(figure, axes)
     return figure

@@ -226,11 +226,32 @@ def profile(scores: Scores, thresholds: NDArray[np.float64], better: Better) -> 
     return [bounded(p.astype(float), 0, 1) for p in passed]
 
 
+def worst_tenth(scores: Scores, better: Better) -> float:
+    """The mean of the tenth of the tasks that come off worst, seeds averaged; of one task at least."""
+    by_task = np.sort(scores.mean(0) if better == "lower" else -scores.mean(0))[::-1]
+    mean = float(by_task[: max(1, round(by_task.size / 10))].mean())
+    return mean if better == "lower" else -mean
+
+
 def heavy_tailed(scores: Scores, better: Better) -> bool:
     """Whether single tasks make a mean of errors meaningless: it is over ten times the median."""
     if not np.isfinite(scores).all():
         return True
     return better == "lower" and bool(np.mean(scores) > 10 * np.median(scores))
+
+
+def spoiling(scores: Scores, better: Better) -> NDArray[np.bool_]:
+    """The fewest scores, from the worst on, without which `heavy_tailed` is false: a mask [S, T]."""
+    rank = np.argsort(np.argsort(scores if better == "lower" else -scores, axis=None, kind="stable"))
+    ordered = np.sort(scores, axis=None) if better == "lower" else -np.sort(-scores, axis=None)
+    count = np.arange(1, ordered.size + 1)  # of the best that are kept
+    kept = np.isfinite(ordered)
+    if better == "lower":
+        finite = np.where(kept, ordered, 0)
+        median = (finite[(count - 1) // 2] + finite[count // 2]) / 2
+        kept &= np.cumsum(finite) / count <= 10 * median
+    most = int(count[kept].max(initial=0))
+    return np.asarray(rank >= most).reshape(scores.shape)
 
 
 @lru_cache(maxsize=32)

@@ -23,6 +23,7 @@ MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of 
 OF_ROUNDS = ("needed", "reached", "regret")  # of a whole round, not of some number of points
 PARTS = 3  # into which a table cuts a stream
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
+HARM = {"harmed %": "harmed", "worst tenth": "worst_tenth"}  # in words -> column of reports.comparison.compare
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
@@ -184,7 +185,10 @@ def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
 
 
 def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> dict[str, Entry]:
-    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt."""
+    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt.
+
+    At last whom the last step does no good: the share of the tasks that it makes worse, and the worst tenth.
+    """
     means, robust = {}, {}
     for row in steps.to_dict("records"):
         marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
@@ -198,7 +202,16 @@ def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> d
                 robust[f"{ROBUST[name]} @{row['step']}"] = Entry(
                     spanned(found), found.value, marks.get(name, ""), interval=found
                 )
-    return means | robust
+    last = steps.loc[steps["step"].idxmax()]
+    tenth = float(last["worst_tenth"])
+    harmed = Interval(*(last[f"harmed{end}"] for end in ("", "_low", "_high")))
+    harm = {
+        "harmed %": Entry(NONE, -math.inf)
+        if math.isnan(harmed.value)
+        else Entry(plus_minus(harmed), harmed.value, interval=harmed),
+        "worst tenth": Entry(_finite(tenth, _decimals(abs(tenth))), tenth),
+    }
+    return means | robust | {f"{name} @{last['step']}": entry for name, entry in harm.items()}
 
 
 def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: bool) -> Iterator[str]:
@@ -216,12 +229,12 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         yield MARKS
     if len(here) and (here["by"] == "median").any():
         yield "Where single tasks spoil a mean, medians decide what is marked."
-    spoilt = here[here["heavy"].astype(bool) & (here["worse"] > 0)] if len(here) else here
-    for (setting, norm, algorithm), part in spoilt.groupby(["setting", "norm", "algorithm"], sort=False):
-        where = f"{algorithm}, {setting}" + ("" if norm == "none" else f", {norm}")
-        counts = ", ".join(f"{row['worse']:,} @{row['step']}" for row in part.to_dict("records"))
-        scores = part["tasks"].iloc[0] * part["seeds"].iloc[0]
-        yield f"heavy tail: {where}: of {scores:,} scores worse than knowing nothing: {counts}"
+    yield from _heavy(here)
+    if len(here):
+        yield (
+            "harmed: test tasks that adaptation makes worse than they were @0; worst tenth: the mean of the tasks that "
+            "come off worst, seeds averaged"
+        )
     checkpoints, engines, devices, threads = (
         ", ".join(sorted(set(mine[name].astype(str)))) for name in ("selection", "engine", "device", "threads")
     )
@@ -242,6 +255,24 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         yield f"caution: {said} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
     if about["caveat"]:
         yield str(about["caveat"])
+
+
+def _heavy(here: pd.DataFrame) -> Iterator[str]:
+    """Which scores make a mean that is infinite or far from the others."""
+    spoilt = here[here["heavy"].astype(bool)] if len(here) else here
+    for (setting, norm, algorithm), part in spoilt.groupby(["setting", "norm", "algorithm"], sort=False):
+        where = f"{algorithm}, {setting}" + ("" if norm == "none" else f", {norm}")
+        tasks, seeds = part["tasks"].iloc[0], part["seeds"].iloc[0]
+        made = "; ".join(
+            f"the mean @{row['step']} is made by {row['spoiling']:,} of {tasks * seeds:,} scores, "
+            f"on {100 * row['spoiling_tasks'] / tasks:.2g} % of the tasks"
+            for row in part.to_dict("records")
+        )
+        text = f"heavy tail: {where}: {made}"
+        if (part["worse"] > 0).any():
+            counts = ", ".join(f"{row['worse']:,} @{row['step']}" for row in part.to_dict("records"))
+            text += f"; worse than knowing nothing: {counts}"
+        yield text
 
 
 def _column(metric: Metric, step: int) -> str:

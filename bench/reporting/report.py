@@ -194,6 +194,7 @@ def _publish(
     )
     frames = {
         "comparison.csv": compared,
+        "quantiles.csv": comparison.quantiles(cubes),
         "differences.csv": pairs,
         "second-order.csv": orders,
         "further.csv": beside,

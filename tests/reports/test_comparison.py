@@ -1,5 +1,6 @@
 """Who is best, who is level, what the pairs are: on scores made by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_medians_decide_where_single_tasks_spoil_a_mean() -> None:
     made = comparison.compare([cube("spoilt", spoilt), cube("good", GOOD)])
     assert set(made["by"]) == {"median"}
     assert set(made.loc[made["mark"] == "best", "algorithm"]) == {"spoilt"}
+
+
+def test_who_is_harmed_is_who_was_better_off_at_step_0() -> None:
+    before = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    after = np.array([[0.5, 1.0, 2.0, 0.5], [0.5, 1.0, np.inf, 2.0]])
+    values = np.stack([before, before, after])
+    assert replace(cube("maml", after), values=values).harmed(10).value == 100 * 3 / 8
+    assert replace(cube("maml", after), values=-values, metric=SUCCESS).harmed(10).value == 100 * 3 / 8
+    assert np.isnan(replace(cube("maml", after), values=values[1:], steps=(1, 10)).harmed(10).value)
+    spread = comparison.quantiles([replace(cube("maml", after), values=values)]).set_index("step")
+    assert (spread.loc[10, "q05"], spread.loc[10, "q50"], spread.loc[10, "q95"]) == (0.5, 1.0, np.inf)
+    assert spread.loc[1, "harmed"] == 0.0
 
 
 def test_one_seed_speaks_of_tasks_alone_and_has_no_variance_of_seeds() -> None:

@@ -228,6 +228,28 @@ def test_a_score_that_is_not_finite_leaves_the_median_and_no_interval_of_the_mea
     assert statistics.heavy_tailed(scores, "lower")
 
 
+def test_the_fewest_scores_that_spoil_a_mean_are_the_worst_without_which_it_is_none_of_single_tasks() -> None:
+    rng = np.random.default_rng(4)
+    scores = np.exp(2.5 * rng.normal(size=(3, 40)))
+    scores[0, 0], scores[1, 7] = math.inf, 1e9
+    found = statistics.spoiling(scores, "lower")
+    assert found[0, 0] and found[1, 7]
+    assert scores[found].min() >= scores[~found].max()
+    assert not statistics.heavy_tailed(scores[~found], "lower")
+    one_more = np.append(scores[~found], scores[found].min())
+    assert statistics.heavy_tailed(one_more, "lower")
+    assert statistics.spoiling(np.array([[1.0, -math.inf, 2.0]]), "higher").tolist() == [[False, True, False]]
+    assert statistics.spoiling(np.full((1, 3), math.inf), "lower").all()
+
+
+def test_the_worst_tenth_is_of_tasks_and_on_the_worse_side() -> None:
+    scores = np.stack([np.arange(20.0), np.arange(20.0)[::-1] + 1.0 * (np.arange(20) < 2) * 10])
+    # Means over seeds are 9.5, of the first two tasks 14.5: those are the tenth that comes off worst by errors.
+    assert statistics.worst_tenth(scores, "lower") == 14.5
+    assert statistics.worst_tenth(scores, "higher") == 9.5
+    assert statistics.worst_tenth(np.array([[3.0, 1.0]]), "higher") == 1.0
+
+
 def test_median_and_iqm_are_those_of_the_definition() -> None:
     scores = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 800.0]])
     median, iqm, *_ = statistics.median_and_iqm(scores)
