@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Cube:
             return Interval(math.nan, math.nan, math.nan)
         before, after = self.at(0), self.at(step)
         worse = after > before if self.better == "lower" else after < before
-        return statistics.bounded(100.0 * worse, 0, 100)
+        return statistics.bounded(np.where(worse, 100.0, 0.0), 0, 100)
 
     @property
     def better(self) -> Better:
@@ -207,6 +208,62 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def standings(made: Iterable[Cube], compared: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Who stands where in each suite's headline setting after its last report step: a row per suite and algorithm.
+
+    `rank` is 1 for the best, `value` with `low` and `high` the mean, or the median where `by` says so; algorithms that
+    share one of their `letters` can't be told apart.
+
+    Args:
+        made: cubes of any settings.
+        compared: `compare` of the same.
+        cells: reports.frame.cells.
+    """
+    rows: list[dict[str, Any]] = []
+    groups = {tuple(getattr(group[0], key) for key in KEYS): group for group in _groups(made)}
+    for about in cells[cells["domain"] == ""].drop_duplicates("suite").to_dict("records"):
+        group = groups.get(tuple(about[key] for key in KEYS), [])
+        if not group:
+            continue
+        here = compared[(compared[KEYS] == [about[key] for key in KEYS]).all(axis=1)]
+        here = here[here["step"] == group[0].last].set_index("arm")
+        by = str(here["by"].iloc[0])
+        ranks = here[by].rank(ascending=group[0].better == "lower", method="min").astype(int)
+        group = sorted(group, key=lambda cube: (ranks[cube.arm], cube.algorithm))
+        apart = [
+            (i, j)
+            for (i, a), (j, b) in combinations(enumerate(group), 2)
+            if not (found := _difference(a, b, a.last, by)).low <= 0 <= found.high
+        ]
+        ends = ("low", "high") if by == "mean" else ("median_low", "median_high")
+        for cube, shared in zip(group, letters(len(group), apart), strict=True):
+            row = here.loc[cube.arm]
+            keys = {key: getattr(cube, key) for key in [*KEYS, "algorithm", "arm"]}
+            value = {"by": by, "value": row[by], "low": row[ends[0]], "high": row[ends[1]], "seeds": len(cube.seeds)}
+            rows.append({**keys, **value, "rank": int(ranks[cube.arm]), "letters": shared})
+    return pd.DataFrame(rows)
+
+
+def letters(count: int, apart: Iterable[tuple[int, int]]) -> list[str]:
+    """The letters of each of `count`: two share one if and only if they aren't `apart`.
+
+    Piepho 2004, "An algorithm for a letter-based representation of all-pairwise comparisons", J. Comput. Graph. Stat.
+    13, 456-466: a group that holds two that are apart becomes one without the one and one without the other.
+    """
+    groups = [frozenset(range(count))]
+    for pair in apart:
+        halves = {half for g in groups for half in ([g - {i} for i in pair] if g.issuperset(pair) else [g])}
+        groups = [half for half in halves if not any(half < other for other in halves)]
+    groups.sort(key=sorted)
+    return ["".join(_letter(n) for n, group in enumerate(groups) if i in group) for i in range(count)]
+
+
+def _letter(number: int) -> str:
+    """From a to z, then from a1 on."""
+    round_, letter = divmod(number, len(ascii_lowercase))
+    return ascii_lowercase[letter] + (str(round_) if round_ else "")
 
 
 def _spoiling(scores: Scores, better: Better, heavy: bool) -> dict[str, int]:

@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.labels import span
 from bench.core.metric import Metric
 from bench.core.records import Record
-from reports.comparison import FURTHER, MARGIN_POINTS, MARGIN_SD, compare, cubes, further
+from reports.comparison import FURTHER, MARGIN_POINTS, MARGIN_SD, compare, cubes, further, standings
 from reports.frame import cells
 from reports.statistics import Interval, bounded
 
@@ -94,17 +94,95 @@ class View:
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
     """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them.
 
-    After it that of domains, if there are any, and how a stream went as tasks came.
+    Before them, of several suites, all methods on all of them; after each that of domains, if there are any, and how a
+    stream went as tasks came.
     """
     if not records:
         return []
     known = cells(records)
-    compared, beside = compare(cubes(frame, known)), further(frame, known)
+    made = cubes(frame, known)
+    compared, beside = compare(made), further(frame, known)
     suites = dict.fromkeys(known["suite"])
     each = [
         (comparison(s, compared, beside, known), domains(s, compared, known), rounds(s, frame, known)) for s in suites
     ]
-    return [view for some in each for view in some if view.rows]
+    whole = (front(standings(made, compared, known), known), *(view for some in each for view in some))
+    return [view for view in whole if view.rows]
+
+
+def front(standing: pd.DataFrame, known: pd.DataFrame) -> View:
+    """All methods on all suites: score and rank in each suite's headline setting, then the costs; no rows of one suite.
+
+    Methods that are measured on every suite come first, ordered by their mean rank among each other; the others after
+    them, ordered by the first suite that they have.
+
+    Args:
+        standing: reports.comparison.standings.
+        known: reports.frame.cells.
+    """
+    home = known[known["domain"] == ""]
+    suites = home.drop_duplicates("suite").set_index("suite")
+    if len(suites) < 2 or not len(standing):
+        return View("front", "All methods on all suites", (), ())
+    ranks = standing.pivot(index="algorithm", columns="suite", values="rank").reindex(
+        index=list(dict.fromkeys(home["algorithm"])), columns=suites.index
+    )
+    mean_rank = ranks.dropna().rank(method="min").mean(axis=1)
+    order = ranks.assign(mean=mean_rank).sort_values(["mean", *suites.index], kind="stable").index
+    scored = dict(zip(zip(standing["suite"], standing["algorithm"], strict=True), _records(standing), strict=True))
+    parts = {(str(s), str(a)): part for (s, a), part in home.groupby(["suite", "algorithm"], sort=False)}
+    rows = []
+    for algorithm in order:
+        row = {"algorithm": Entry(algorithm, algorithm)}
+        row["mean rank"] = _number(mean_rank.get(algorithm, math.nan), ".2f") if len(mean_rank) > 1 else Entry(NONE)
+        costs: dict[str, Entry] = {}
+        for suite, about in suites.iterrows():
+            part, found = parts.get((str(suite), algorithm)), scored.get((suite, algorithm))
+            column = f"{suite}: {_column(about['metrics'][0], about['report_steps'][-1])}"
+            row |= _standing(f"{suite}: rank", column, found, part)
+            costs |= {f"{suite}: {name}": entry for name, entry in _cost_of_one(part, str(about["setting"])).items()}
+        rows.append(row | costs)
+    settings = [f"{s}: {a['setting']}{'' if a['norm'] == 'none' else ', ' + a['norm']}" for s, a in suites.iterrows()]
+    notes = [
+        f"headline settings: {'; '.join(settings)}",
+        "bold: the best. Beside the rank: methods of a suite that share a letter can't be told apart (the 95 % "
+        "interval of their paired difference holds 0, for each pair by itself).",
+        "missing: not run. What is missing is never filled in nor averaged over: mean ranks are of methods measured on "
+        "every suite, among themselves.",
+        "train s, environment steps: of one training, mean over seeds; adapt ms/task: at test time, as below.",
+    ]
+    if (standing["by"] == "median").any():
+        spoilt = dict.fromkeys(standing.loc[standing["by"] == "median", "suite"])
+        notes.append(f"Medians, since single tasks spoil means: {', '.join(spoilt)}.")
+    return _view("front", "All methods on all suites", rows, notes)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _standing(rank: str, column: str, found: dict[str, Any] | None, cells: pd.DataFrame | None) -> dict[str, Entry]:
+    """Score and rank of one method on one suite, or why there is none."""
+    lost = Counter() if cells is None else Counter(cells.loc[cells["outcome"] != "finished", "outcome"])
+    if found is None:
+        why = "missing" if cells is None else ", ".join(lost) or "not scored"
+        return {column: Entry(why, -math.inf), rank: Entry(NONE, "~")}
+    score = Interval(found["value"], found["low"], found["high"])
+    text = plus_minus(score) if found["by"] == "mean" else spanned(score)
+    text += "".join(f", {n} of {n + found['seeds']} {outcome}" for outcome, n in lost.items())
+    mark: Mark = "best" if found["rank"] == 1 else ""
+    place = f"{found['rank']} {found['letters']}"
+    return {column: Entry(text, score.value, mark, interval=score), rank: Entry(place, f"{found['rank']:03d}")}
+
+
+def _cost_of_one(cells: pd.DataFrame | None, setting: str) -> dict[str, Entry]:
+    if cells is None:
+        return {}
+    return {
+        "train s": _number(cells["train_seconds"].mean()),
+        ADAPTING: _adapting(cells, setting),
+        "environment steps": _number(cells["environment_steps"].mean()),
+    }
 
 
 def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
@@ -202,7 +280,7 @@ def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> d
                 robust[f"{ROBUST[name]} @{row['step']}"] = Entry(
                     spanned(found), found.value, marks.get(name, ""), interval=found
                 )
-    last = steps.loc[steps["step"].idxmax()]
+    last = steps.sort_values("step").iloc[-1]
     tenth = float(last["worst_tenth"])
     harmed = Interval(*(last[f"harmed{end}"] for end in ("", "_low", "_high")))
     harm = {

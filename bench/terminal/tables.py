@@ -21,7 +21,7 @@ from bench.storage.merge import Merged
 from bench.storage.store import Store, claim, tunings
 from bench.terminal.document import gathered, value
 from bench.terminal.outlet import sayable
-from reports.views import COSTS, HARM, MARKS, ROBUST, VERDICTS, View, columns_of, comparisons
+from reports.views import COSTS, HARM, ROBUST, VERDICTS, View, columns_of, comparisons
 from reports.views import reproduced as reproductions
 
 if TYPE_CHECKING:
@@ -71,14 +71,14 @@ def comparison(view: View) -> None:
     else:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
-        harm, unmarked = [n for n in rows if n.startswith(tuple(HARM))], _unmarked(view)
+        harm, unmarked = [n for n in view.columns if n.startswith(tuple(HARM))], _unmarked(view)
         parts = [rows.drop(columns=[*costs, *unmarked, *harm])]
         parts += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
         for part in parts:
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
         left = [*(HARM if harm else ()), *(["medians"] if unmarked else [])]
         said += [f"{', '.join(left)}: in a wider terminal, or by `bench report`"] if left else []
-    notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
+    notes = [note.replace("bold", "*", 1) if note.startswith("bold: ") else note for note in view.notes]
     out.print(*(Text(note, style="dim") for note in (*said, *notes)), "", sep="\n")
 
 

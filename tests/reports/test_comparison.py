@@ -1,6 +1,7 @@
 """Who is best, who is level, what the pairs are: on scores made by hand."""
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,31 @@ def test_a_difference_that_is_told_and_small_is_equivalent_within_a_margin_of_th
     spoilt[0, 0] = np.inf
     [none] = comparison.differences([cube("a", GOOD), cube("b", spoilt)]).to_dict("records")
     assert np.isnan([none["d_tasks"], none["d_seeds"], none["margin"], none["p_equivalent"]]).all()
+
+
+def test_two_share_a_letter_if_and_only_if_they_are_not_apart() -> None:
+    assert comparison.letters(3, []) == ["a", "a", "a"]
+    assert comparison.letters(3, [(0, 2)]) == ["a", "ab", "b"]
+    rng = np.random.default_rng(0)
+    for count in range(1, 9):
+        apart = {pair for pair in combinations(range(count), 2) if rng.random() < 0.5}
+        found = comparison.letters(count, apart)
+        shared = {(i, j) for i, j in combinations(range(count), 2) if set(found[i]) & set(found[j])}
+        assert shared == set(combinations(range(count), 2)) - apart
+        assert all(found)
+
+
+def test_standings_are_of_the_headline_setting_and_join_what_cannot_be_told_apart() -> None:
+    made = [cube("worse", WORSE), cube("level", LEVEL), cube("good", GOOD), cube("good", WORSE, setting="K=10")]
+    cells = pd.DataFrame([cell(arm=each.arm, algorithm=each.algorithm) for each in made])
+    found = comparison.standings(made, comparison.compare(made), cells)
+    assert list(zip(found["algorithm"], found["rank"], found["letters"], strict=True)) == [
+        ("good", 1, "a"),
+        ("level", 2, "a"),
+        ("worse", 3, "b"),
+    ]
+    assert found["value"].iloc[0] == pytest.approx(GOOD.mean())
+    assert comparison.standings([], comparison.compare([]), cells).empty
 
 
 def test_only_pairs_that_are_wanted_are_corrected_for() -> None:

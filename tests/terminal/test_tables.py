@@ -214,6 +214,29 @@ def test_whom_adaptation_harms_stands_in_a_wide_terminal_and_in_no_narrow_one(
     assert "harmed %, worst tenth, medians: in a wider terminal" in narrow
 
 
+def test_several_suites_have_a_front_page_on_which_what_is_missing_is_marked_and_not_averaged_over() -> None:
+    def on(suite: str, algorithm: str, value: float, seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
+        suites = {"suite": Component(name=suite, given={}, parameters={}, source="")}
+        named = {"algorithm": Component(name=algorithm, given={}, parameters={}, source="")}
+        made = spec(seed=seed).model_copy(update=suites | named)
+        return record(made, train_seconds=10.0 * (seed + 1), **changes), scores(
+            {0: [4.0] * 4, 1: [value, value + 1] * 2}
+        )
+
+    done = [on("a", "maml", 1.0), on("a", "anil", 5.0), on("a", "late", 0.1), on("a", "late", 0.1, seed=1)]
+    done += [on("b", "maml", 1.0), on("b", "anil", 0.0)]
+    lost, partly = (on("b", "late", 0, outcome="diverged")[0], on("b", "maml", 0, seed=1, outcome="diverged")[0])
+    whole, *others = comparisons(tidy(done), [*(r for r, _ in done), lost, partly])
+    assert [view.title for view in others] == ["a", "b"]
+    rows = whole.frame(best="*{}").set_index("algorithm")
+    assert list(rows.index) == ["maml", "anil", "late"]  # who is measured everywhere, then the others
+    assert list(rows["mean rank"]) == ["1.50", "1.50", "–"]  # among anil and maml
+    assert list(rows["b: mse @1"]) == ["1.50 ± 0.92, 1 of 2 diverged", "*0.50 ± 0.92", "diverged"]
+    assert list(rows["a: rank"]) == ["2 b", "3 c", "1 a"]
+    assert list(rows["a: train s"]) == ["10", "10", "15"]
+    assert comparisons(tidy(done[:2]), [r for r, _ in done[:2]])[0].title == "a"  # one suite has none
+
+
 def test_medians_that_decide_are_printed_at_every_width(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
