@@ -209,7 +209,7 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         points = [(float(seconds[row["arm"]]), float(row[by])) for row in rows.to_dict("records")]
         for (x, y), row in zip(points, rows.to_dict("records"), strict=True):
             own = look[row["algorithm"]]
-            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]]
+            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]] if np.isfinite(y) else None  # out of sight
             ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row["algorithm"], capsize=2, markersize=6)
         front = _pareto(points, about["better"])
         if len(front) > 1:

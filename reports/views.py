@@ -166,7 +166,7 @@ def _standing(rank: str, column: str, found: dict[str, Any] | None, cells: pd.Da
     lost = Counter() if cells is None else Counter(cells.loc[cells["outcome"] != "finished", "outcome"])
     if found is None:
         why = "missing" if cells is None else ", ".join(lost) or "not scored"
-        return {column: Entry(why, -math.inf), rank: Entry(NONE, "~")}
+        return {column: Entry(why, -math.inf), rank: Entry(NONE, "999")}
     score = Interval(found["value"], found["low"], found["high"])
     text = plus_minus(score) if found["by"] == "mean" else spanned(score)
     text += "".join(f", {n} of {n + found['seeds']} {outcome}" for outcome, n in lost.items())

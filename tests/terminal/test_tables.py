@@ -231,7 +231,7 @@ def test_several_suites_have_a_front_page_on_which_what_is_missing_is_marked_and
     rows = whole.frame(best="*{}").set_index("algorithm")
     assert list(rows.index) == ["maml", "anil", "late"]  # who is measured everywhere, then the others
     assert list(rows["mean rank"]) == ["1.50", "1.50", "–"]  # among anil and maml
-    assert list(rows["b: mse @1"]) == ["1.50 ± 0.92, 1 of 2 diverged", "*0.50 ± 0.92", "diverged"]
+    assert list(rows["b: mse @1"]) == ["1.50 ± 0.92, 1 of 2 diverged", "*0.50 (0.00 to 1.42)", "diverged"]
     assert list(rows["a: rank"]) == ["2 b", "3 c", "1 a"]
     assert list(rows["a: train s"]) == ["10", "10", "15"]
     assert comparisons(tidy(done[:2]), [r for r, _ in done[:2]])[0].title == "a"  # one suite has none
