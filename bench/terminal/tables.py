@@ -129,7 +129,8 @@ def _width(rows: pd.DataFrame, right: Collection[str], out: Console) -> int:
 
 
 def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) -> RichTable:
-    drawn = grid(*rows.columns, right=right, title=title)
+    heads = {name: name.replace(": ", ":\n") for name in rows.columns}  # a suite's name above what is said of it
+    drawn = grid(*heads.values(), right={heads[name] for name in right if name in heads}, title=title)
     for row in rows.itertuples(index=False):
         drawn.add_row(*(Text(text, style="bold" if text.startswith("* ") else "") for text in row))
     return drawn
