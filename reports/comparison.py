@@ -1,9 +1,11 @@
 """The tidy DataFrame -> who reaches what, who can't be told apart, and what it costs; numbers, not text."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,10 @@ FURTHER = {  # metrics that stand beside the headline: how far predictions can b
     "forgetting": "how much worse than in its round a task is met at the stream's end, on points that were never given",
     "ece": "expected calibration error, how far stated probabilities are from how often they come true",
 }
+
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+MARGIN_POINTS = 1.0  # of percentages: two that differ by less are as good as each other
+MARGIN_SD = 0.2  # of other metrics: of the tasks' standard deviation, Cohen's small effect (as in arXiv:2306.13841)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +74,14 @@ class Cube:
         """How many scores are worse than knowing nothing."""
         scores = self.at(step)
         return int(np.count_nonzero(scores > self.floor if self.better == "lower" else scores < self.floor))
+
+    def harmed(self, step: int) -> Interval:
+        """The percentage of scores that adaptation makes worse than they are at step 0; NaN where there is none."""
+        if 0 not in self.steps or step == 0:
+            return Interval(math.nan, math.nan, math.nan)
+        before, after = self.at(0), self.at(step)
+        worse = after > before if self.better == "lower" else after < before
+        return statistics.bounded(np.where(worse, 100.0, 0.0), 0, 100)
 
     @property
     def better(self) -> Better:
@@ -182,6 +196,9 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
                 "over": "seeds and tasks" if len(cube.seeds) >= FEWEST_SEEDS else "tasks",
                 "heavy": heavy[i],
                 "worse": cube.worse(step),
+                **_spoiling(cube.at(step), better, heavy[i]),
+                **_named("harmed_", cube.harmed(step), "harmed"),
+                "worst_tenth": statistics.worst_tenth(cube.at(step), better),
                 "by": by,
                 "mark": "best" if i == best else "level" if level else "",
                 **_named("behind_", apart, "behind"),
@@ -193,11 +210,92 @@ def _compare_at(group: list[Cube], step: int) -> list[dict[str, Any]]:
     return rows
 
 
+def standings(made: Iterable[Cube], compared: pd.DataFrame, cells: pd.DataFrame) -> pd.DataFrame:
+    """Who stands where in each suite's headline setting after its last report step: a row per suite and algorithm.
+
+    `rank` is 1 for the best, `value` with `low` and `high` the mean, or the median where `by` says so; algorithms that
+    share one of their `letters` can't be told apart.
+
+    Args:
+        made: cubes of any settings.
+        compared: `compare` of the same.
+        cells: reports.frame.cells.
+    """
+    rows: list[dict[str, Any]] = []
+    groups = {tuple(getattr(group[0], key) for key in KEYS): group for group in _groups(made)}
+    for about in cells[cells["domain"] == ""].drop_duplicates("suite").to_dict("records"):
+        group = groups.get(tuple(about[key] for key in KEYS), [])
+        if not group:
+            continue
+        here = compared[(compared[KEYS] == [about[key] for key in KEYS]).all(axis=1)]
+        here = here[here["step"] == group[0].last].set_index("arm")
+        by = str(here["by"].iloc[0])
+        ranks = here[by].rank(ascending=group[0].better == "lower", method="min").astype(int)
+        group = sorted(group, key=lambda cube: (ranks[cube.arm], cube.algorithm))
+        apart = [
+            (i, j)
+            for (i, a), (j, b) in combinations(enumerate(group), 2)
+            if not (found := _difference(a, b, a.last, by)).low <= 0 <= found.high
+        ]
+        ends = ("low", "high") if by == "mean" else ("median_low", "median_high")
+        for cube, shared in zip(group, letters(len(group), apart), strict=True):
+            row = here.loc[cube.arm]
+            keys = {key: getattr(cube, key) for key in [*KEYS, "algorithm", "arm"]}
+            value = {"by": by, "value": row[by], "low": row[ends[0]], "high": row[ends[1]], "seeds": len(cube.seeds)}
+            rows.append({**keys, **value, "rank": int(ranks[cube.arm]), "letters": shared})
+    return pd.DataFrame(rows)
+
+
+def letters(count: int, apart: Iterable[tuple[int, int]]) -> list[str]:
+    """The letters of each of `count`: two share one if and only if they aren't `apart`.
+
+    Piepho 2004, "An algorithm for a letter-based representation of all-pairwise comparisons", J. Comput. Graph. Stat.
+    13, 456-466: a group that holds two that are apart becomes one without the one and one without the other.
+    """
+    groups = [frozenset(range(count))]
+    for pair in apart:
+        halves = {half for g in groups for half in ([g - {i} for i in pair] if g.issuperset(pair) else [g])}
+        groups = [half for half in halves if not any(half < other for other in halves)]
+    groups.sort(key=sorted)
+    return ["".join(_letter(n) for n, group in enumerate(groups) if i in group) for i in range(count)]
+
+
+def _letter(number: int) -> str:
+    """From a to z, then from a1 on."""
+    round_, letter = divmod(number, len(ascii_lowercase))
+    return ascii_lowercase[letter] + (str(round_) if round_ else "")
+
+
+def _spoiling(scores: Scores, better: Better, heavy: bool) -> dict[str, int]:
+    """How many scores, and on how many tasks, make a mean that says little of the others."""
+    found = statistics.spoiling(scores, better) if heavy else np.zeros(scores.shape, dtype=bool)
+    return {"spoiling": int(found.sum()), "spoiling_tasks": int(found.any(0).sum())}
+
+
+def quantiles(made: Iterable[Cube]) -> pd.DataFrame:
+    """How the scores of all seeds and tasks are spread after every inner step: a row per setting, arm and step.
+
+    `q05` to `q95` are scores that were reached, from the lowest on; `harmed` is the percentage that adaptation has made
+    worse by then.
+    """
+    rows = []
+    for cube in made:
+        found = np.quantile(cube.values.reshape(len(cube.steps), -1), QUANTILES, axis=1, method="inverted_cdf")
+        for step, own in zip(cube.steps, found.T, strict=True):
+            keys = {key: getattr(cube, key) for key in [*KEYS, "algorithm", "arm"]}
+            named = {f"q{100 * q:02.0f}": value for q, value in zip(QUANTILES, own, strict=True)}
+            rows.append({**keys, "metric": cube.metric.name, "step": step, **named, "harmed": cube.harmed(step).value})
+    return pd.DataFrame(rows)
+
+
 def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | None = None) -> pd.DataFrame:
     """Every pair of algorithms in every setting after the last report step, paired by task; a row reads a - b.
 
     With `wanted`, the pairs for which it is true.
-    `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting.
+    `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting. `d_tasks` and
+    `d_seeds` are Cohen's, `p_equivalent` that of the two one-sided tests of means that differ by the `margin` or more:
+    `MARGIN_POINTS`, or `MARGIN_SD` of the standard deviation that tasks have under a and b. None of the three where
+    single tasks spoil a mean.
     """
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
@@ -206,7 +304,8 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
         pairs = [pair for pair in combinations(group, 2) if wanted is None or wanted(*pair)]
         p = [statistics.wilcoxon(*_shared(a, b, step)) for a, b in pairs]
         for (a, b), raw, corrected in zip(pairs, p, statistics.holm(p), strict=True):
-            wins = statistics.improvement(*_shared(a, b, step), a.better)
+            left, right = _shared(a, b, step)
+            wins = statistics.improvement(left, right, a.better)
             rows.append(
                 {
                     **{name: getattr(a, name) for name in KEYS},
@@ -220,6 +319,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
                     **_named("improvement_", wins, "improvement"),
                     "p": raw,
                     "p_holm": corrected,
+                    **_size(left, right, a.seeds == b.seeds, a.metric, by),
                 }
             )
     return pd.DataFrame(rows)
@@ -298,6 +398,16 @@ def _shared(a: Cube, b: Cube, step: int) -> tuple[Scores, Scores]:
     both = sorted(set(a.tasks) & set(b.tasks))
     left, right = (cube.at(step)[:, np.searchsorted(cube.tasks, both)] for cube in (a, b))
     return left, right
+
+
+def _size(a: Scores, b: Scores, paired_seeds: bool, metric: Metric, by: str) -> dict[str, float]:
+    """How large a difference of means is, and whether it is of interest."""
+    if by == "median":
+        return dict.fromkeys(("d_tasks", "d_seeds", "margin", "p_equivalent"), np.nan)
+    effect = statistics.effect(a, b, paired_seeds)
+    margin = MARGIN_POINTS if metric.unit == "%" else MARGIN_SD * statistics.pooled_sd(a.mean(0), b.mean(0))
+    p = statistics.equivalence(a, b, margin, paired_seeds)
+    return {"d_tasks": effect.tasks, "d_seeds": effect.seeds, "margin": margin, "p_equivalent": p}
 
 
 def _difference(a: Cube, b: Cube, step: int, by: str) -> Interval:

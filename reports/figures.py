@@ -172,8 +172,10 @@ def learning(progress: pd.DataFrame, look: Looks) -> Figure:
         ax.set(xlabel=title, xlim=(0, None))
         if progress["better"].iloc[0] == "lower" and (progress["score"] > 0).all():
             ax.set_yscale("log")
-            most = BEYOND * float(progress["score"].median())
-            ax.set_ylim(0.7 * float(progress["score"].min()), min(1.5 * float(progress["score"].max()), most))
+            finite = progress["score"][np.isfinite(progress["score"])]  # a mean that overflows is infinite
+            if len(finite):
+                most = BEYOND * float(finite.median())
+                ax.set_ylim(0.7 * float(finite.min()), min(1.5 * float(finite.max()), most))
     axes[0].set_ylabel(f"{progress['metric'].iloc[0]} on validation tasks")
     _legend(figure, axes)
     return figure
@@ -207,7 +209,7 @@ def cost_and_score(comparison: pd.DataFrame, cells: pd.DataFrame, look: Looks) -
         points = [(float(seconds[row["arm"]]), float(row[by])) for row in rows.to_dict("records")]
         for (x, y), row in zip(points, rows.to_dict("records"), strict=True):
             own = look[row["algorithm"]]
-            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]]
+            bar = [[max(0.0, y - row[low])], [max(0.0, row[high] - y)]] if np.isfinite(y) else None  # out of sight
             ax.errorbar(x, y, bar, fmt=own.marker, color=own.color, label=row["algorithm"], capsize=2, markersize=6)
         front = _pareto(points, about["better"])
         if len(front) > 1:

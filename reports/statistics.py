@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
+from scipy.special import ndtr, stdtr, stdtrit
 
 from bench.core.records import FEWEST_SEEDS
 
@@ -64,12 +64,7 @@ def interval(scores: Scores) -> Interval:
     """
     if not scores.size or not np.isfinite(scores).all():
         return Interval(-math.inf if np.isneginf(scores).any() else math.inf, math.nan, math.nan)
-    mean = float(scores.mean())
-    if len(scores) < FEWEST_SEEDS:
-        half = _over_tasks(scores)
-    else:
-        half = float(_quantile(_freedom(scores)) * _means(scores, stream=0).std())
-    return Interval(mean, mean - half, mean + half)
+    return _error(scores).interval(float(scores.mean()))
 
 
 def bounded(scores: Scores, low: float, high: float) -> Interval:
@@ -95,16 +90,50 @@ def difference(a: Scores, b: Scores, paired_seeds: bool = True) -> Interval:
     """
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return Interval(math.nan, math.nan, math.nan)
-    if paired_seeds:
-        return interval(a - b)
-    if min(len(a), len(b)) < FEWEST_SEEDS:
-        return interval((a.mean(0) - b.mean(0))[None])
-    mean = float(a.mean() - b.mean())
-    replicates = _means(a, stream=1) - _means(b, stream=2)
-    parts = [(_mean_variance(a.mean(1)), len(a) - 1), (_mean_variance(b.mean(1)), len(b) - 1)]
-    parts.append((_mean_variance(a.mean(0) - b.mean(0)), a.shape[1] - 1))
-    half = float(_quantile(_satterthwaite(parts)) * replicates.std())
-    return Interval(mean, mean - half, mean + half)
+    return _error_of_difference(a, b, paired_seeds).interval(float(a.mean() - b.mean()))
+
+
+class Effect(NamedTuple):
+    """Cohen's d of a - b: the mean difference in standard deviations of what it is a difference of."""
+
+    tasks: float  # of the tasks' differences, seeds averaged
+    seeds: float  # of the seeds' differences, tasks averaged; NaN below three seeds
+
+
+def effect(a: Scores, b: Scores, paired_seeds: bool = True) -> Effect:
+    """How large a - b is beside its spread, which more tasks leave as it is while they make any p value small.
+
+    Of the seeds, where a's are others than b's, in standard deviations of both pooled (Cohen 1988, equation 2.2.1).
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return Effect(math.nan, math.nan)
+    tasks, seeds = _cohen(a.mean(0) - b.mean(0)), math.nan
+    if min(len(a), len(b)) >= FEWEST_SEEDS:
+        left, right = a.mean(1), b.mean(1)
+        seeds = _cohen(left - right) if paired_seeds else _over(left.mean() - right.mean(), pooled_sd(left, right))
+    return Effect(tasks, seeds)
+
+
+def pooled_sd(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The standard deviation within two samples, each of which has as much say as the other."""
+    return math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2) if min(a.size, b.size) > 1 else math.nan
+
+
+def equivalence(a: Scores, b: Scores, margin: float, paired_seeds: bool = True) -> float:
+    """P of two one-sided tests that |mean of a - b| is as large as the margin (Schuirmann 1987, 10.1007/BF01068419).
+
+    Below 0.05 the 90 % interval of the difference lies within the margin. The standard error and its degrees of
+    freedom are those of `difference`. NaN of scores that are not finite and of a single task.
+    """
+    if not (np.isfinite(a).all() and np.isfinite(b).all() and np.isfinite(margin)):
+        return math.nan
+    error = _error_of_difference(a, b, paired_seeds)
+    beyond = abs(float(a.mean() - b.mean())) - margin
+    if error.freedom == 0:
+        return math.nan
+    if error.standard == 0:
+        return float(beyond >= 0)
+    return float(stdtr(min(error.freedom, 1e9), beyond / error.standard))
 
 
 class Robust(NamedTuple):
@@ -183,7 +212,7 @@ def improvement(a: Scores, b: Scores, better: Better) -> Interval:
     if value in (0.0, 1.0):
         return bounded(wins, 0, 1)
     if min(len(a), len(b)) < FEWEST_SEEDS:
-        half = _over_tasks(wins)
+        half = _quantile(wins.shape[1] - 1) * math.sqrt(_mean_variance(wins.mean(0)))
     else:  # the variances of the seeds of a, of b and of the tasks add up
         parts = [(_mean_variance(w.mean(1)), len(w) - 1) for w in (wins, others)]
         parts.append((_mean_variance(wins.mean(0)), wins.shape[1] - 1))
@@ -197,11 +226,32 @@ def profile(scores: Scores, thresholds: NDArray[np.float64], better: Better) -> 
     return [bounded(p.astype(float), 0, 1) for p in passed]
 
 
+def worst_tenth(scores: Scores, better: Better) -> float:
+    """The mean of the tenth of the tasks that come off worst, seeds averaged; of one task at least."""
+    by_task = np.sort(scores.mean(0) if better == "lower" else -scores.mean(0))[::-1]
+    mean = float(by_task[: max(1, round(by_task.size / 10))].mean())
+    return mean if better == "lower" else -mean
+
+
 def heavy_tailed(scores: Scores, better: Better) -> bool:
     """Whether single tasks make a mean of errors meaningless: it is over ten times the median."""
     if not np.isfinite(scores).all():
         return True
     return better == "lower" and bool(np.mean(scores) > 10 * np.median(scores))
+
+
+def spoiling(scores: Scores, better: Better) -> NDArray[np.bool_]:
+    """The fewest scores, from the worst on, without which `heavy_tailed` is false: a mask [S, T]."""
+    rank = np.argsort(np.argsort(scores if better == "lower" else -scores, axis=None, kind="stable"))
+    ordered = np.sort(scores, axis=None) if better == "lower" else -np.sort(-scores, axis=None)
+    count = np.arange(1, ordered.size + 1)  # of the best that are kept
+    kept = np.isfinite(ordered)
+    if better == "lower":
+        finite = np.where(kept, ordered, 0)
+        median = (finite[(count - 1) // 2] + finite[count // 2]) / 2
+        kept &= np.cumsum(finite) / count <= 10 * median
+    most = int(count[kept].max(initial=0))
+    return np.asarray(rank >= most).reshape(scores.shape)
 
 
 @lru_cache(maxsize=32)
@@ -277,11 +327,43 @@ def _quantile(freedom: float) -> float:
     return 1.96 if math.isinf(freedom) else float(stdtrit(freedom, 0.975))  # NaN of none
 
 
-def _over_tasks(scores: Scores) -> float:
-    """Half the interval of the mean over tasks of the seeds' mean; NaN of one task."""
-    tasks = scores.shape[1]
-    by_task: NDArray[np.float64] = scores.mean(0)
-    return _quantile(tasks - 1) * math.sqrt(_mean_variance(by_task))
+class _Error(NamedTuple):
+    """The standard error of a mean, with its degrees of freedom."""
+
+    standard: float
+    freedom: float
+
+    def interval(self, mean: float) -> Interval:
+        half = _quantile(self.freedom) * self.standard  # NaN of one task
+        return Interval(mean, mean - half, mean + half)
+
+
+def _error(scores: Scores) -> _Error:
+    if len(scores) < FEWEST_SEEDS:
+        return _Error(math.sqrt(_mean_variance(scores.mean(0))), scores.shape[1] - 1)
+    return _Error(float(_means(scores, stream=0).std()), _freedom(scores))
+
+
+def _error_of_difference(a: Scores, b: Scores, paired_seeds: bool) -> _Error:
+    if paired_seeds:
+        return _error(a - b)
+    if min(len(a), len(b)) < FEWEST_SEEDS:
+        return _error((a.mean(0) - b.mean(0))[None])
+    replicates = _means(a, stream=1) - _means(b, stream=2)
+    parts = [(_mean_variance(a.mean(1)), len(a) - 1), (_mean_variance(b.mean(1)), len(b) - 1)]
+    parts.append((_mean_variance(a.mean(0) - b.mean(0)), a.shape[1] - 1))
+    return _Error(float(replicates.std()), _satterthwaite(parts))
+
+
+def _cohen(differences: NDArray[np.float64]) -> float:
+    """Their mean over their standard deviation; infinite where all are the same, NaN of one or none."""
+    if differences.size < 2:
+        return math.nan
+    return _over(float(differences.mean()), float(differences.std(ddof=1)))
+
+
+def _over(mean: float, sd: float) -> float:
+    return float(mean / sd) if sd else math.copysign(math.inf, mean) if mean else 0.0
 
 
 def _mean_variance(means: NDArray[np.float64]) -> float:

@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.labels import span
 from bench.core.metric import Metric
 from bench.core.records import Record
-from reports.comparison import FURTHER, compare, cubes, further
+from reports.comparison import FURTHER, MARGIN_POINTS, MARGIN_SD, compare, cubes, further, standings
 from reports.frame import cells
 from reports.statistics import Interval, bounded
 
@@ -23,6 +23,7 @@ MARKS = "bold: the best; ≈: can't be told apart from it (the 95 % interval of 
 OF_ROUNDS = ("needed", "reached", "regret")  # of a whole round, not of some number of points
 PARTS = 3  # into which a table cuts a stream
 ROBUST = {"median": "median", "iqm": "interquartile mean"}  # column of reports.comparison.compare -> in words
+HARM = {"harmed %": "harmed", "worst tenth": "worst_tenth"}  # in words -> column of reports.comparison.compare
 COSTS = (
     "tasks", "seeds", "iterations", "selected", "trials", "tuning iterations", "environment steps",
     "s/iteration", "train s", "compile s", "peak MB", "outcome",
@@ -93,17 +94,95 @@ class View:
 def comparisons(frame: pd.DataFrame, records: Sequence[Record]) -> list[View]:
     """Each suite's comparison, in the records' order; `frame` is what reports.frame.tidy made of them.
 
-    After it that of domains, if there are any, and how a stream went as tasks came.
+    Before them, of several suites, all methods on all of them; after each that of domains, if there are any, and how a
+    stream went as tasks came.
     """
     if not records:
         return []
     known = cells(records)
-    compared, beside = compare(cubes(frame, known)), further(frame, known)
+    made = cubes(frame, known)
+    compared, beside = compare(made), further(frame, known)
     suites = dict.fromkeys(known["suite"])
     each = [
         (comparison(s, compared, beside, known), domains(s, compared, known), rounds(s, frame, known)) for s in suites
     ]
-    return [view for some in each for view in some if view.rows]
+    whole = (front(standings(made, compared, known), known), *(view for some in each for view in some))
+    return [view for view in whole if view.rows]
+
+
+def front(standing: pd.DataFrame, known: pd.DataFrame) -> View:
+    """All methods on all suites: score and rank in each suite's headline setting, then the costs; no rows of one suite.
+
+    Methods that are measured on every suite come first, ordered by their mean rank among each other; the others after
+    them, ordered by the first suite that they have.
+
+    Args:
+        standing: reports.comparison.standings.
+        known: reports.frame.cells.
+    """
+    home = known[known["domain"] == ""]
+    suites = home.drop_duplicates("suite").set_index("suite")
+    if len(suites) < 2 or not len(standing):
+        return View("front", "All methods on all suites", (), ())
+    ranks = standing.pivot(index="algorithm", columns="suite", values="rank").reindex(
+        index=list(dict.fromkeys(home["algorithm"])), columns=suites.index
+    )
+    mean_rank = ranks.dropna().rank(method="min").mean(axis=1)
+    order = ranks.assign(mean=mean_rank).sort_values(["mean", *suites.index], kind="stable").index
+    scored = dict(zip(zip(standing["suite"], standing["algorithm"], strict=True), _records(standing), strict=True))
+    parts = {(str(s), str(a)): part for (s, a), part in home.groupby(["suite", "algorithm"], sort=False)}
+    rows = []
+    for algorithm in order:
+        row = {"algorithm": Entry(algorithm, algorithm)}
+        row["mean rank"] = _number(mean_rank.get(algorithm, math.nan), ".2f") if len(mean_rank) > 1 else Entry(NONE)
+        costs: dict[str, Entry] = {}
+        for suite, about in suites.iterrows():
+            part, found = parts.get((str(suite), algorithm)), scored.get((suite, algorithm))
+            column = f"{suite}: {_column(about['metrics'][0], about['report_steps'][-1])}"
+            row |= _standing(f"{suite}: rank", column, found, part)
+            costs |= {f"{suite}: {name}": entry for name, entry in _cost_of_one(part, str(about["setting"])).items()}
+        rows.append(row | costs)
+    settings = [f"{s}: {a['setting']}{'' if a['norm'] == 'none' else ', ' + a['norm']}" for s, a in suites.iterrows()]
+    notes = [
+        f"headline settings: {'; '.join(settings)}",
+        "bold: the best. Beside the rank: methods of a suite that share a letter can't be told apart (the 95 % "
+        "interval of their paired difference holds 0, for each pair by itself).",
+        "missing: not run. What is missing is never filled in nor averaged over: mean ranks are of methods measured on "
+        "every suite, among themselves.",
+        "train s, environment steps: of one training, mean over seeds; adapt ms/task: at test time, as below.",
+    ]
+    if (standing["by"] == "median").any():
+        spoilt = dict.fromkeys(standing.loc[standing["by"] == "median", "suite"])
+        notes.append(f"Medians, since single tasks spoil means: {', '.join(spoilt)}.")
+    return _view("front", "All methods on all suites", rows, notes)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _standing(rank: str, column: str, found: dict[str, Any] | None, cells: pd.DataFrame | None) -> dict[str, Entry]:
+    """Score and rank of one method on one suite, or why there is none."""
+    lost = Counter() if cells is None else Counter(cells.loc[cells["outcome"] != "finished", "outcome"])
+    if found is None:
+        why = "missing" if cells is None else ", ".join(lost) or "not scored"
+        return {column: Entry(why, -math.inf), rank: Entry(NONE, "999")}
+    score = Interval(found["value"], found["low"], found["high"])
+    text = plus_minus(score) if found["by"] == "mean" else spanned(score)
+    text += "".join(f", {n} of {n + found['seeds']} {outcome}" for outcome, n in lost.items())
+    mark: Mark = "best" if found["rank"] == 1 else ""
+    place = f"{found['rank']} {found['letters']}"
+    return {column: Entry(text, score.value, mark, interval=score), rank: Entry(place, f"{found['rank']:03d}")}
+
+
+def _cost_of_one(cells: pd.DataFrame | None, setting: str) -> dict[str, Entry]:
+    if cells is None:
+        return {}
+    return {
+        "train s": _number(cells["train_seconds"].mean()),
+        ADAPTING: _adapting(cells, setting),
+        "environment steps": _number(cells["environment_steps"].mean()),
+    }
 
 
 def comparison(suite: str, compared: pd.DataFrame, beside: pd.DataFrame, known: pd.DataFrame) -> View:
@@ -184,7 +263,10 @@ def _keys(row: "pd.Series[Any]") -> dict[str, Entry]:
 
 
 def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> dict[str, Entry]:
-    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt."""
+    """Means after the report steps, then medians where there is no unit or some mean of the suite is spoilt.
+
+    At last whom the last step does no good: the share of the tasks that it makes worse, and the worst tenth.
+    """
     means, robust = {}, {}
     for row in steps.to_dict("records"):
         marks: dict[str, Mark] = {row["by"]: row["mark"]} if marked else {}
@@ -198,7 +280,16 @@ def _scores(steps: pd.DataFrame, metric: Metric, marked: bool, heavy: bool) -> d
                 robust[f"{ROBUST[name]} @{row['step']}"] = Entry(
                     spanned(found), found.value, marks.get(name, ""), interval=found
                 )
-    return means | robust
+    last = steps.sort_values("step").iloc[-1]
+    tenth = float(last["worst_tenth"])
+    harmed = Interval(*(last[f"harmed{end}"] for end in ("", "_low", "_high")))
+    harm = {
+        "harmed %": Entry(NONE, -math.inf)
+        if math.isnan(harmed.value)
+        else Entry(plus_minus(harmed), harmed.value, interval=harmed),
+        "worst tenth": Entry(_finite(tenth, _decimals(abs(tenth))), tenth),
+    }
+    return means | robust | {f"{name} @{last['step']}": entry for name, entry in harm.items()}
 
 
 def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: bool) -> Iterator[str]:
@@ -216,12 +307,12 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         yield MARKS
     if len(here) and (here["by"] == "median").any():
         yield "Where single tasks spoil a mean, medians decide what is marked."
-    spoilt = here[here["heavy"].astype(bool) & (here["worse"] > 0)] if len(here) else here
-    for (setting, norm, algorithm), part in spoilt.groupby(["setting", "norm", "algorithm"], sort=False):
-        where = f"{algorithm}, {setting}" + ("" if norm == "none" else f", {norm}")
-        counts = ", ".join(f"{row['worse']:,} @{row['step']}" for row in part.to_dict("records"))
-        scores = part["tasks"].iloc[0] * part["seeds"].iloc[0]
-        yield f"heavy tail: {where}: of {scores:,} scores worse than knowing nothing: {counts}"
+    yield from _heavy(here)
+    if len(here):
+        yield (
+            "harmed: test tasks that adaptation makes worse than they were @0; worst tenth: the mean of the tasks that "
+            "come off worst, seeds averaged"
+        )
     checkpoints, engines, devices, threads = (
         ", ".join(sorted(set(mine[name].astype(str)))) for name in ("selection", "engine", "device", "threads")
     )
@@ -242,6 +333,24 @@ def _said(here: pd.DataFrame, beside: pd.DataFrame, mine: pd.DataFrame, marked: 
         yield f"caution: {said} (seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)})"
     if about["caveat"]:
         yield str(about["caveat"])
+
+
+def _heavy(here: pd.DataFrame) -> Iterator[str]:
+    """Which scores make a mean that is infinite or far from the others."""
+    spoilt = here[here["heavy"].astype(bool)] if len(here) else here
+    for (setting, norm, algorithm), part in spoilt.groupby(["setting", "norm", "algorithm"], sort=False):
+        where = f"{algorithm}, {setting}" + ("" if norm == "none" else f", {norm}")
+        tasks, seeds = part["tasks"].iloc[0], part["seeds"].iloc[0]
+        made = "; ".join(
+            f"the mean @{row['step']} is made by {row['spoiling']:,} of {tasks * seeds:,} scores, "
+            f"on {100 * row['spoiling_tasks'] / tasks:.2g} % of the tasks"
+            for row in part.to_dict("records")
+        )
+        text = f"heavy tail: {where}: {made}"
+        if (part["worse"] > 0).any():
+            counts = ", ".join(f"{row['worse']:,} @{row['step']}" for row in part.to_dict("records"))
+            text += f"; worse than knowing nothing: {counts}"
+        yield text
 
 
 def _column(metric: Metric, step: int) -> str:
@@ -296,12 +405,23 @@ def differences(suite: str, pairs: pd.DataFrame) -> View:
                 "P(a beats b)": Entry(spanned(wins), wins.value),
                 "p": Entry(_p(row["p"]), row["p"]),
                 "p, Holm": Entry(_p(row["p_holm"]), row["p_holm"]),
+                "d, tasks": _effect(row["d_tasks"]),
+                "d, seeds": _effect(row["d_seeds"]),
+                "margin": _number(row["margin"], ".3g"),
+                "p, equivalent": Entry(NONE, math.inf)
+                if math.isnan(row["p_equivalent"])
+                else Entry(_p(row["p_equivalent"]), row["p_equivalent"]),
             }
         )
     notes = [
         "Differences are of the same tasks, with their 95 % interval from the same draws. P: the probability that a "
         "scores better than b on a task, ties halved. p: Wilcoxon's signed-rank test on per-task means over seeds, "
-        "corrected by Holm's method within a setting; it speaks of these trained models, not of models trained anew."
+        "corrected by Holm's method within a setting; it speaks of these trained models, not of models trained anew.",
+        "d: Cohen's effect size, the mean difference over the standard deviation of the tasks' differences (seeds "
+        "averaged), and of the seeds' (tasks averaged; from three seeds on); below 0.2 it is called small, however "
+        "small p is. Equivalent: two one-sided tests (Schuirmann 1987) that means differ by less than the margin, "
+        f"{MARGIN_POINTS:g} percentage point, and {MARGIN_SD:g} standard deviations of the tasks' scores for other "
+        "metrics; below 0.05 they do, for that pair alone. Neither is given where medians are compared.",
     ]
     return _view(f"differences-{slug(suite)}", f"{suite}: pairs", rows, notes)
 
@@ -588,6 +708,10 @@ def _cost(cells: pd.DataFrame) -> dict[str, Entry]:
 
 def _number(value: float, form: str = ",.0f") -> Entry:
     return Entry(NONE, -math.inf) if math.isnan(value) else Entry(format(value, form), float(value))
+
+
+def _effect(d: float) -> Entry:
+    return Entry(_finite(d, 2).replace("-", "−"), -math.inf if math.isnan(d) else d)
 
 
 def _over(rows: pd.DataFrame) -> str:

@@ -174,7 +174,9 @@ def _publish(
         )
         for s in suites
     ]
-    scores = [view for of_suite in each for view in of_suite if view.rows]
+    standing = comparison.standings(cubes, compared, cells)
+    front = views.front(standing, cells)
+    scores = [view for view in (front, *(view for of_suite in each for view in of_suite)) if view.rows]
     analyses = [views.differences(suite, pairs) for suite in suites] if len(pairs) else []
     analyses += [views.variances(compared, cells)] if len(compared) else []
     analyses += [views.costs(orders), views.published(known)]
@@ -194,6 +196,8 @@ def _publish(
     )
     frames = {
         "comparison.csv": compared,
+        "standings.csv": standing,
+        "quantiles.csv": comparison.quantiles(cubes),
         "differences.csv": pairs,
         "second-order.csv": orders,
         "further.csv": beside,

@@ -21,7 +21,7 @@ from bench.storage.merge import Merged
 from bench.storage.store import Store, claim, tunings
 from bench.terminal.document import gathered, value
 from bench.terminal.outlet import sayable
-from reports.views import COSTS, MARKS, ROBUST, VERDICTS, View, columns_of, comparisons
+from reports.views import COSTS, HARM, ROBUST, VERDICTS, View, columns_of, comparisons
 from reports.views import reproduced as reproductions
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def console() -> Console:
 def comparison(view: View) -> None:
     """Prints one suite's comparison, in one piece where it fits and else as scores above costs.
 
-    In pieces it has medians only where they decide what is marked: they would treble its length.
+    In pieces it has medians only where they decide what is marked, and not whom adaptation harms: they would treble its
+    length.
     """
     out = console()
     if gathered(view.title, [{n: c.plain for n, c in zip(view.columns, row, strict=True)} for row in view.rows]):
@@ -70,13 +71,14 @@ def comparison(view: View) -> None:
     else:
         out.print(Text(view.title, style="bold"))
         costs = [name for name in COSTS if name in rows]
-        unmarked = _unmarked(view)
-        parts = [rows.drop(columns=[*costs, *unmarked])]
+        harm, unmarked = [n for n in view.columns if n.startswith(tuple(HARM))], _unmarked(view)
+        parts = [rows.drop(columns=[*costs, *unmarked, *harm])]
         parts += [rows[["algorithm", *costs]].drop_duplicates()] if costs else []
         for part in parts:
             out.print(*(_rich(piece, right) for piece in _pieces(part, right, out)), sep="")
-        said += ["medians: in a wider terminal, or by `bench report`"] if unmarked else []
-    notes = [note.replace("bold", "*") if note == MARKS else note for note in view.notes]
+        left = [*(HARM if harm else ()), *(["medians"] if unmarked else [])]
+        said += [f"{', '.join(left)}: in a wider terminal, or by `bench report`"] if left else []
+    notes = [note.replace("bold", "*", 1) if note.startswith("bold: ") else note for note in view.notes]
     out.print(*(Text(note, style="dim") for note in (*said, *notes)), "", sep="\n")
 
 
@@ -127,7 +129,8 @@ def _width(rows: pd.DataFrame, right: Collection[str], out: Console) -> int:
 
 
 def _rich(rows: pd.DataFrame, right: Collection[str], title: str | None = None) -> RichTable:
-    drawn = grid(*rows.columns, right=right, title=title)
+    heads = {name: name.replace(": ", ":\n") for name in rows.columns}  # a suite's name above what is said of it
+    drawn = grid(*heads.values(), right={heads[name] for name in right if name in heads}, title=title)
     for row in rows.itertuples(index=False):
         drawn.add_row(*(Text(text, style="bold" if text.startswith("* ") else "") for text in row))
     return drawn

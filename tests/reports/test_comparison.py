@@ -1,5 +1,7 @@
 """Who is best, who is level, what the pairs are: on scores made by hand."""
 
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -104,6 +106,18 @@ def test_medians_decide_where_single_tasks_spoil_a_mean() -> None:
     assert set(made.loc[made["mark"] == "best", "algorithm"]) == {"spoilt"}
 
 
+def test_who_is_harmed_is_who_was_better_off_at_step_0() -> None:
+    before = np.array([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    after = np.array([[0.5, 1.0, 2.0, 0.5], [0.5, 1.0, np.inf, 2.0]])
+    values = np.stack([before, before, after])
+    assert replace(cube("maml", after), values=values).harmed(10).value == 100 * 3 / 8
+    assert replace(cube("maml", after), values=-values, metric=SUCCESS).harmed(10).value == 100 * 3 / 8
+    assert np.isnan(replace(cube("maml", after), values=values[1:], steps=(1, 10)).harmed(10).value)
+    spread = comparison.quantiles([replace(cube("maml", after), values=values)]).set_index("step")
+    assert (spread.loc[10, "q05"], spread.loc[10, "q50"], spread.loc[10, "q95"]) == (0.5, 1.0, np.inf)
+    assert spread.loc[1, "harmed"] == 0.0
+
+
 def test_one_seed_speaks_of_tasks_alone_and_has_no_variance_of_seeds() -> None:
     made = comparison.compare([cube("one", TASKS)])
     assert set(made["over"]) == {"tasks"}
@@ -122,6 +136,46 @@ def test_pairs_share_tasks_and_are_corrected_within_a_setting() -> None:
     assert made["improvement"].tolist() == [1.0, 1.0, 0.5]
     assert made["p_holm"].iloc[0] == pytest.approx(min(1, 3 * made["p"].iloc[0]))
     assert made["p_holm"].iloc[2] == 1.0
+
+
+def test_a_difference_that_is_told_and_small_is_equivalent_within_a_margin_of_the_metrics_kind() -> None:
+    percent = Metric("accuracy", "%", "higher", low=0, high=100)
+    [points] = comparison.differences([cube(n, v, metric=percent) for n, v in (("a", GOOD), ("b", WORSE))]).to_dict(
+        "records"
+    )
+    assert (points["margin"], points["p_holm"] < 0.001, points["p_equivalent"] < 0.001) == (1.0, True, True)
+    [spread] = comparison.differences([cube("a", GOOD), cube("b", WORSE)]).to_dict("records")
+    assert spread["margin"] == pytest.approx(0.2 * GOOD.mean(0).std(ddof=1))
+    assert spread["p_equivalent"] > 0.999
+    spoilt = WORSE.copy()
+    spoilt[0, 0] = np.inf
+    [none] = comparison.differences([cube("a", GOOD), cube("b", spoilt)]).to_dict("records")
+    assert np.isnan([none["d_tasks"], none["d_seeds"], none["margin"], none["p_equivalent"]]).all()
+
+
+def test_two_share_a_letter_if_and_only_if_they_are_not_apart() -> None:
+    assert comparison.letters(3, []) == ["a", "a", "a"]
+    assert comparison.letters(3, [(0, 2)]) == ["a", "ab", "b"]
+    rng = np.random.default_rng(0)
+    for count in range(1, 9):
+        apart = {pair for pair in combinations(range(count), 2) if rng.random() < 0.5}
+        found = comparison.letters(count, apart)
+        shared = {(i, j) for i, j in combinations(range(count), 2) if set(found[i]) & set(found[j])}
+        assert shared == set(combinations(range(count), 2)) - apart
+        assert all(found)
+
+
+def test_standings_are_of_the_headline_setting_and_join_what_cannot_be_told_apart() -> None:
+    made = [cube("worse", WORSE), cube("level", LEVEL), cube("good", GOOD), cube("good", WORSE, setting="K=10")]
+    cells = pd.DataFrame([cell(arm=each.arm, algorithm=each.algorithm) for each in made])
+    found = comparison.standings(made, comparison.compare(made), cells)
+    assert list(zip(found["algorithm"], found["rank"], found["letters"], strict=True)) == [
+        ("good", 1, "a"),
+        ("level", 2, "a"),
+        ("worse", 3, "b"),
+    ]
+    assert found["value"].iloc[0] == pytest.approx(GOOD.mean())
+    assert comparison.standings([], comparison.compare([]), cells).empty
 
 
 def test_only_pairs_that_are_wanted_are_corrected_for() -> None:

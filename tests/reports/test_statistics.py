@@ -228,6 +228,28 @@ def test_a_score_that_is_not_finite_leaves_the_median_and_no_interval_of_the_mea
     assert statistics.heavy_tailed(scores, "lower")
 
 
+def test_the_fewest_scores_that_spoil_a_mean_are_the_worst_without_which_it_is_none_of_single_tasks() -> None:
+    rng = np.random.default_rng(4)
+    scores = np.exp(2.5 * rng.normal(size=(3, 40)))
+    scores[0, 0], scores[1, 7] = math.inf, 1e9
+    found = statistics.spoiling(scores, "lower")
+    assert found[0, 0] and found[1, 7]
+    assert scores[found].min() >= scores[~found].max()
+    assert not statistics.heavy_tailed(scores[~found], "lower")
+    one_more = np.append(scores[~found], scores[found].min())
+    assert statistics.heavy_tailed(one_more, "lower")
+    assert statistics.spoiling(np.array([[1.0, -math.inf, 2.0]]), "higher").tolist() == [[False, True, False]]
+    assert statistics.spoiling(np.full((1, 3), math.inf), "lower").all()
+
+
+def test_the_worst_tenth_is_of_tasks_and_on_the_worse_side() -> None:
+    scores = np.stack([np.arange(20.0), np.arange(20.0)[::-1] + 1.0 * (np.arange(20) < 2) * 10])
+    # Means over seeds are 9.5, of the first two tasks 14.5: those are the tenth that comes off worst by errors.
+    assert statistics.worst_tenth(scores, "lower") == 14.5
+    assert statistics.worst_tenth(scores, "higher") == 9.5
+    assert statistics.worst_tenth(np.array([[3.0, 1.0]]), "higher") == 1.0
+
+
 def test_median_and_iqm_are_those_of_the_definition() -> None:
     scores = np.array([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 800.0]])
     median, iqm, *_ = statistics.median_and_iqm(scores)
@@ -251,6 +273,42 @@ def test_wilcoxon_counts_every_task_once_and_halves_its_ties() -> None:
     z = (0.5 - 7.5) / math.sqrt(82.5 / 6)
     assert statistics.wilcoxon(a, b) == pytest.approx(math.erfc(-z / math.sqrt(2)), rel=0.02)
     assert statistics.wilcoxon(a, a) == 1.0
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_models_that_differ_by_the_margin_are_seldom_called_equivalent(seeds: int) -> None:
+    rng, margin, found = np.random.default_rng(0), 1.0, []
+    for sign in (1, -1) * 300:  # at the end of what the two tests reject, on either side
+        models = 0.3 * rng.normal(size=(seeds, 1)) if seeds > 1 else np.zeros((1, 1))
+        a = 5 * rng.normal(size=(1, 60)) + np.zeros((seeds, 1))
+        b = a + sign * margin + models + crossed(rng, seeds, 60, (0.0, 1.0, 0.5))
+        found.append(statistics.equivalence(a, b, margin) < 0.05)
+    assert np.mean(found) <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / len(found))
+    assert seeds > 1 or np.mean(found) >= 0.05 - 3 * math.sqrt(0.05 * 0.95 / len(found))  # of tasks alone it is exact
+
+
+def test_equivalence_agrees_with_the_two_one_sided_tests_of_scipy() -> None:
+    from scipy import stats
+
+    rng = np.random.default_rng(1)
+    a = rng.normal(size=(1, 40))
+    b = a + 0.1 + 0.5 * rng.normal(size=(1, 40))
+    above, below = (
+        stats.ttest_1samp((a - b)[0], end, alternative=side).pvalue for end, side in ((-0.3, "greater"), (0.3, "less"))
+    )
+    assert statistics.equivalence(a, b, 0.3) == pytest.approx(max(above, below))
+    assert statistics.equivalence(a, a, 0.3) == 0.0
+    assert math.isnan(statistics.equivalence(a[:, :1], b[:, :1], 0.3))
+    assert math.isnan(statistics.equivalence(a, np.full((1, 40), math.inf), 0.3))
+
+
+def test_cohens_d_is_of_tasks_and_of_seeds() -> None:
+    a, b = np.array([[1.0, 2.0, 6.0], [1.0, 2.0, 6.0], [4.0, 5.0, 9.0]]), np.zeros((3, 3))
+    # Tasks' means 2, 3, 7, seeds' 3, 3, 6: mean 4, standard deviations √7 and √3.
+    assert statistics.effect(a, b) == pytest.approx((4 / math.sqrt(7), 4 / math.sqrt(3)))
+    assert statistics.effect(a, b, paired_seeds=False).seeds == pytest.approx(4 / math.sqrt(3 / 2))
+    assert math.isnan(statistics.effect(a[:2], b[:2]).seeds)
+    assert statistics.effect(b, b) == (0.0, 0.0)
 
 
 def test_holm_multiplies_by_what_is_left_and_never_falls() -> None:

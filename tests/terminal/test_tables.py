@@ -195,9 +195,46 @@ def test_a_calibration_error_stays_within_its_range() -> None:
 
 def test_scores_beyond_knowing_nothing_are_counted_where_they_spoil_a_mean() -> None:
     made = one_view((record(spec()), scores({0: [1.0] * 30, 1: [1.0] * 28 + [float("inf"), 900.0]})))
-    assert "heavy tail: maml, K=5: of 30 scores worse than knowing nothing: 2 @1" in made.notes
+    said = "the mean @1 is made by 2 of 30 scores, on 6.7 % of the tasks; worse than knowing nothing: 2 @1"
+    assert f"heavy tail: maml, K=5: {said}" in made.notes
     [row] = made.frame().to_dict("records")
     assert (row["mse @1"], row["median @1"]) == ("∞", "1.00 (1.00 to 1.00)")
+
+
+def test_whom_adaptation_harms_stands_in_a_wide_terminal_and_in_no_narrow_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    view = one_view((record(spec()), scores({0: [1.0] * 20, 1: [0.5] * 15 + [1.5, 2.0, 3.0, 4.0, 1.0]})))
+    [row] = view.frame().to_dict("records")
+    assert row["harmed % @1"].startswith("20.00 ")
+    assert row["worst tenth @1"] == "3.50"
+    wide, narrow = (printed(view, width, monkeypatch, capsys) for width in (1_000, 80))
+    assert "worst tenth @1" in wide
+    assert "worst tenth @1" not in narrow
+    assert "harmed %, worst tenth, medians: in a wider terminal" in narrow
+
+
+def test_several_suites_have_a_front_page_on_which_what_is_missing_is_marked_and_not_averaged_over() -> None:
+    def on(suite: str, algorithm: str, value: float, seed: int = 0, **changes: Any) -> tuple[Record, pd.DataFrame]:
+        suites = {"suite": Component(name=suite, given={}, parameters={}, source="")}
+        named = {"algorithm": Component(name=algorithm, given={}, parameters={}, source="")}
+        made = spec(seed=seed).model_copy(update=suites | named)
+        return record(made, train_seconds=10.0 * (seed + 1), **changes), scores(
+            {0: [4.0] * 4, 1: [value, value + 1] * 2}
+        )
+
+    done = [on("a", "maml", 1.0), on("a", "anil", 5.0), on("a", "late", 0.1), on("a", "late", 0.1, seed=1)]
+    done += [on("b", "maml", 1.0), on("b", "anil", 0.0)]
+    lost, partly = (on("b", "late", 0, outcome="diverged")[0], on("b", "maml", 0, seed=1, outcome="diverged")[0])
+    whole, *others = comparisons(tidy(done), [*(r for r, _ in done), lost, partly])
+    assert [view.title for view in others] == ["a", "b"]
+    rows = whole.frame(best="*{}").set_index("algorithm")
+    assert list(rows.index) == ["maml", "anil", "late"]  # who is measured everywhere, then the others
+    assert list(rows["mean rank"]) == ["1.50", "1.50", "–"]  # among anil and maml
+    assert list(rows["b: mse @1"]) == ["1.50 ± 0.92, 1 of 2 diverged", "*0.50 (0.00 to 1.42)", "diverged"]
+    assert list(rows["a: rank"]) == ["2 b", "3 c", "1 a"]
+    assert list(rows["a: train s"]) == ["10", "10", "15"]
+    assert comparisons(tidy(done[:2]), [r for r, _ in done[:2]])[0].title == "a"  # one suite has none
 
 
 def test_medians_that_decide_are_printed_at_every_width(
@@ -246,7 +283,7 @@ def test_the_printed_table_and_the_reports_files_have_the_same_digits(
     view = one_view(*found)
     wide = printed(view, 1_000, monkeypatch, capsys)
     numbers = {entry.text for row in view.rows for name, entry in zip(view.columns, row, strict=True) if "@" in name}
-    assert len(numbers) == 3 * 5
+    assert len(numbers) == 3 * 7
     for text in (wide, view.markdown(), view.latex().replace("$\\pm$", "±")):
         assert sorted(number for number in numbers if number not in text) == []
 
