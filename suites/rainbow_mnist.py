@@ -78,6 +78,7 @@ class RainbowMNIST(Stream, Classification):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(4, 2, 2),
         "quick": Budget(1_460, 36, 12),
+        "standard": Budget(24_090, 36, 12),
         "paper": Budget(73_000, 36, 12),
     }
     data: ClassVar[Dataset] = DATA

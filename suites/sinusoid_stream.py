@@ -27,6 +27,7 @@ class SinusoidStream(StreamOf):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(30, 4, 3),
         "quick": Budget(5_000, 50, 20),
+        "standard": Budget(16_600, 100, 50),
         "paper": Budget(50_000, 100, 50),
     }
     manifests: ClassVar[dict[str, str]] = published()["sinusoid_stream"]

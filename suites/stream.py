@@ -27,6 +27,7 @@ class AnyStream(StreamOf):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(8, 2, 2),
         "quick": Budget(2_000, 50, 20),
+        "standard": Budget(6_600, 100, 50),
         "paper": Budget(20_000, 100, 50),
     }
     manifests: ClassVar[dict[str, str]] = published()["stream"]

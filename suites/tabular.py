@@ -79,6 +79,7 @@ class Tabular(Supervised):
     presets: ClassVar[dict[str, Budget]] = {
         "smoke": Budget(50, 20, 10),
         "quick": Budget(5_000),
+        "standard": Budget(10_000),
         "paper": Budget(20_000),
     }
     validate_every: ClassVar[int] = 1_000

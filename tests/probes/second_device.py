@@ -23,9 +23,9 @@ from bench.core.errors import BenchError, told
 from bench.core.task import SuiteTask
 from bench.core.trees import to, tree_leaves, tree_map
 from bench.core.types import Data, Interactive, Meta, Role, Suite, Tasks
+from bench.learning import evaluate
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
-from bench.learning.evaluate import trace
 from bench.learning.outer.descent import Descent
 from bench.learning.outer.trpo import TRPO, outer_of, surrogate
 from bench.learning.views import Views
@@ -59,7 +59,7 @@ def check(cell: Cell) -> None:
         if not isinstance(suite, Interactive):
             with data_as_they_are(views.tested, tasks, mode):
                 chosen = next(iter(algorithm.candidates()), algorithm)
-                trace(views.tested, chosen, views.fit(meta, 0, DEVICE), tasks, 2, DEVICE, kept)
+                evaluate.trace(views.tested, chosen, views.fit(meta, 0, DEVICE), tasks, 2, DEVICE, kept)
 
 
 @contextlib.contextmanager
@@ -72,7 +72,8 @@ def data_as_they_are(suite: Suite, tasks: Tasks, mode: FakeTensorMode) -> Iterat
             data = collect(tasks, meta, role, *others)
         return tree_map(mode.from_tensor, data)
 
-    with mock.patch.object(type(suite), "collect", lambda _, *arguments: real(*arguments)):
+    collected = mock.patch.object(type(suite), "collect", lambda _, *arguments: real(*arguments))
+    with collected, mock.patch.object(evaluate, "chunk", lambda _: evaluate.CHUNK):
         yield
 
 
