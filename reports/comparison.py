@@ -295,7 +295,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
     `p` is Wilcoxon's on per-task means over seeds, `p_holm` the same corrected within the setting. `d_tasks` and
     `d_seeds` are Cohen's, `p_equivalent` that of the two one-sided tests of means that differ by the `margin` or more:
     `MARGIN_POINTS`, or `MARGIN_SD` of the standard deviation that tasks have under a and b. None of the three where
-    single tasks spoil a mean.
+    single tasks spoil the mean of a or b.
     """
     rows: list[dict[str, Any]] = []
     for group in _groups(made):
@@ -319,7 +319,7 @@ def differences(made: Iterable[Cube], wanted: Callable[[Cube, Cube], bool] | Non
                     **_named("improvement_", wins, "improvement"),
                     "p": raw,
                     "p_holm": corrected,
-                    **_size(left, right, a.seeds == b.seeds, a.metric, by),
+                    **_size(left, right, a.seeds == b.seeds, a.metric, a.heavy(step) or b.heavy(step)),
                 }
             )
     return pd.DataFrame(rows)
@@ -400,9 +400,9 @@ def _shared(a: Cube, b: Cube, step: int) -> tuple[Scores, Scores]:
     return left, right
 
 
-def _size(a: Scores, b: Scores, paired_seeds: bool, metric: Metric, by: str) -> dict[str, float]:
+def _size(a: Scores, b: Scores, paired_seeds: bool, metric: Metric, spoilt: bool) -> dict[str, float]:
     """How large a difference of means is, and whether it is of interest."""
-    if by == "median":
+    if spoilt:
         return dict.fromkeys(("d_tasks", "d_seeds", "margin", "p_equivalent"), np.nan)
     effect = statistics.effect(a, b, paired_seeds)
     margin = MARGIN_POINTS if metric.unit == "%" else MARGIN_SD * statistics.pooled_sd(a.mean(0), b.mean(0))

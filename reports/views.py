@@ -421,7 +421,7 @@ def differences(suite: str, pairs: pd.DataFrame) -> View:
         "averaged), and of the seeds' (tasks averaged; from three seeds on); below 0.2 it is called small, however "
         "small p is. Equivalent: two one-sided tests (Schuirmann 1987) that means differ by less than the margin, "
         f"{MARGIN_POINTS:g} percentage point, and {MARGIN_SD:g} standard deviations of the tasks' scores for other "
-        "metrics; below 0.05 they do, for that pair alone. Neither is given where medians are compared.",
+        "metrics; below 0.05 they do, for that pair alone. Both are of means: none where single tasks spoil one.",
     ]
     return _view(f"differences-{slug(suite)}", f"{suite}: pairs", rows, notes)
 
@@ -711,7 +711,7 @@ def _number(value: float, form: str = ",.0f") -> Entry:
 
 
 def _effect(d: float) -> Entry:
-    return Entry(_finite(d, 2).replace("-", "−"), -math.inf if math.isnan(d) else d)
+    return Entry(_finite(d, 2), -math.inf if math.isnan(d) else d)
 
 
 def _over(rows: pd.DataFrame) -> str:

@@ -149,8 +149,11 @@ def test_a_difference_that_is_told_and_small_is_equivalent_within_a_margin_of_th
     assert spread["p_equivalent"] > 0.999
     spoilt = WORSE.copy()
     spoilt[0, 0] = np.inf
-    [none] = comparison.differences([cube("a", GOOD), cube("b", spoilt)]).to_dict("records")
-    assert np.isnan([none["d_tasks"], none["d_seeds"], none["margin"], none["p_equivalent"]]).all()
+    third = [cube("a", GOOD), cube("b", WORSE), cube("c", spoilt)]
+    same, *none = comparison.differences(third).to_dict("records")
+    assert same["p_equivalent"] == spread["p_equivalent"]  # whatever a third does
+    sizes = [[pair[name] for name in ("d_tasks", "d_seeds", "margin", "p_equivalent")] for pair in none]
+    assert np.isnan(sizes).all()
 
 
 def test_two_share_a_letter_if_and_only_if_they_are_not_apart() -> None:
