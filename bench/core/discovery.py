@@ -8,6 +8,7 @@ or under a name that begins with `_`.
 
 import ast
 import dataclasses
+import gc
 import hashlib
 import importlib
 import inspect
@@ -412,10 +413,15 @@ def _home(path: Path, name: str) -> Path:
 @cache
 def _parsed(content: bytes) -> ast.Module | None:
     """What a file says; None if it is no Python, which whoever asks for the file is told."""
+    collects = gc.isenabled()
+    gc.disable()  # so many new objects, none of them garbage, would be gone through again and again
     try:
         return ast.parse(content)
     except (SyntaxError, ValueError):
         return None
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _built_in_module(kind: Kind, path: Path) -> ModuleType:
