@@ -366,7 +366,7 @@ def reproduce(
     rows = reproducing.selected([what] if isinstance(what, str) else what)
     if what and not dry_run:
         reproducing.run(rows, root, asked, Silent(), time_limit, execution)
-    return reproducing.reproduced(rows, root, reproducing.Times(asked, root))
+    return reproducing.reproduced(rows, root, reproducing.Times(asked, root, tries=bool(what)))
 
 
 def cells_of(

@@ -707,7 +707,8 @@ def reproduce(
     """Make published values again, and show them beside ours.
 
     WHAT are suites, such as sinusoid, or omniglot/maml/5w1s; what is missing is run, and an interrupted cell goes on.
-    Without WHAT nothing is run: a list of what was published, what came out here, and how long the rest would take.
+    Without WHAT nothing is run: a list of what was published, what came out here, and how long the rest would take, as
+    far as that is known; `--dry-run` with WHAT tries it.
     Results and checkpoints that are committed in results/ count as well as the run directory.
     """  # fmt: skip
     from bench.reporting.reproduce import OUT, Asked, Times, reproduced, selected
@@ -733,7 +734,7 @@ def reproduce(
         lost = bool(refused or progress.lost or any(record.outcome != "finished" for record in records))
         if len(records) + len(progress.lost) < wanted:
             click.echo(f"the time limit came first: {len(records)} of {wanted} cells done. The same command goes on.")
-    found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True)))
+    found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True), tries=bool(what)))
     tables.reproduced(found)
     if csv:
         found.to_csv(csv)

@@ -260,9 +260,11 @@ def run(
 class Times:
     """How long cells take on this machine: by what it has trained, or a few meta-iterations on trial, once."""
 
-    def __init__(self, asked: Asked, out: Path, say: Callable[[str], object] | None = None) -> None:
-        """`say` is told before something is tried."""
-        self.asked, self.out, self.say = asked, out, say
+    def __init__(
+        self, asked: Asked, out: Path, say: Callable[[str], object] | None = None, *, tries: bool = True
+    ) -> None:
+        """`say` is told before something is tried; not `tries`, which take minutes for all: what is known is told."""
+        self.asked, self.out, self.say, self.tries = asked, out, say, tries
         self.path = cache_dir() / "reproduce.json"
         self.known = self._read()
 
@@ -278,6 +280,8 @@ class Times:
         where = f"{self.asked.device} · {threads} · {platform.node()} · torch {torch.__version__}"
         key = f"{aim.name} · {where}"
         if key not in self.known:
+            if not self.tries:
+                return f"`bench reproduce {aim.suite.name} --dry-run` says how long it takes here"
             if self.say:
                 self.say(f"timing {aim.algorithm} on {aim.suite}, once on this machine")
             request = Request(
