@@ -166,7 +166,8 @@ def planned(spec: Spec, catalogue: Catalogue, **others: Any) -> Cell:
         if (found := source_hash(*classes)) != component.source:
             raise BenchError(
                 f"the source of {component.name} on {platform.node()} has SHA-256 {found[:16]}..., not the planned "
-                f"{component.source[:16]}.... Install the same bench and the same plug-ins on every host."
+                f"{component.source[:16]}...: it has changed since, or this host has another. Install the same bench "
+                "and the same plug-ins on every host, or run the cells anew."
             )
     return Cell(spec, suite, algorithm, domain=domain, **others)
 
