@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_SEEDS, LAST_SEED = 1_000, 2**32 - 1
 MOST_COUNTED = 10_000  # inner steps or tasks
+PRESETS = ("smoke", "quick", "standard", "paper")
 
 
 class Command(click.Group):
@@ -87,6 +88,16 @@ def main() -> None:
 def _tell(errors: Iterable[PluginError]) -> None:
     for message in dict.fromkeys(map(str, errors)):
         click.echo(message)
+
+
+def _tell_lost(lost: dict[str, str], retries: int) -> None:
+    for label, message in lost.items():
+        click.echo(f"not done, after {retries} retries: {label}: {message}")
+
+
+def _tell_limit(ended: int, lost: int, wanted: int) -> None:
+    if ended + lost < wanted:
+        click.echo(f"the time limit came first: {ended} of {wanted} cells done. The same command goes on.")
 
 
 Callback = Callable[[click.Context, click.Parameter, str | None], int | None]
@@ -162,6 +173,21 @@ def going_on(command: Callable[..., Any]) -> Callable[..., Any]:
     return saying
 
 
+def suites_option(name: str, described: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--suite, which a shell completes."""
+    return click.option(
+        "--suite", name, required=True, metavar="S[,S]", shell_complete=names_of("suite"), help=described
+    )
+
+
+def algos_option(described: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """--algos, which a shell completes."""
+    return click.option("--algos", required=True, metavar="A[,A]", shell_complete=names_of("algorithm"), help=described)
+
+
+time_limit_option = click.option(
+    "--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on."
+)
 plugin_option = click.option(
     "--plugin", "plugins", multiple=True, type=click.Path(path_type=Path), metavar="FILE", callback=_plugins,
     help="A Python file with your own algorithm or suite, named like it; may be repeated.",
@@ -202,28 +228,15 @@ def execution_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @main.command(cls=Configured)
 @json_option
-@click.option(
-    "--suite",
-    "suites",
-    required=True,
-    metavar="S[,S]",
-    shell_complete=names_of("suite"),
-    help='Suites, e.g. "omniglot[ways=20,shots=5]".',
-)
-@click.option(
-    "--algos",
-    required=True,
-    metavar="A[,A]",
-    shell_complete=names_of("algorithm"),
-    help='Algorithms, e.g. "maml[inner_lr=2.0],fomaml".',
-)
+@suites_option("suites", 'Suites, e.g. "omniglot[ways=20,shots=5]".')
+@algos_option('Algorithms, e.g. "maml[inner_lr=2.0],fomaml".')
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="How many (3), or which (0,1,2).")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
+    "--preset", type=click.Choice(PRESETS), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Budget: seconds, minutes, hours on two cores, or the paper's.",
 )  # fmt: skip
 @click.option("--iterations", callback=_count(), metavar="N", help="Meta-iterations, instead of the preset's.")
-@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@time_limit_option
 @click.option(
     "--selection", type=click.Choice(["last", "best"]), default="last", show_default=True,
     help="Score the last parameters, or the best on the validation tasks.",
@@ -310,10 +323,8 @@ def run(
         records = run_cells(cells, store, watch, time_limit, plugins, execution)
     for view in comparisons(results(store, records), records):
         tables.comparison(view)
-    for label, message in progress.lost.items():
-        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
-    if len(records) + len(progress.lost) < len(cells):
-        click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
+    _tell_lost(progress.lost, execution.retries)
+    _tell_limit(len(records), len(progress.lost), len(cells))
     click.echo(f"stored in {root}")
     _tell(broken)
     if broken or progress.lost or any(record.outcome != "finished" for record in records):
@@ -324,7 +335,7 @@ def run(
 @json_option
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--on", "domains", required=True, metavar="S[,S]", help='Suites, e.g. "glyphs,omniglot[split=alphabet]".')
-@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@time_limit_option
 @data_option
 @execution_options
 @plugin_option
@@ -351,10 +362,8 @@ def score_(
     shown = with_homes(held, records)
     for view in comparisons(results(held, shown), shown):
         tables.comparison(view)
-    for label, message in progress.lost.items():
-        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
-    if len(records) + len(progress.lost) < len(cells):
-        click.echo(f"the time limit came first: {len(records)} of {len(cells)} cells done. The same command goes on.")
+    _tell_lost(progress.lost, execution.retries)
+    _tell_limit(len(records), len(progress.lost), len(cells))
     click.echo(f"stored in {store}")
     if progress.lost or any(record.outcome != "finished" for record in records):
         sys.exit(3)
@@ -362,21 +371,8 @@ def score_(
 
 @main.command(cls=Configured)
 @json_option
-@click.option(
-    "--suite",
-    "suites",
-    required=True,
-    metavar="S[,S]",
-    shell_complete=names_of("suite"),
-    help='Suites, e.g. "omniglot[ways=20,shots=5]".',
-)
-@click.option(
-    "--algos",
-    required=True,
-    metavar="A[,A]",
-    shell_complete=names_of("algorithm"),
-    help='Algorithms; "maml[steps=5]" fixes what is in brackets.',
-)
+@suites_option("suites", 'Suites, e.g. "omniglot[ways=20,shots=5]".')
+@algos_option('Algorithms; "maml[steps=5]" fixes what is in brackets.')
 @click.option("--trials", default="30", show_default=True, callback=_count(100_000), metavar="N", help="For each.")
 @click.option(
     "--trial-iterations", "iterations", callback=_count(), metavar="N",
@@ -384,7 +380,7 @@ def score_(
 )  # fmt: skip
 @click.option("--seeds", default="1", show_default=True, callback=_seeds, help="Of a trial: how many, or which.")
 @click.option(
-    "--preset", type=click.Choice(["smoke", "quick", "standard", "paper"]), default="quick", show_default=True,
+    "--preset", type=click.Choice(PRESETS), default="quick", show_default=True,
     envvar="BENCH_PRESET", show_envvar=True, help="Whose tenth a trial trains for.",
 )  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, metavar="NAME", help="tpe, random, cmaes or grid.")
@@ -403,7 +399,7 @@ def score_(
     help='Where to look, instead of where algorithms declare: "maml[inner_lr=0.01..1 log, steps=1|3|5]".',
 )  # fmt: skip
 @click.option("--storage", metavar="URL", help="postgresql://...  [default: a journal file in the run directory]")
-@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@time_limit_option
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/<suites>]")
 @data_option
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -461,8 +457,7 @@ def tune(
     tables.swept(done, root)
     tunings = [tuning for tuning, _ in done]
     _tell(broken)
-    for label, message in progress.lost.items():
-        click.echo(f"not done, after {execution.retries} retries: {label}: {message}")
+    _tell_lost(progress.lost, execution.retries)
     if any(len(tuning.trials) < trials for tuning in tunings):
         click.echo("not all trials are done. The same command goes on.")
     failed = any(trial.outcome == "failed" for tuning in tunings for trial in tuning.trials)
@@ -483,20 +478,8 @@ def _names(_: click.Context, __: click.Parameter, text: str) -> tuple[str, ...]:
 
 @main.command("cost")
 @json_option
-@click.option(
-    "--suite",
-    required=True,
-    metavar="S[,S]",
-    shell_complete=names_of("suite"),
-    help='Suites, e.g. "omniglot,omniglot[ways=20]".',
-)
-@click.option(
-    "--algos",
-    required=True,
-    metavar="A[,A]",
-    shell_complete=names_of("algorithm"),
-    help="Algorithms, each with every operator that it can take.",
-)
+@suites_option("suite", 'Suites, e.g. "omniglot,omniglot[ways=20]".')
+@algos_option("Algorithms, each with every operator that it can take.")
 @click.option("--steps", default="1,5,10", show_default=True, callback=_counts, help="Inner steps.")
 @click.option("--tasks", default="4,16,32", show_default=True, callback=_counts, help="Tasks in a meta-batch.")
 @click.option(
@@ -684,7 +667,7 @@ def report(store: Path | None, compare: tuple[Path, Path] | None, out: Path | No
 @json_option
 @click.argument("what", nargs=-1, metavar="[SUITE[/ALGORITHM[/SETTING]]]...")
 @click.option("--out", type=click.Path(path_type=Path), help="The run directory.  [default: runs/reproduce]")
-@click.option("--time-limit", callback=_duration, metavar="9m", help="Stop after this long; the same command goes on.")
+@time_limit_option
 @click.option("--dry-run", is_flag=True, help="Run nothing: only say what is there and how long the rest would take.")
 @click.option("--csv", type=click.Path(path_type=Path, dir_okay=False), help="Also write a row for each value there.")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda or cuda:N.")
@@ -732,8 +715,8 @@ def reproduce(
         for command, reason in refused.items():
             click.echo(f"not run: {command}: {reason}")
         lost = bool(refused or progress.lost or any(record.outcome != "finished" for record in records))
-        if len(records) + len(progress.lost) < wanted:
-            click.echo(f"the time limit came first: {len(records)} of {wanted} cells done. The same command goes on.")
+        _tell_lost(progress.lost, execution.retries)
+        _tell_limit(len(records), len(progress.lost), wanted)
     found = reproduced(rows, root, Times(asked, root, lambda text: click.echo(text, err=True), tries=bool(what)))
     tables.reproduced(found)
     if csv:

@@ -14,12 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from bench.cells.watch import Silent
 from bench.cli import main
+from bench.learning.training import Training
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--threads", "1", "--iterations", "20", "--preset", "smoke"]
@@ -148,6 +151,17 @@ def strike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, fl
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (tmp_path, ROOT / "tests" / "probes", ROOT))))
 
     return set_up
+
+
+class StopAt(Silent):
+    """Interrupts at an iteration, as Ctrl-C would."""
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def trains(self, cell: Any, state: Training) -> None:
+        if state.iteration == self.iteration:
+            raise KeyboardInterrupt
 
 
 class Forked:

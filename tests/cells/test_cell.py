@@ -25,6 +25,7 @@ from bench.planning.plan import Request, plan
 from bench.storage.audit import audit
 from bench.storage.store import Store
 from reports.views import comparisons
+from tests.conftest import StopAt
 
 SMALL: dict[str, Any] = {"preset": "smoke", "threads": 1, "engine": "eager"}
 
@@ -36,17 +37,6 @@ def cells_of(suite: str, algos: str, known: Iterable[Spec] = (), **options: Any)
 def run(root: Path, suite: str, algos: str, **options: Any) -> list[Record]:
     store = Store.create(root)
     return run_cells(cells_of(suite, algos, store.specs(), **options), store, Silent(), None, ())
-
-
-class StopAt(Silent):
-    """Interrupts at an iteration, as Ctrl-C would."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def trains(self, cell: Any, state: Training) -> None:
-        if state.iteration == self.iteration:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(("engine", "cut"), [("eager", 1), ("eager", 64), ("eager", 65), ("learn2learn", 49)])

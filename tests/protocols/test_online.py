@@ -26,7 +26,7 @@ from bench.storage.store import Store
 from reports import figures
 from reports.views import comparisons
 from suites.sinusoid_stream import SinusoidStream
-from tests.conftest import ROOT
+from tests.conftest import ROOT, StopAt
 
 SUITE = "sinusoid_stream[points=20,unseen=5,shots=3]"  # of 4 rounds of 2 meta-iterations, after 1, where there are 9
 TINY = SinusoidStream(points=20, unseen=5, shots=3)
@@ -39,17 +39,6 @@ def cells_of(algos: str, suite: str = SUITE, **options: Any) -> list[Cell]:
 
 def run(root: Path, algos: str, **options: Any) -> list[Record]:
     return run_cells(cells_of(algos, **options), Store.create(root), Silent(), None, ())
-
-
-class StopAt(Silent):
-    """Interrupts at an iteration, as Ctrl-C would."""
-
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def trains(self, cell: Any, state: Training) -> None:
-        if state.iteration == self.iteration:
-            raise KeyboardInterrupt
 
 
 def protocol(algos: str, **options: Any) -> Online:
