@@ -52,42 +52,6 @@ def test_the_package_and_the_readme_say_so() -> None:
     assert "POSIX" in (ROOT / "README.md").read_text()
 
 
-SHARED = """
-import time, torch
-torch.set_num_threads(2)
-x = torch.randn(40_000)
-x.sin_()
-began = time.perf_counter()
-for _ in range(20):
-    x.sin_()
-print(time.perf_counter() - began)
-"""
-
-
-@pytest.mark.slow
-def test_beside_a_busy_process_threads_that_sleep_are_faster_than_threads_that_spin() -> None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
-    polite = dict(plain)
-    system.wait_politely(polite)
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    busy = [
-        subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {{{core}}})\nwhile True: pass"])
-        for core in cores
-    ]
-
-    def seconds(environment: dict[str, str]) -> float:
-        code = f"import os; os.sched_setaffinity(0, {set(cores)})\n{SHARED}"
-        return float(subprocess.check_output([sys.executable, "-c", code], env=environment, text=True))
-
-    try:
-        sleeping, spinning = seconds(polite), seconds(plain)
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert spinning > 2 * sleeping
-
-
 @pytest.mark.parametrize("said", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
 def test_who_says_how_threads_wait_is_obeyed(said: str) -> None:
     environment = {said: "active" if said == "OMP_WAIT_POLICY" else "1000"}

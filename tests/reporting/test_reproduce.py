@@ -112,7 +112,10 @@ def test_what_is_named_is_chosen_and_a_setting_may_be_short() -> None:
 def test_what_is_missing_is_run_once_and_stands_beside_what_was_published() -> None:
     assert verdicts() == ["not run"] * 4
     listed = bench("reproduce", *OPTIONS).output
-    assert listed.count("not run: up to") == 3 and not Path("run").exists()  # two values of one row
+    assert listed.count("not run [") == 3 and not Path("run").exists()  # two values of one row
+    assert "not run: up to" not in listed and "bench reproduce sinusoid --dry-run` says how long" in listed
+    tried = bench("reproduce", "sinusoid/maml", "--dry-run", *OPTIONS).output
+    assert tried.count("not run: up to") == 2 and not Path("run").exists()
     done = bench("reproduce", "sinusoid/maml", *OPTIONS).output
     assert verdicts() == ["inside", "outside", "differs in protocol", "not run"]
     assert "(2 seeds)" in done and "5 [" in done and "a library, primary" in done
