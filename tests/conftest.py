@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 from bench.cells.watch import Silent
 from bench.cli import main
+from bench.core import discovery
 from bench.learning.training import Training
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +60,11 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["BENCH_CACHE_DIR"] = str(tmp_path_factory.getbasetemp().parent / "cache")
     os.environ.pop("BENCH_PRESET", None)
     torch.set_num_threads(1)  # two workers share two cores
+
+
+@pytest.fixture(autouse=True)
+def _own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "_READ", {})
 
 
 @pytest.fixture(scope="session")

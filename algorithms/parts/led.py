@@ -82,7 +82,7 @@ def led_by_name(learner: str, passed: dict[str, Any], protocol: dict[str, Any]) 
     named, *others = parse(learner)
     if others:
         raise BenchError(f"learner={learner} is more than one. Give one, such as {named.name}.")
-    cls: type[Learner] = Catalogue().load("algorithm", named.name)
+    cls: type[Learner] = Catalogue.within().load("algorithm", named.name)
     if cls.follows or not cls.trains or cls.train_view or cls.remembers:
         raise BenchError(f"{learner} can't be led along a stream: give one that is meta-trained on support and query.")
     known = {name: value for name, value in passed.items() if name in {field.name for field in fields(cls)}}

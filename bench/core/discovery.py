@@ -32,6 +32,7 @@ BASES: dict[Kind, str] = {"algorithm": "Learner", "suite": "Suite"}
 HALLMARKS: dict[Kind, str] = {"algorithm": "step", "suite": "sample"}  # of a class that fails to inherit the base
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<=", "multiple_of": "a multiple of"}
 PLUGIN = "bench_plugin_"  # how the module of a plug-in file is called
+_READ: dict[str, Path] = {}  # plug-in files that were read in this process, of each name the last
 FORM = "Write name[parameter=value,...], in quotes."
 
 
@@ -52,6 +53,11 @@ class Catalogue:
     """All suites and algorithms that can be named: built in, installed, and the plug-in files."""
 
     plugins: tuple[Path, ...] = ()
+
+    @classmethod
+    def within(cls) -> "Catalogue":
+        """What a suite or an algorithm can name in its own parameters: with the plug-in files that were read here."""
+        return cls(tuple(_READ.values()))
 
     def names(self, kind: Kind) -> dict[str, str]:
         """Name -> first line of its docstring, without importing torch; files that can't be a choice are left out."""
@@ -460,9 +466,11 @@ def module_of(path: Path) -> ModuleType:
     if not path.stem.isidentifier() or path.suffix != ".py":
         raise BenchError(f"the plug-in {path} must be named like a Python module, such as my_method.py.")
     try:
-        return _executed(path, path.read_bytes())
+        module = _executed(path, path.read_bytes())
     except OSError as error:
         raise BenchError(f"the plug-in {path} cannot be read: {error.strerror}.") from None
+    _READ[path.stem] = path
+    return module
 
 
 @cache

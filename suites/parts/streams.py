@@ -42,7 +42,7 @@ class StreamOf(Stream):
     @cached_property
     def base(self) -> Supervised:
         """The suite, with as many points in a task as the stream gives."""
-        cls = Catalogue().load("suite", self.of)
+        cls = Catalogue.within().load("suite", self.of)
         names = {field.name for field in fields(cls)}
         if not issubclass(cls, Supervised) or issubclass(cls, Stream) or "shots" not in names:
             raise BenchError(

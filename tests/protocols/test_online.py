@@ -19,6 +19,7 @@ from bench.core.records import Record
 from bench.core.trees import tree_map
 from bench.learning.train import Diverged
 from bench.learning.training import Training
+from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan, planned
 from bench.protocols.online import Online, Pace
 from bench.storage.audit import audit
@@ -229,6 +230,15 @@ def test_what_a_driver_is_given_its_learner_has() -> None:
         assert planned(cell.spec, Catalogue()).algorithm == cell.algorithm
     with pytest.raises(BenchError, match=r"steps=2 is not the steps=3 of learner=maml\[steps=3\]\. Give it once"):
         cells_of("ftml[learner=maml[steps=3],steps=2]")
+
+
+@pytest.mark.slow
+def test_somebodys_own_learner_is_led_and_somebodys_own_suite_comes_as_a_stream(tmp_path: Path) -> None:
+    plugins = (ROOT / "examples" / "signmaml.py", ROOT / "examples" / "polynomial.py")
+    cells = cells_of("ftml[learner=signmaml],ftml", "stream[of=polynomial,unseen=5,points=20]", plugins=plugins)
+    records = run_cells(cells, Store.create(tmp_path), Silent(), None, plugins, Execution(workers=2))
+    assert [record.outcome for record in records] == ["finished"] * 2
+    assert cells[0].spec.algorithm.source != cells[1].spec.algorithm.source
 
 
 def test_a_stream_of_somebodys_own_is_met(tmp_path: Path) -> None:
