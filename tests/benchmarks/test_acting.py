@@ -20,6 +20,7 @@ from bench.learning.outer.trpo import trpo
 from bench.learning.rollouts import episode
 from bench.reporting import costing
 from suites.bandit import Bandit
+from suites.mdp import TabularMDP
 from suites.navigation2d import Navigation2D
 from tests.benchmarks import maml_rl
 from tests.benchmarks.test_speed import in_alternation, report
@@ -160,7 +161,7 @@ def test_a_fisher_product_against_its_matrix_products(benchmark: Any) -> None:
     report(benchmark, f"Fisher product, {WORK}, one thread (compiled)", against, "≤ 2x", ratios)
 
 
-@pytest.mark.parametrize("suite", [Navigation2D(), Bandit()])
+@pytest.mark.parametrize("suite", [Navigation2D(), Bandit(), TabularMDP()])
 def test_the_environment_alone(benchmark: Any, suite: Any) -> None:
     torch.set_num_threads(1)
     tasks, environment = suite.sample(20, "train", seeds.generator(0)), suite.environment()

@@ -31,7 +31,7 @@ class Astray(MAML):
 def test_a_tensor_on_another_device_is_found_and_no_method_has_one(tmp_path: Path) -> None:
     (tmp_path / "astray.py").write_text(ASTRAY)
     lines = subprocess.check_output(
-        [sys.executable, PROBE, "sinusoid,glyphs,bandit", tmp_path / "astray.py"],
+        [sys.executable, PROBE, "sinusoid,glyphs,bandit,mdp", tmp_path / "astray.py"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         text=True,
     ).splitlines()
@@ -40,4 +40,4 @@ def test_a_tensor_on_another_device_is_found_and_no_method_has_one(tmp_path: Pat
     assert set(found.values()) == {"ok"}, found
     of_drawn_tasks = {name for name, method in Catalogue().classes("algorithm").items() if not method.follows}
     assert {name for name, _ in found} == of_drawn_tasks
-    assert {suite for name, suite in found if name == "maml"} == {"sinusoid", "glyphs", "bandit"}
+    assert {suite for name, suite in found if name == "maml"} == {"sinusoid", "glyphs", "bandit", "mdp"}
