@@ -1,7 +1,7 @@
 """Tabular MDPs: a few states, a few actions, and rewards and transitions that are drawn anew for every task.
 
 The second experiment of Duan, Schulman, Chen, Bartlett, Sutskever, Abbeel 2016 (RL², arXiv:1611.02779): mean rewards
-from N(1, 1), rewards with unit variance, transitions from a flat Dirichlet distribution, ten steps from the first state.
+from N(1, 1), rewards of unit variance, transitions from a flat Dirichlet distribution, ten steps from the first state.
 """
 
 from dataclasses import dataclass, replace
