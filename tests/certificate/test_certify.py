@@ -200,10 +200,12 @@ def test_a_method_that_clips_its_inner_gradient_is_certified(name: str, clip: st
         assert verdicts(checks)["engines agree: loss and meta-gradient"].startswith("n/a")  # learn2learn does not clip
 
 
+@pytest.mark.forms(1)  # the operators that a method may choose are compiled in tests/learning/engines too
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_compiler_leaves_every_operator_as_it_was() -> None:
-    for check in compiled_checks(lambda bed: algorithm_of(Catalogue(), Named("metasgd", {"steps": "1"}), bed)):
+@pytest.mark.parametrize("name", ["fomaml", "metasgd"])
+def test_the_compiler_leaves_every_operator_as_it_was(name: str) -> None:
+    for check in compiled_checks(lambda bed: algorithm_of(Catalogue(), Named(name, {"steps": "1"}), bed)):
         assert check.verdict == "pass", check
 
 

@@ -341,7 +341,7 @@ def test_a_pruned_trial_is_recorded_with_what_it_spent(pruner: str) -> None:
 def test_a_sweep_that_was_killed_equals_one_that_was_left_alone() -> None:
     def command(out: str) -> list[str]:
         asked = ["--suite", "sinusoid", "--algos", "maml[meta_batch=2]", "--trials", "5", "--batch", "2"]
-        more = ["--trial-iterations", "40", "--preset", "smoke", "--threads", "1", "--out", out]
+        more = ["--trial-iterations", "40", "--preset", "smoke", "--threads", "1", "--engine", "eager", "--out", out]
         return [str(Path(sys.executable).parent / "bench"), "tune", *asked, *more]
 
     env = {**os.environ, "BENCH_SAVE_EVERY": "0.1"}

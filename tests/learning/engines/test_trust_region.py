@@ -77,14 +77,15 @@ def test_what_has_no_such_paths_goes_by_layers(policy: Gaussian) -> None:
     assert not policy.differentiated().by_paths
 
 
+@pytest.mark.forms(1)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("suite", "learner"),
     [
+        (Bandit(trajectories=3, estimator="emaml"), MetaSGD(**COMMON)),
         (Bandit(trajectories=3), MAML(inner_lr=1.0, steps=1, gradient="mixed", **COMMON)),
         (Bandit(trajectories=3, estimator="dice"), MAML(inner_lr=1.0, steps=2, gradient="first_order", **COMMON)),
-        (Bandit(trajectories=3, estimator="emaml"), MetaSGD(**COMMON)),
     ],
 )
 def test_compiled_parts_are_the_eager_ones(suite: Bandit, learner: Learner) -> None:
