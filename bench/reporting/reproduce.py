@@ -128,10 +128,11 @@ def _named(rows: pd.DataFrame, text: str) -> pd.DataFrame:
     for column, part in zip(("suite", "algorithm", "setting"), text.split("/"), strict=False):
         short = re.fullmatch(r"(\d+)w(\d+)s", part)
         name = f"{short[1]}-way {short[2]}-shot" if short else part
-        there = rows[rows[column] == name]
+        known = rows[column].str.partition(", ")[0] if short else rows[column]  # on whichever split
+        there = rows[known == name]
         if there.empty:
-            known = map(str, rows[column].dropna().unique())
-            raise unknown(f"published {column}", name, known, "`bench reproduce` lists them.")
+            names = map(str, rows[column].dropna().unique())
+            raise unknown(f"published {column}", name, names, "`bench reproduce` lists them.")
         rows = there
     return rows
 

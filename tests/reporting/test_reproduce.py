@@ -102,6 +102,8 @@ def test_what_is_named_is_chosen_and_a_setting_may_be_short() -> None:
     assert set(selected(["sinusoid"])["algorithm"]) == {"maml", "finetune"}
     [setting] = selected(["omniglot/maml/5w1s"])["setting"].unique()
     assert setting == "5-way 1-shot"
+    splits = {"5-way 1-shot", "5-way 1-shot, split of Vinyals"}
+    assert set(selected(["omniglot/protonet/5w1s"])["setting"]) == splits
     assert len(selected(["sinusoid", "sinusoid/maml"])) == len(selected(["sinusoid"]))
     refused = bench("reproduce", "omniglot/mmal/5w1s", code=2).output
     assert "unknown published algorithm 'mmal'. Did you mean 'maml'?" in refused
