@@ -26,7 +26,7 @@ def file_of(name: str) -> Path:
 
 def run(name: str, out: Path, **options: Any) -> Any:
     fixed = {"preset": "smoke", "threads": 1, "engine": "eager", "plugins": [file_of(name)], "out": out}
-    return bench.run(PROBES[name], name, **fixed | {"iterations": 5} | options)
+    return bench.run(PROBES[name], f"{name}[meta_batch=4]", **fixed | {"iterations": 5} | options)
 
 
 def digests(scores: Any) -> set[str]:
@@ -38,7 +38,7 @@ def test_a_probe_is_a_plug_in_of_at_most_sixty_lines_that_trains(name: str, tmp_
     assert len(file_of(name).read_text().splitlines()) <= 60
     scores = run(name, tmp_path)
     assert scores["value"].notna().all()
-    assert set(scores["algorithm"]) == {name}
+    assert set(scores["algorithm"]) == {f"{name}[meta_batch=4]"}
 
 
 @pytest.mark.slow
@@ -51,7 +51,16 @@ def test_a_probe_cut_at_thirty_iterations_ends_with_the_digest_of_one_that_was_n
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_is_tuned_and_reported(name: str, tmp_path: Path) -> None:
-    common = ["--plugin", str(file_of(name)), "--suite", PROBES[name], "--algos", name, "--out", str(tmp_path / "run")]
+    common = [
+        "--plugin",
+        str(file_of(name)),
+        "--suite",
+        PROBES[name],
+        "--algos",
+        f"{name}[meta_batch=4]",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     tuned = [*SMALL[:2], "--trials", "2", "--trial-iterations", "2", "--preset", "smoke"]
     for command in (["tune", *common, *tuned], ["run", *common, *SMALL, "--tuned"]):
         result = CliRunner().invoke(main, command)
