@@ -299,6 +299,13 @@ class Suite(ABC):
         return self._tried.prediction.shape[-1]
 
     @cached_property
+    def answers(self) -> tuple[int, ...]:
+        """The shape of what is predicted for one example."""
+        if type(self).outputs is Suite.outputs:
+            return tuple(self._tried.prediction.shape[1:])
+        return (self.outputs,)
+
+    @cached_property
     def head(self) -> frozenset[str]:
         """The names of the parameters of the network's last layer; none of a network without parameters.
 

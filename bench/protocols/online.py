@@ -20,7 +20,7 @@ from bench.core.errors import BenchError, StoreError
 from bench.core.records import Spec
 from bench.core.stream import Stream
 from bench.core.task import SuiteTask
-from bench.core.trees import part, shapes_of, to, tree_leaves
+from bench.core.trees import part, raw, shapes_of, to, tree_leaves
 from bench.core.types import Episode, Learner, Split, Suite, Tasks
 from bench.learning.batches import points
 from bench.learning.evaluate import manifest
@@ -97,7 +97,7 @@ def stream(suite: Stream, name: str, split: Split, seed: int, rounds: int) -> tu
     ordered = part(tasks, draws.argsort()[:wanted])
     digest = hashlib.sha256()
     for leaf in tree_leaves(ordered):
-        digest.update(leaf.contiguous().numpy().tobytes())
+        digest.update(raw(leaf))
     return ordered, digest.hexdigest(), found
 
 
