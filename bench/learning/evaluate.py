@@ -65,7 +65,12 @@ def steps_of(suite: Suite, algorithm: Learner) -> int:
 
 
 def quoted_step(suite: Suite, algorithm: Learner) -> int:
-    """The inner steps after which a learner is judged: the suite's last report step, or as many as it looks once in."""
+    """The inner steps after which a learner is judged: the suite's last report step, or as many as it looks once in.
+
+    Of a stream, whose report steps are numbers of points: its own, or the protocol's where it takes none in training.
+    """
+    if isinstance(suite, Stream):
+        return int(algorithm.steps or suite.protocol["steps"].value)
     once = algorithm.steps and "steps" not in {field.name for field in fields(algorithm)}
     return algorithm.steps if once else suite.report_steps[-1]
 

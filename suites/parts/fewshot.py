@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from bench.core import modules, seeds
+from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.images import decode
 from bench.core.sheet import Sheet
@@ -243,10 +243,6 @@ class Images(Classification):
     def outputs(self) -> int:
         """The ways."""
         return self.ways
-
-    @property
-    def _last_layer(self) -> nn.Module:
-        return modules.layers(self.skeleton)[-1]  # of every network, none of which need be tried for that
 
     def inputs(self, data: Labelled) -> Tensor:
         """The images that have a label, [N, 1, H, W]."""
