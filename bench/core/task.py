@@ -146,8 +146,18 @@ class SuiteTask:
         """Refuses what torch would take for a prediction by broadcasting it, which scores something else."""
         if self.kind == "control":
             return
+        if isinstance(prediction, Normal) and self.kind == "classification":
+            raise PluginError(
+                f"a Normal is a prediction of numbers, and tasks of {type(self.suite).__name__} are of classes: give "
+                "log-probabilities, or declare suits = frozenset({'regression'})."
+            )
         if isinstance(prediction, Normal):
             found, wanted = prediction.mean.shape, self.targets(data).shape
+            if prediction.std.shape != found:
+                raise PluginError(
+                    f"a Normal has a mean of the shape {list(found)} and a std of {list(prediction.std.shape)}: give "
+                    "std.expand_as(mean)."
+                )
         elif isinstance(prediction, Tensor):
             found, wanted = prediction.shape[1:], self.suite.answers
         else:

@@ -18,6 +18,7 @@ from bench.core.errors import PluginError
 
 __all__ = [
     "cut",
+    "double",
     "named_leaves",
     "of_tensors",
     "part",
@@ -42,6 +43,12 @@ def to(tree: Any, device: str) -> Any:
     """The tree on a device."""
     there = device == "cpu" and not any(leaf.device.type != "cpu" for leaf in tree_leaves(tree))
     return tree if there else tree_map(lambda x: x.to(device), tree)
+
+
+def double(tree: Any) -> Any:
+    """The tree with its numbers in double precision; whole numbers as they are."""
+    wide = {True: torch.complex128, False: torch.float64}
+    return tree_map(lambda x: x.to(wide[x.is_complex()]) if x.is_floating_point() or x.is_complex() else x, tree)
 
 
 def raw(leaf: Tensor) -> bytes:

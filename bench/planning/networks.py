@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.core import modules, seeds
 from bench.core.errors import BenchError, PluginError, told
-from bench.core.trees import named_leaves, part, tree_leaves, tree_map
+from bench.core.trees import double, named_leaves, part, tree_leaves, tree_map
 from bench.core.types import Interactive, Learner, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
@@ -153,20 +153,16 @@ class _Trial:
 
     def differs(self) -> bool:
         """Whether vmap gives another meta-gradient than one task after the other, in float64 where that can be."""
-        for cast in (_double, lambda x: x):
+        for cast in (double, lambda tree: tree):
             with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
                 one, other = (self._gradient(cast, by_task=by_task) for by_task in (False, True))
                 return not alike(one, other)
         return False
 
     def _gradient(self, cast: Callable[[Any], Any], *, by_task: bool) -> list[Tensor]:
-        meta = tree_map(cast, self.meta)
-        batch = tree_map(cast, next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0)))
+        meta = cast(self.meta)
+        batch = cast(next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0)))
         return tree_leaves(meta_gradient(self.suite, self.algorithm, by_task=by_task)(meta, batch))
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x
 
 
 def _refused(suite: Suite, error: Exception | SystemExit) -> str:

@@ -1,5 +1,6 @@
 """What a suite finds out about its own network and its own data."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -113,6 +114,7 @@ class Sentences(Curved):
     """Sentences of whole numbers, of three classes."""
 
     kind: ClassVar[Kind] = "classification"
+    floor: ClassVar[float] = math.log(3)
 
     def module(self) -> nn.Module:
         """Of words."""
@@ -144,12 +146,17 @@ class Several(Sentences):
     """Each sentence has several labels, or none."""
 
     kind = Suite.kind  # as it is by default
+    floor: ClassVar[float] = 0.75
 
     def sample(self, count: int, split: Split, generator: torch.Generator) -> Halves:
         """At random."""
         x = torch.randint(9, (count, 6, 5), generator=generator)
         y = torch.randint(2, (count, 6, 3), generator=generator)
         return Halves(Pairs(x, y), Pairs(x, y))
+
+    def losses(self, prediction: Tensor, data: Pairs) -> Tensor:
+        """Squared errors."""
+        return (prediction - data.y).square().sum(-1)
 
 
 def test_several_labels_for_an_example_are_no_class() -> None:

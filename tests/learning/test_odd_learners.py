@@ -159,7 +159,8 @@ class Says(MAML):
     ("what", "said"),
     [
         (lambda y: y.squeeze(-1), r"shape \[N\], where Curved wants \[N, 1\]"),
-        (lambda y: Normal(y.squeeze(-1), torch.ones_like(y)), r"shape \[5\], where Curved wants \[5, 1\]"),
+        (lambda y: Normal(y.squeeze(-1), y.squeeze(-1).exp()), r"shape \[5\], where Curved wants \[5, 1\]"),
+        (lambda y: Normal(y, y.new_tensor(0.5)), r"a mean of the shape \[5, 1\] and a std of \[\]: give std.expand_as"),
         (lambda y: torch.cat([y, y], -1), r"shape \[N, 2\], where Curved wants \[N, 1\]"),
         (lambda y: (y, torch.ones_like(y)), "not a tuple of builtins"),
         (lambda y: torch.distributions.Normal(y, torch.ones_like(y)), "not a Normal of torch.distributions.normal"),
@@ -174,7 +175,3 @@ def test_a_prediction_that_would_be_broadcast_is_refused(what: Callable[[Tensor]
     data, params = task.example("query"), task.new_params(seeds.generator(0))
     with pytest.raises(PluginError, match=said):
         task.score(what(task.predict(params, data)), data)
-
-
-def test_a_normal_may_be_equally_sure_of_everything() -> None:
-    assert why_by_task(Curved(), Says(**FIELDS, what=lambda y: Normal(y, y.new_tensor(0.5)))) == ""
