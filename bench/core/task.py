@@ -152,18 +152,18 @@ class SuiteTask:
                 "log-probabilities, or declare suits = frozenset({'regression'})."
             )
         if isinstance(prediction, Normal):
-            found, wanted = prediction.mean.shape, self.targets(data).shape
-            if prediction.std.shape != found:
+            found, wanted = tuple(prediction.mean.shape), tuple(self.targets(data).shape)
+            if tuple(prediction.std.shape) != found:
                 raise PluginError(
                     f"a Normal has a mean of the shape {list(found)} and a std of {list(prediction.std.shape)}: give "
                     "std.expand_as(mean)."
                 )
         elif isinstance(prediction, Tensor):
-            found, wanted = prediction.shape[1:], self.suite.answers
+            found, wanted = tuple(prediction.shape[1:]), self.suite.answers
         else:
             given = f"{type(prediction).__name__} of {type(prediction).__module__}"
             raise PluginError(f"a prediction is a tensor or a Normal(mean, std) of bench.core.types, not a {given}.")
-        if tuple(found) != tuple(wanted):
+        if found != wanted:
             raise PluginError(
                 f"a prediction has the shape {_shape(found, prediction)}, where {type(self.suite).__name__} wants "
                 f"{_shape(wanted, prediction)}, N examples: torch would broadcast it against the targets."

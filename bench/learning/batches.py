@@ -62,7 +62,8 @@ def noise_is_large(algorithm: Learner, shapes: Meta, count: int) -> bool:
     """Whether the noise of so many tasks had better not be drawn at once."""
     one = algorithm.noise(shapes, 1, seeds.generator("size of noise"))
     leaves = tree_leaves(of_tensors(one, f"what noise of {type(algorithm).__name__} gives"))
-    return count * sum(leaf.nbytes for leaf in leaves) > NOISE
+    size: int = count * sum(leaf.nbytes for leaf in leaves)
+    return size > NOISE
 
 
 def points(

@@ -114,7 +114,7 @@ class StreamOf(Stream):
         return self.base.skeleton
 
     @property
-    def head(self) -> frozenset[str]:  # type: ignore[override]
+    def head(self) -> frozenset[str]:
         """The suite's."""
         return self.base.head
 
