@@ -6,13 +6,14 @@ the learner sets itself, such as reptile's rates, stays as it is unless it is gi
 learner=reptile[steps=3], or in these.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from algorithms.parts.led import Led, led_by_name
+from bench.core.discovery import parse
 from bench.core.types import Family, Follows, Kind, Learner, Search
 
 PASSED = ("steps", "inner_lr", "outer_lr", "meta_batch")  # to the learner
@@ -25,7 +26,9 @@ class FTML(Led):
 
     learner: Annotated[str, Field(description="whose meta-loss is followed: anil, maml[steps=3], ...")] = "maml"
     inner_lr: Annotated[
-        float, Field(gt=0, description="α, the learner's"), Search(0.1, 10, log=True, times_protocol=True)
+        float | None,
+        Field(gt=0, description="α, the learner's, if it has one"),
+        Search(0.1, 10, log=True, times_protocol=True),
     ]
 
     family: ClassVar[Family] = "online"
@@ -43,7 +46,13 @@ class FTML(Led):
     def opened(cls, given: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
         """The suite's protocol, but for what the learner sets itself."""
         led = led_by_name(given.get("learner", cls.learner), {}, protocol)
-        return protocol | {name: getattr(led, name) for name in PASSED if hasattr(led, name)}
+        return protocol | {name: getattr(led, name, None) for name in PASSED}
+
+    @property
+    def idle(self) -> frozenset[str]:
+        """What its learner does not have, and what is said in its learner's brackets."""
+        has = {field.name for field in fields(self.led)}
+        return self.led.idle | {name for name in PASSED if name not in has or name in parse(self.learner)[0].given}
 
     @cached_property
     def led(self) -> Learner:

@@ -85,7 +85,12 @@ def led_by_name(learner: str, passed: dict[str, Any], protocol: dict[str, Any]) 
     cls: type[Learner] = Catalogue.within().load("algorithm", named.name)
     if cls.follows or not cls.trains or cls.train_view or cls.remembers:
         raise BenchError(f"{learner} can't be led along a stream: give one that is meta-trained on support and query.")
-    known = {name: value for name, value in passed.items() if name in {field.name for field in fields(cls)}}
+    has = {field.name for field in fields(cls)}
+    known = {name: value for name, value in passed.items() if name in has}
+    for name, value in passed.items():
+        if name not in has and value != (its := getattr(cls, name, None)):
+            fixed = "has none" if its is None else f"always has {its}"
+            raise BenchError(f"{name}={value} means nothing to learner={learner}, which {fixed}. Leave it out.")
     led: Learner = build(cls, named.name, known | named.given, protocol)
     for name, value in known.items():
         if (its := getattr(led, name)) != value:

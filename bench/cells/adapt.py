@@ -17,6 +17,7 @@ from bench.core.errors import BenchError, foreign
 from bench.core.task import SuiteTask
 from bench.core.trees import part, shapes_of, to, tree_flatten, tree_map, tree_unflatten
 from bench.core.types import Data, Episode, Interactive, Prediction, Role, State, Suite
+from bench.learning.evaluate import quoted_step
 from bench.storage.store import Store
 
 
@@ -39,12 +40,12 @@ class Trained:
         Args:
             support: one task's data as the suite has them (without a task axis), or a pair (x [N, ...], y [N, D], or
                 whole numbers [N] for classes) of tensors, arrays or lists.
-            steps: inner steps; by default the last that the suite's table quotes.
+            steps: inner steps; by default as many as its cell was judged after.
 
         Raises:
             BenchError: the data are not of the suite's shape, or the number of steps is none.
         """
-        steps = self.suite.report_steps[-1] if steps is None else steps
+        steps = quoted_step(self.suite, self.seen.learner) if steps is None else steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
             raise BenchError(f"steps={steps!r} is no number of inner steps. Give 0 or more, such as 10.")
         _, learner, meta, _ = self.seen

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from bench.core.records import Judgement, Outcome, Record
-from bench.core.trees import named_leaves
+from bench.core.trees import named_leaves, raw
 from bench.core.types import Suite
 from bench.learning.training import Training
 from bench.planning.plan import Cell, judgement_of
@@ -93,7 +93,7 @@ def digest(state: Training, scores: pd.DataFrame, curve: pd.DataFrame) -> str:
     sha = hashlib.sha256()
     kept = [(f"kept/{name}", value) for name, value in sorted(state.kept.items())]  # a file has no order
     for name, leaf in (*named_leaves(state.meta), *kept):
-        sha.update(name.encode() + leaf.detach().cpu().contiguous().numpy().tobytes())
+        sha.update(name.encode() + raw(leaf))
     for table in (scores, curve):
         sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
     return sha.hexdigest()

@@ -34,7 +34,6 @@ from bench.certificate.checks import (
     case_of,
     checked,
     different,
-    double,
     gap,
     task_of,
 )
@@ -47,6 +46,7 @@ from bench.core.errors import DataError, MissingExtraError, PluginError, foreign
 from bench.core.gradients import OPERATORS
 from bench.core.task import SuiteTask
 from bench.core.trees import (
+    double,
     named_leaves,
     part,
     shapes_of,
@@ -266,18 +266,23 @@ def _chased(make: Make) -> float:
 
 def _off_differences(case: Case, value: Callable[[Meta], Tensor]) -> float:
     """The largest gap between ⟨meta-gradient, d⟩ and a central difference along d, over the gradient's norm."""
-    _, *gradient = _gradient(case)
+    _, *slopes = _gradient(case)
     leaves, spec = tree_flatten(case.meta)
-    generator = seeds.generator("certify", "directions")
+    moving = [i for i, leaf in enumerate(leaves) if leaf.is_floating_point()]
+    gradient, generator = [slopes[i] for i in moving], seeds.generator("certify", "directions")
+
+    def along_by(h: float, direction: list[Tensor]) -> float:
+        moved = list(leaves)
+        for i, d in zip(moving, direction, strict=True):
+            moved[i] = leaves[i] + h * d
+        return value(tree_unflatten(moved, spec)).item()
+
     worst, size = 0.0, torch.stack([g.square().sum() for g in gradient]).sum().sqrt().item()
     for _ in range(12):
-        direction = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
+        direction = [torch.randn(leaves[i].shape, generator=generator, dtype=leaves[i].dtype) for i in moving]
         length = torch.stack([d.square().sum() for d in direction]).sum().sqrt()
         direction = [d / length for d in direction]
-        up, down = (
-            value(tree_unflatten([x + h * d for x, d in zip(leaves, direction, strict=True)], spec)).item()
-            for h in (1e-5, -1e-5)
-        )
+        up, down = (along_by(h, direction) for h in (1e-5, -1e-5))
         along = sum((g * d).sum().item() for g, d in zip(gradient, direction, strict=True))
         worst = max(worst, abs((up - down) / 2e-5 - along))
     return worst / max(size, 1e-12)
@@ -310,6 +315,9 @@ def _closed_form(make: Make) -> float:
             if not isinstance(stepped, dict) or not torch.allclose(stepped["theta"], theta, atol=1e-12):
                 raise NotApplicable("its inner step is not θ − α ∇L(θ)")
         xq, yq = episode.query
+        said = case.algorithm.predict(case.meta, {"theta": theta}, task, episode.query)
+        if not isinstance(said, Tensor) or not torch.allclose(said, xq @ theta):
+            raise NotApplicable("it does not predict by θ alone")
         pulled = xq.T @ (xq @ theta - yq) / len(yq)
         factor = torch.eye(4, dtype=torch.float64) - rate * curvature
         expected += torch.linalg.matrix_power(factor, len(episode.support)) @ pulled / TASKS
@@ -371,9 +379,12 @@ def _engines_trace(make: Make) -> float:
 def _loop(make: Make) -> float:
     case = _trained_case(make, Labels(), Curved())
     leaves, spec = tree_flatten(case.meta)
-    live = [leaf.clone().requires_grad_() for leaf in leaves]
+    live = [leaf.clone().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
+    moving = [leaf for leaf in live if leaf.requires_grad]
     value = _total(case, tree_unflatten(live, spec))
-    return gap(_gradient(case), [value, *torch.autograd.grad(value, live, materialize_grads=True)])
+    loss, *slopes = _gradient(case)
+    ours = [slope for slope, leaf in zip(slopes, live, strict=True) if leaf.requires_grad]
+    return gap([loss, *ours], [value, *torch.autograd.grad(value, moving, materialize_grads=True)])
 
 
 def _chunks(make: Make) -> float:

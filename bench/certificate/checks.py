@@ -14,7 +14,7 @@ from bench.certificate.beds import Bed
 from bench.core import seeds
 from bench.core.errors import BenchError
 from bench.core.task import SuiteTask
-from bench.core.trees import shapes_of, tree_leaves, tree_map
+from bench.core.trees import double, shapes_of, tree_leaves, tree_map
 from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Tasks
 from bench.learning.rollouts import episode
 from suites.bandit import Bandit
@@ -115,16 +115,11 @@ def task_of(episodes_: Episode, t: int) -> Episode:
 
 def gap(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """‖a − b‖ / ‖b‖ over all tensors together."""
-    distance = sum((a - b).square().sum().item() for a, b in zip(ours, theirs, strict=True)) ** 0.5
-    return float(distance / max(sum(b.square().sum().item() for b in theirs) ** 0.5, 1e-300))
+    distance = sum((a - b).abs().square().sum().item() for a, b in zip(ours, theirs, strict=True)) ** 0.5
+    return float(distance / max(sum(b.abs().square().sum().item() for b in theirs) ** 0.5, 1e-300))
 
 
 def different(one: Any, other: Any) -> float:
     """How many leaves are not the same bits."""
     pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
     return float(sum(not (torch.equal(a, b) if isinstance(a, Tensor) else a == b) for a, b in pairs))
-
-
-def double(tree: Any) -> Any:
-    """The pytree with its floating-point leaves in float64."""
-    return tree_map(lambda x: x.double() if x.is_floating_point() else x, tree)

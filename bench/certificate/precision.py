@@ -12,11 +12,11 @@ import torch
 from torch import Generator, Tensor
 
 from algorithms.maml import MAML
-from bench.certificate.checks import Check, NotApplicable, checked, double, gap
+from bench.certificate.checks import Check, NotApplicable, checked, gap
 from bench.core import seeds
 from bench.core.discovery import build
 from bench.core.task import SuiteTask
-from bench.core.trees import tree_leaves, tree_map
+from bench.core.trees import double, tree_leaves, tree_map
 from bench.core.types import Learner, Meta, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient

@@ -10,11 +10,12 @@ import subprocess
 import sys
 from functools import cache
 from operator import attrgetter
+from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
 from bench.certificate.checks import NotApplicable
-from bench.core.discovery import build, parameters
+from bench.core.discovery import Catalogue, build, module_of, parameters
 from bench.core.errors import BenchError
 from bench.core.types import Split, Suite
 from bench.learning.evaluate import manifest
@@ -33,7 +34,8 @@ def hash_there(suite: Suite, name: str, split: Split) -> str:
     cls = type(suite)
     if "<locals>" in cls.__qualname__:
         raise NotApplicable("its class stands within a function, where no other process finds it")
-    asked = (cls.__module__, inspect.getfile(cls), cls.__qualname__, name, parameters(suite), split)
+    read = Catalogue.within().plugins  # which the suite may name in its parameters
+    asked = (read, cls.__module__, inspect.getfile(cls), cls.__qualname__, name, parameters(suite), split)
     there = _process()
     if there.stdin is None or there.stdout is None:
         raise BenchError("the other process can't be asked")
@@ -89,7 +91,11 @@ def _next(stream: BinaryIO) -> Any:
         return None
 
 
-def _drawn(module: str, file: str, qualname: str, name: str, given: dict[str, Any], split: Split) -> str:
+def _drawn(
+    read: tuple[Path, ...], module: str, file: str, qualname: str, name: str, given: dict[str, Any], split: Split
+) -> str:
+    for path in read:
+        module_of(path)
     suite = build(attrgetter(qualname)(_module(module, file)), name, given)
     return manifest(suite, name, split)[1]
 

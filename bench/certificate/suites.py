@@ -11,14 +11,14 @@ from torch.func import vmap
 from torch.nn.functional import one_hot
 
 from algorithms.maml import MAML
-from bench.certificate.checks import ORDER, Check, NotApplicable, checked, different, double, gap
+from bench.certificate.checks import ORDER, Check, NotApplicable, checked, different, gap
 from bench.certificate.tasks import task_checks
 from bench.core import seeds
 from bench.core.discovery import build
 from bench.core.errors import BenchError
 from bench.core.stream import Stream
 from bench.core.task import SuiteTask
-from bench.core.trees import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from bench.core.trees import double, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from bench.core.types import Data, Interactive, Params, Role, Suite, Task
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
@@ -97,7 +97,10 @@ def _padding(suite: Suite) -> float:
         raise NotApplicable("its losses are of the steps taken")
     task, wrong, masked = SuiteTask(suite), 0.0, False
     tasks = suite.sample(5, "train", seeds.generator("certify"))
-    params = {name: p.requires_grad_() for name, p in suite.new_params(seeds.generator("certify", "init")).items()}
+    params = {
+        name: p.requires_grad_(p.is_floating_point())
+        for name, p in suite.new_params(seeds.generator("certify", "init")).items()
+    }
     for role in get_args(Role):
         data = suite.collect(tasks, {}, role, 0, seeds.generator("certify"))
         for t in range(5):
@@ -155,7 +158,7 @@ def _floor(suite: Suite) -> float:
     if suite.kind == "regression":
         tasks = suite.sample(JUDGED, "test", seeds.generator("certify", "mean"))
         seen = suite.collect(tasks, {}, "query", 0, seeds.generator("certify", "mean"))
-        guesses.append(constant(suite.targets(seen).flatten(0, 1).mean(0)))
+        guesses.append(constant(_numbers(suite.targets(seen).flatten(0, 1)).mean(0)))
     sign = 1 if suite.metrics[0].better == "lower" else -1
     off: list[float] = []
     for guess in guesses:
@@ -169,6 +172,11 @@ def _floor(suite: Suite) -> float:
     return abs(nearest)
 
 
+def _numbers(targets: Tensor) -> Tensor:
+    """Targets as a network predicts them: those of several labels for an example are whole numbers."""
+    return targets if targets.is_floating_point() else targets.float()
+
+
 def _better(suite: Suite) -> float:
     """By how much the targets themselves score better than the floor, in the direction that the suite declares."""
 
@@ -176,7 +184,7 @@ def _better(suite: Suite) -> float:
         targets = task.targets(data)
         if task.kind == "classification":
             return torch.log_softmax(50.0 * one_hot(targets, task.outputs), -1)
-        return targets
+        return _numbers(targets)
 
     gained = _judged(suite, "what is right", right).mean().item() - suite.evaluations[0].floor
     return gained if suite.metrics[0].better == "higher" else -gained
@@ -221,9 +229,13 @@ def _normalisation(suite: Suite) -> float:
     data = tree_map(lambda x: x[0], suite.collect(tasks, {}, "query", 0, seeds.generator("certify")))
     params = suite.new_params(seeds.generator("certify", "init"))
     leaves, spec = tree_flatten(data)
-    first = next(i for i, leaf in enumerate(leaves) if leaf.is_floating_point() and leaf.dim())
+    whole = [i for i, leaf in enumerate(leaves) if leaf.dim()]
+    first = next((i for i in whole if leaves[i].is_floating_point()), whole[0])
     changed = leaves[first].clone()
-    changed[-1] = torch.rand(changed[-1].shape, generator=seeds.generator("certify", "noise"))
+    if changed.is_floating_point():
+        changed[-1] = torch.rand(changed[-1].shape, generator=seeds.generator("certify", "noise"))
+    else:
+        changed[-1] = changed[0]  # noise may be no word
     with torch.no_grad():
         before = suite.predict(params, data)
         after = suite.predict(params, tree_unflatten([*leaves[:first], changed, *leaves[first + 1 :]], spec))

@@ -5,10 +5,13 @@ compiled: batch statistics without running averages, recurrences as loops, atten
 that travels with the data (layers/). Parameters keep their names. Letters: C channels.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from bench.core.call import Statistics, statistic
 from bench.core.errors import BenchError
@@ -67,6 +70,20 @@ def values(module: nn.Module) -> dict[str, Tensor]:
     kept = {f"{name}.{s}".lstrip(".") for name, m in module.named_modules() if isinstance(m, NORMS) for s in STATISTICS}
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: tensor.detach().clone() for name, tensor in tensors.items() if name not in kept}
+
+
+def layers(module: nn.Module) -> list[nn.Module]:
+    """The layers that have parameters of their own, as they were built; a parametrization is a part of its layer."""
+    made = (layer.parametrizations.modules() for layer in module.modules() if is_parametrized(layer))  # type: ignore[union-attr]
+    parts = {id(part) for each in made for part in each}
+    return [m for m in module.modules() if id(m) not in parts and next(own(m), None) is not None]
+
+
+def own(layer: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A layer's own parameters by their names in it, and what parametrizations make of them is made of."""
+    for name, p in layer.named_parameters():
+        if "." not in name or name.startswith("parametrizations."):
+            yield name, p
 
 
 def fixed(module: nn.Module) -> frozenset[str]:

@@ -1,11 +1,13 @@
 """A suite as a learner sees it: the one implementation of `Task`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from torch import Generator, Tensor
 
 from bench.core.call import Keyed, calling
+from bench.core.errors import PluginError
 from bench.core.metric import GAP, NLL
 from bench.core.types import Acted, Data, Interactive, Kind, Normal, Params, Prediction, Role, Suite
 
@@ -25,7 +27,7 @@ class SuiteTask:
     def __post_init__(self) -> None:
         """Finds out now what takes random draws, which vmap forbids: the module and what it looks like."""
         tried = ("_tried",) if type(self.suite).answer is Suite.answer else ()
-        for found in ("skeleton", "kind", "head", "outputs", "draws", *tried):
+        for found in ("skeleton", "kind", "head", "outputs", "answers", "draws", *tried):
             getattr(self.suite, found)
 
     @property
@@ -82,7 +84,12 @@ class SuiteTask:
         return self.suite.answer(params, features)
 
     def losses(self, prediction: Prediction, data: Data) -> Tensor:
-        """As the suite does; minus the log-density of a distribution's targets."""
+        """As the suite does; minus the log-density of a distribution's targets.
+
+        Raises:
+            PluginError: the prediction is not one of the suite's shape.
+        """
+        self._check(prediction, data)
         if isinstance(prediction, Normal):
             return -prediction.log_density(self.targets(data))
         return self.suite.losses(prediction, _plain(data)[0])
@@ -127,12 +134,44 @@ class SuiteTask:
 
         The gap is nll minus that of Bayes' predictor, where the suite knows it.
         """
+        self._check(prediction, data)
         data, _ = _plain(data)
         if not isinstance(prediction, Normal):
             return self.suite.score(prediction, data)
         nll, bayes = self.mean(self.losses(prediction, data), data), self.suite.bayes(data)
         gap = {} if bayes is None else {GAP.name: nll - self.mean(bayes, data)}
         return {**self.suite.score(prediction.mean, data), NLL.name: nll, **gap}
+
+    def _check(self, prediction: Prediction, data: Data) -> None:
+        """Refuses what torch would take for a prediction by broadcasting it, which scores something else."""
+        if self.kind == "control":
+            return
+        if isinstance(prediction, Normal) and self.kind == "classification":
+            raise PluginError(
+                f"a Normal is a prediction of numbers, and tasks of {type(self.suite).__name__} are of classes: give "
+                "log-probabilities, or declare suits = frozenset({'regression'})."
+            )
+        if isinstance(prediction, Normal):
+            found, wanted = tuple(prediction.mean.shape), tuple(self.targets(data).shape)
+            if tuple(prediction.std.shape) != found:
+                raise PluginError(
+                    f"a Normal has a mean of the shape {list(found)} and a std of {list(prediction.std.shape)}: give "
+                    "std.expand_as(mean)."
+                )
+        elif isinstance(prediction, Tensor):
+            found, wanted = tuple(prediction.shape[1:]), self.suite.answers
+        else:
+            given = f"{type(prediction).__name__} of {type(prediction).__module__}"
+            raise PluginError(f"a prediction is a tensor or a Normal(mean, std) of bench.core.types, not a {given}.")
+        if found != wanted:
+            raise PluginError(
+                f"a prediction has the shape {_shape(found, prediction)}, where {type(self.suite).__name__} wants "
+                f"{_shape(wanted, prediction)}, N examples: torch would broadcast it against the targets."
+            )
+
+
+def _shape(sizes: Sequence[int], prediction: Prediction) -> str:
+    return str(list(sizes)) if isinstance(prediction, Normal) else f"[{', '.join(['N', *map(str, sizes)])}]"
 
 
 def _plain(data: Data) -> tuple[Data, Tensor | None]:

@@ -14,10 +14,15 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
+from bench.core.errors import PluginError
+
 __all__ = [
     "cut",
+    "double",
     "named_leaves",
+    "of_tensors",
     "part",
+    "raw",
     "shapes_of",
     "to",
     "tree_flatten",
@@ -38,6 +43,33 @@ def to(tree: Any, device: str) -> Any:
     """The tree on a device."""
     there = device == "cpu" and not any(leaf.device.type != "cpu" for leaf in tree_leaves(tree))
     return tree if there else tree_map(lambda x: x.to(device), tree)
+
+
+def double(tree: Any) -> Any:
+    """The tree with its numbers in double precision; whole numbers as they are."""
+    wide = {True: torch.complex128, False: torch.float64}
+    return tree_map(lambda x: x.to(wide[x.is_complex()]) if x.is_floating_point() or x.is_complex() else x, tree)
+
+
+def raw(leaf: Tensor) -> bytes:
+    """A tensor's values as they lie in memory, row by row: of every type, also of those that NumPy lacks."""
+    return leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def of_tensors(tree: Any, what: str) -> Any:
+    """The tree itself, if all of its leaves are tensors.
+
+    Raises:
+        PluginError: one is not; `what` begins the message.
+    """
+    for name, leaf in named_leaves(tree):
+        if not isinstance(leaf, Tensor):
+            found = f"{type(leaf).__name__} ({repr(leaf)[:40]})"
+            raise PluginError(
+                f"{what} has at {name} a {found}, which is no tensor. Give torch.tensor(...), or make it a field of "
+                "the class if it is always the same."
+            )
+    return tree
 
 
 def shapes_of(tree: Any) -> Any:

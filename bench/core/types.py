@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 
 from bench.core import modules
 from bench.core.call import calling
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, PluginError
 from bench.core.layers import Written
 from bench.core.metric import NLL
 from bench.core.metric import Metric as Metric  # which suites import from here
@@ -288,9 +288,9 @@ class Suite(ABC):
 
     @cached_property
     def kind(self) -> Kind:
-        """What is predicted; by default classes where targets are whole numbers, else numbers."""
+        """What is predicted; by default classes where there is a whole number for each example, else numbers."""
         _, *others = self._parts(self.example("query"))
-        whole = any(not part.is_floating_point() and part.dtype != torch.bool for part in others)
+        whole = any(part.dim() == 1 and not part.is_floating_point() and part.dtype != torch.bool for part in others)
         return "classification" if whole else "regression"
 
     @cached_property
@@ -299,14 +299,26 @@ class Suite(ABC):
         return self._tried.prediction.shape[-1]
 
     @cached_property
-    def head(self) -> frozenset[str]:
-        """The names of the parameters of the network's last layer; none of a network without parameters."""
-        return frozenset(_names(self.skeleton, self._last_layer))
+    def answers(self) -> tuple[int, ...]:
+        """The shape of what is predicted for one example."""
+        if type(self).outputs is Suite.outputs:
+            return tuple(self._tried.prediction.shape[1:])
+        return (self.outputs,)
 
     @cached_property
+    def head(self) -> frozenset[str]:
+        """The names of the parameters of the network's last layer; none of a network without parameters.
+
+        Its last is the layer whose output is the prediction, or of which that is the log-softmax; where there is none,
+        the one that was built last.
+        """
+        return frozenset(_names(self.skeleton, self._last_layer).values())
+
+    @property
     def _last_layer(self) -> nn.Module:
-        layers = [layer for layer in self.skeleton.modules() if next(layer.parameters(recurse=False), None) is not None]
-        return layers[-1] if layers else self.skeleton
+        if type(self).answer is Suite.answer:
+            return self._tried.last
+        return (modules.layers(self.skeleton) or [self.skeleton])[-1]  # a suite that says how it ends is not tried
 
     def example(self, role: Role) -> Data:
         """Data of one training task, by freshly initialised parameters where data depend on them."""
@@ -357,7 +369,7 @@ class Suite(ABC):
         """What the network computes before its last layer, [N, F].
 
         Raises:
-            BenchError: that layer is not run by `predict`.
+            PluginError: that layer is not run by `predict`.
         """
         seen: list[Tensor] = []
         # The hook is the skeleton's, which nobody else runs at this moment: a suite belongs to one thread.
@@ -367,32 +379,39 @@ class Suite(ABC):
         finally:
             handle.remove()
         if not seen:
-            raise BenchError(
+            raise PluginError(
                 f"predict of {type(self).__name__} does not run the last layer of its network "
                 f"({', '.join(sorted(self.head)) or 'it has no parameters'}), so that features(params, data) must be "
                 "defined."
             )
-        return seen[0]
+        return seen[-1]  # a layer that is run several times is the last the last time
 
     def answer(self, params: Params, features: Tensor) -> Tensor:
         """The prediction from features, [N, F]: by default the last layer's output, or the log-softmax of it.
 
         Raises:
-            BenchError: `predict` does something else with the last layer, so that this must be defined.
+            PluginError: `predict` does something else with the last layer, so that this must be defined; or the
+                features depend on that layer's own parameters, so that they do not stay when it changes.
         """
         finish = self._tried.finish
         if finish is None:
-            raise BenchError(
+            raise PluginError(
                 f"what predict of {type(self).__name__} gives is neither the output of its network's last layer "
                 f"({', '.join(sorted(self.head)) or 'it has no parameters'}) nor the log-softmax of that, so that "
                 "answer(params, features) must be defined."
+            )
+        if not self._tried.apart:
+            raise PluginError(
+                f"the network of {type(self).__name__} uses the parameters of its last layer "
+                f"({', '.join(sorted(self.head))}) before that layer as well, so that its features do not stay when "
+                "the layer changes. Leave out methods that change the last layer alone, such as anil, or share nothing "
+                "with it."
             )
         return finish(self.end(params, features))
 
     def end(self, params: Params, features: Tensor) -> Tensor:
         """The last layer's output, [N, outputs], of what comes before it."""
-        local = [name for name, _ in self._last_layer.named_parameters(recurse=False)]
-        layer = {mine: params[name] for mine, name in zip(local, _names(self.skeleton, self._last_layer), strict=True)}
+        layer = {mine: params[name] for mine, name in _names(self.skeleton, self._last_layer).items()}
         layer = {mine: p.detach() if mine in modules.fixed(self._last_layer) else p for mine, p in layer.items()}
         with contextlib.nullcontext() if self.plain else Written():
             output: Tensor = torch.func.functional_call(self._last_layer, layer, (features,))
@@ -466,20 +485,40 @@ class Suite(ABC):
     @cached_property
     def _tried(self) -> "_Tried":
         """A prediction for an example, and what is seen on the way."""
-        data = self.example("query")
-        dtype = next(leaf.dtype for leaf in tree_leaves(data) if leaf.is_floating_point())
-        params = {n: p.to(dtype) if p.is_floating_point() else p for n, p in self.new_params(_first()).items()}
-        ends: list[Tensor] = []
-        handle = self._last_layer.register_forward_hook(lambda *seen: ends.append(seen[-1]))
+        data, params = self.example("query"), self.new_params(_first())
+        layers = modules.layers(self.skeleton)
+        runs, prediction, dropped = self._watched(layers, params, data)
+        # The last rows, where more examples go through the network than are predicted; of layers inside each other the
+        # innermost.
+        of_kind = (run for run in reversed(runs) if run.output.dtype == prediction.dtype)
+        ends = ((run.layer, run.output[-len(prediction) :]) for run in of_kind if _innermost(run.layer, layers))
+        found = ((layer, finish) for layer, end in ends for finish in FINISHES if torch.equal(finish(end), prediction))
+        last, finish = next(found, (layers[-1] if layers else self.skeleton, None))
+        apart = True
+        if finish:
+            own = set(_names(self.skeleton, last).values())
+            moved = {name: 1.5 * p + 1 if name in own else p for name, p in params.items()}
+            pair = zip(runs, self._watched(layers, moved, data)[0], strict=False)
+            *_, (one, other) = (both for both in pair if both[0].layer is last)
+            apart = torch.equal(one.input, other.input)
+        return _Tried(prediction, dropped, last, finish, apart)
+
+    def _watched(self, layers: list[nn.Module], params: Params, data: Data) -> "tuple[list[_Run], Tensor, int]":
+        """Every run of one of the layers, in the order in which they end; the prediction; how often is dropped."""
+        runs: list[_Run] = []
+
+        def note(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                runs.append(_Run(layer, inputs[0], output))
+
+        handles = [layer.register_forward_hook(note) for layer in layers]
         try:
             with torch.no_grad(), calling(torch.zeros((), dtype=torch.int64)) as call:
                 prediction = self.predict(params, data)
         finally:
-            handle.remove()
-        # The last rows, where more examples go through the network than are predicted.
-        ends = [end[-len(prediction) :] for end in ends]
-        finishes = (finish for finish in FINISHES for end in ends if torch.equal(finish(end), prediction))
-        return _Tried(prediction, call.dropped, next(finishes, None))
+            for handle in handles:
+                handle.remove()
+        return runs, prediction, call.dropped
 
     def call(self, params: Params, *inputs: Any) -> Tensor:
         """The module's output with these parameters instead of its own; nothing is learned through what is `fixed`."""
@@ -672,6 +711,11 @@ class Learner(ABC):
         return task.mean(task.losses(prediction, episode.query), episode.query)
 
     @property
+    def idle(self) -> frozenset[str]:
+        """The fields that mean nothing as it is, or whose values are given by another: not searched by `bench tune`."""
+        return frozenset()
+
+    @property
     def made_of(self) -> tuple[type, ...]:
         """The classes whose source decides what it computes."""
         return (type(self),)
@@ -681,12 +725,22 @@ class Learner(ABC):
         return (self,)
 
 
+class _Run(NamedTuple):
+    """One run of a layer."""
+
+    layer: nn.Module
+    input: Tensor
+    output: Tensor
+
+
 class _Tried(NamedTuple):
     """What one prediction of a suite's network shows of it."""
 
     prediction: Tensor
     dropped: int  # how often something was dropped on the way
+    last: nn.Module  # the last layer
     finish: Callable[[Tensor], Tensor] | None  # what makes it the prediction of the last layer's output, of FINISHES
+    apart: bool  # whether nothing before the last layer depends on that layer's parameters
 
 
 # Functions of a name, which what is compiled can tell apart.
@@ -705,7 +759,11 @@ def _first() -> Generator:
     return Generator().manual_seed(0)
 
 
-def _names(module: nn.Module, layer: nn.Module) -> list[str]:
-    """The names in `module` of a layer's own parameters; of a tensor that several layers share, the first."""
+def _innermost(layer: nn.Module, layers: list[nn.Module]) -> bool:
+    return not any(inner is other for inner in layer.modules() if inner is not layer for other in layers)
+
+
+def _names(module: nn.Module, layer: nn.Module) -> dict[str, str]:
+    """A layer's own parameters: name in the layer -> in `module`; of a tensor that several share, the first."""
     first = {id(p): name for name, p in module.named_parameters()}
-    return [first[id(p)] for p in layer.parameters(recurse=False)]
+    return {name: first[id(p)] for name, p in modules.own(layer)}

@@ -10,12 +10,13 @@ from torch import Tensor
 from bench.core import seeds
 from bench.core.call import Keyed
 from bench.core.stream import Stream
-from bench.core.trees import cut, part, shapes_of, to, tree_leaves, tree_map
-from bench.core.types import Episode, Interactive, Learner, Meta, Suite, Supervised, Tasks
+from bench.core.trees import cut, of_tensors, part, shapes_of, to, tree_leaves, tree_map
+from bench.core.types import Data, Episode, Interactive, Learner, Meta, Suite, Supervised, Tasks
 from bench.learning.rollouts import episode
 
 BLOCK = 64  # iterations whose tasks are drawn at once
 CACHE = 2**20  # bytes of data that are looked up at once
+NOISE = 2**28  # bytes of noise that are drawn at once
 
 
 def episodes(
@@ -23,19 +24,29 @@ def episodes(
 ) -> Iterator[Episode]:
     """The meta-batches of iteration `start` and those that follow, leaves [T, ...]."""
     count, shapes = algorithm.meta_batch, shapes_of(meta())
+    large = noise_is_large(algorithm, shapes, count * BLOCK)
+
+    def drawn_alone(iteration: int, drawn: Data) -> Data:
+        if not large:
+            return drawn
+        return to(algorithm.noise(shapes, count, seeds.generator(seed, "noise of one", iteration)), device)
+
     for first in itertools.count(start - start % BLOCK, BLOCK):
         tasks = suite.sample(count * BLOCK, "train", seeds.generator(seed, "train", first // BLOCK))
-        noise = algorithm.noise(shapes, count * BLOCK, seeds.generator(seed, "noise", first // BLOCK))
+        block = seeds.generator(seed, "noise", first // BLOCK)
+        noise = () if large else algorithm.noise(shapes, count * BLOCK, block)
         draws = seeds.generator(seed, "dropout", first // BLOCK)
         keys = torch.randint(2**62, (count * BLOCK, 2), generator=draws) if suite.draws else ()
         numbers = torch.arange(first, first + BLOCK).repeat_interleave(count)
         begin = max(start, first)
         due = part((tasks, (noise, numbers, keys)), slice((begin - first) * count, None))
         if isinstance(suite, Supervised) and type(suite).collect is Supervised.collect:
-            yield from _looked_up(suite, algorithm, due, begin, device)
+            for iteration, batch in enumerate(_looked_up(suite, algorithm, due, begin, device), begin):
+                yield batch._replace(noise=drawn_alone(iteration, batch.noise))
             continue
         for iteration, (some, drawn) in enumerate(cut(due, count), begin):
             now, (its_noise, number, key) = algorithm.at(iteration), to(drawn, device)
+            its_noise = drawn_alone(iteration, its_noise)
             generator = seeds.generator(seed, "collect", iteration)
             if isinstance(suite, Interactive):
                 acted = episode(suite, now, meta(), some, its_noise, generator, device)
@@ -45,6 +56,14 @@ def episodes(
             query = suite.collect(some, meta(), "query", now.steps, generator)
             support, query = to((support, query), device)
             yield _episode(now.steps, support, query, its_noise, number, key)
+
+
+def noise_is_large(algorithm: Learner, shapes: Meta, count: int) -> bool:
+    """Whether the noise of so many tasks had better not be drawn at once."""
+    one = algorithm.noise(shapes, 1, seeds.generator("size of noise"))
+    leaves = tree_leaves(of_tensors(one, f"what noise of {type(algorithm).__name__} gives"))
+    size: int = count * sum(leaf.nbytes for leaf in leaves)
+    return size > NOISE
 
 
 def points(

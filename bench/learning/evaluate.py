@@ -16,8 +16,9 @@ from bench.core import seeds
 from bench.core.errors import ManifestError
 from bench.core.stream import Stream
 from bench.core.task import SuiteTask
-from bench.core.trees import part, shapes_of, to, tree_leaves
+from bench.core.trees import of_tensors, part, raw, shapes_of, to, tree_leaves
 from bench.core.types import Data, Interactive, Learner, Meta, Params, Split, State, Suite, Tasks
+from bench.learning.batches import noise_is_large
 from bench.learning.engines.vectorised import over_tasks
 from bench.learning.rollouts import adapted
 
@@ -42,9 +43,9 @@ def manifest(suite: Suite, name: str, split: Split) -> tuple[Tasks, str]:
         frozen(suite, split), split, seeds.generator("manifest", name, suite.version, suite.setting, split)
     )
     digest = hashlib.sha256()
-    for leaf in tree_leaves(tasks):
+    for leaf in tree_leaves(of_tensors(tasks, f"what sample of {name} gives")):
         digest.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
-        digest.update(leaf.contiguous().numpy().tobytes())
+        digest.update(raw(leaf))
     found = digest.hexdigest()
     own = vars(type(suite)).get("manifests", {})  # a subclass goes by another name, so its tasks are others
     expected = own.get(f"{suite.setting}/{split}", found)
@@ -64,7 +65,12 @@ def steps_of(suite: Suite, algorithm: Learner) -> int:
 
 
 def quoted_step(suite: Suite, algorithm: Learner) -> int:
-    """The inner steps after which a learner is judged: the suite's last report step, or as many as it looks once in."""
+    """The inner steps after which a learner is judged: the suite's last report step, or as many as it looks once in.
+
+    Of a stream, whose report steps are numbers of points: its own, or the protocol's where it takes none in training.
+    """
+    if isinstance(suite, Stream):
+        return int(algorithm.steps or suite.protocol["steps"].value)
     once = algorithm.steps and "steps" not in {field.name for field in fields(algorithm)}
     return algorithm.steps if once else suite.report_steps[-1]
 
@@ -162,10 +168,14 @@ def traces(
     parts = []
     count = len(tree_leaves(tasks)[0])
     with torch.no_grad():
-        noise = to(algorithm.noise(shapes_of(meta), count, generator), device)
-        size = chunk(shown[0])
+        size, shapes = chunk(shown[0]), shapes_of(meta)
+        large = noise_is_large(algorithm, shapes, count)
+        noise = () if large else to(algorithm.noise(shapes, count, generator), device)
         for i in range(0, count, size):
             some, its_noise = part((tasks, noise), slice(i, i + size))
+            if large:
+                alone = seeds.generator("evaluate", shown[0].setting, "noise", i)
+                its_noise = to(algorithm.noise(shapes, len(tree_leaves(some)[0]), alone), device)
             support = to(shown[0].collect(some, meta, "support", 0, generator), device)
             queries = tuple(to(v.collect(some, meta, "query", steps, generator), device) for v in shown)
             parts.append(over_tasks(one, by_task=by_task)(support, queries, its_noise))

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Generator, Tensor
 
-from bench.core.trees import named_leaves, to, tree_flatten, tree_unflatten
-from bench.core.types import Meta, Params
+from bench.core.task import SuiteTask
+from bench.core.trees import named_leaves, of_tensors, to, tree_flatten, tree_map, tree_unflatten
+from bench.core.types import Learner, Meta, Params, Suite
 from bench.learning.outer.descent import Memory
 
 PLAIN = (
@@ -94,6 +96,18 @@ class Training:
             looks=looks,
             **state,
         )
+
+
+def begun(learner: Learner, suite: Suite, generator: Generator) -> Meta:
+    """What a learner begins with: as it draws it, in memory of its own.
+
+    Each tensor moves by itself, in place: what shares memory with another, or is wired to a graph, would not.
+
+    Raises:
+        PluginError: not all of it is tensors.
+    """
+    drawn = of_tensors(learner.init(SuiteTask(suite), generator), f"what init of {type(learner).__name__} gives")
+    return tree_map(lambda x: x.detach().clone(memory_format=torch.contiguous_format), drawn)
 
 
 def opened(content: bytes, trajectory: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -129,6 +129,6 @@ def _is_number(x: Any) -> bool:
 
 def alike(one: list[Tensor], other: list[Tensor]) -> bool:
     """Whether two gradients are the same but for rounding."""
-    distance = sum((a - b).square().sum().item() for a, b in zip(one, other, strict=True)) ** 0.5
-    size = sum(b.square().sum().item() for b in other) ** 0.5
+    distance = sum((a - b).abs().square().sum().item() for a, b in zip(one, other, strict=True)) ** 0.5
+    size = sum(b.abs().square().sum().item() for b in other) ** 0.5
     return not distance > size * (1e-8 if one[0].dtype == torch.float64 else 1e-3)  # what is not a number is no news

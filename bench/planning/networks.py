@@ -15,12 +15,13 @@ from torch import Tensor
 
 from bench.core import modules, seeds
 from bench.core.errors import BenchError, PluginError, told
-from bench.core.task import SuiteTask
-from bench.core.trees import named_leaves, tree_leaves, tree_map
+from bench.core.trees import double, named_leaves, part, tree_leaves, tree_map
 from bench.core.types import Interactive, Learner, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import trace
+from bench.learning.objective import objective
+from bench.learning.training import begun
 from bench.planning.culprit import alike, culprit, differentiated, vectorised, without_drawing
 
 OURS = ("algorithms", "suites")  # packages whose networks are tried by their tests
@@ -99,7 +100,7 @@ class _Trial:
 
     def __init__(self, suite: Suite, algorithm: Learner) -> None:
         self.suite, self.algorithm = suite, replace(algorithm, meta_batch=2)
-        self.meta = algorithm.init(SuiteTask(suite), seeds.generator("trial"))
+        self.meta = begun(algorithm, suite, seeds.generator("trial"))
 
     def run(self, *, by_task: bool) -> None:
         """Computes them.
@@ -116,6 +117,11 @@ class _Trial:
                 kept = modules.statistics(self.suite.skeleton)
                 trace(self.suite, self.algorithm, self.meta, tasks, 1, kept=kept, by_task=by_task)
             moved = not torch.equal(drawn, torch.get_rng_state())
+        if unlearned := self._unlearned():
+            raise PluginError(
+                f"{unlearned!r} is a complex number, which no outer rule here moves, so that it would stay as it is "
+                "drawn. Hold its two parts as real numbers, torch.view_as_real, and make it complex where it is used."
+            )
         if moved:
             raise PluginError(
                 f"{culprit(self.suite, without_drawing) or 'the learner'} draws from torch's global generator, so "
@@ -130,22 +136,33 @@ class _Trial:
                 "learner can hold. Take it out, or compute it from the input."
             )
 
+    def _unlearned(self) -> str:
+        """The complex number of Meta that the loss depends on, if there is one; constants of a network are none."""
+        named = named_leaves(self.meta)
+        found = {name: leaf.requires_grad_() for name, leaf in named if leaf.is_complex()}
+        if not found:
+            return ""
+        batch = next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0))
+        try:
+            loss = objective(self.suite, self.algorithm)(self.meta, part(batch, 0))
+            slopes = torch.autograd.grad(loss, list(found.values()), allow_unused=True) if loss.requires_grad else []
+        finally:
+            for leaf in found.values():
+                leaf.requires_grad_(False)
+        return next((name.strip("/") for name, slope in zip(found, slopes, strict=False) if slope is not None), "")
+
     def differs(self) -> bool:
         """Whether vmap gives another meta-gradient than one task after the other, in float64 where that can be."""
-        for cast in (_double, lambda x: x):
+        for cast in (double, lambda tree: tree):
             with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):
                 one, other = (self._gradient(cast, by_task=by_task) for by_task in (False, True))
                 return not alike(one, other)
         return False
 
     def _gradient(self, cast: Callable[[Any], Any], *, by_task: bool) -> list[Tensor]:
-        meta = tree_map(cast, self.meta)
-        batch = tree_map(cast, next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0)))
+        meta = cast(self.meta)
+        batch = cast(next(episodes(self.suite, self.algorithm, lambda: self.meta, 0, 0)))
         return tree_leaves(meta_gradient(self.suite, self.algorithm, by_task=by_task)(meta, batch))
-
-
-def _double(x: Tensor) -> Tensor:
-    return x.double() if x.is_floating_point() else x
 
 
 def _refused(suite: Suite, error: Exception | SystemExit) -> str:

@@ -27,6 +27,7 @@ from bench.planning import engines as choose
 from bench.planning import networks
 from bench.protocols.online import stream
 
+LEAST = 2  # meta-iterations of a stream's round
 log = logging.getLogger("bench")
 
 
@@ -384,10 +385,11 @@ class _Planner:
         if not isinstance(suite, Stream):
             return ""
         rounds = spec.test_tasks or spec.validation_tasks
-        if spec.iterations < 2 * rounds:
+        if spec.iterations < (least := LEAST * rounds):
+            option = "--trial-iterations" if self.request.split == "validation" else "--iterations"
             raise BenchError(
-                f"{spec.iterations} meta-iterations are too few for the {rounds} rounds of {named}: give --iterations "
-                f"{2 * rounds} or more, or a preset with fewer rounds."
+                f"{spec.iterations} meta-iterations are too few for the {rounds} rounds of {named}: give {option} "
+                f"{least} or more, or a preset with fewer rounds."
             )
         return stream(suite, named.name, self.request.split, seed, rounds)[1]
 

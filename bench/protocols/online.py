@@ -20,10 +20,10 @@ from bench.core.errors import BenchError, StoreError
 from bench.core.records import Spec
 from bench.core.stream import Stream
 from bench.core.task import SuiteTask
-from bench.core.trees import part, shapes_of, to, tree_leaves
+from bench.core.trees import part, raw, shapes_of, to, tree_leaves
 from bench.core.types import Episode, Learner, Split, Suite, Tasks
 from bench.learning.batches import points
-from bench.learning.evaluate import manifest
+from bench.learning.evaluate import manifest, quoted_step
 from bench.learning.outer.descent import Rule
 from bench.learning.train import Validation, train
 from bench.learning.training import Training
@@ -97,7 +97,7 @@ def stream(suite: Stream, name: str, split: Split, seed: int, rounds: int) -> tu
     ordered = part(tasks, draws.argsort()[:wanted])
     digest = hashlib.sha256()
     for leaf in tree_leaves(ordered):
-        digest.update(leaf.contiguous().numpy().tobytes())
+        digest.update(raw(leaf))
     return ordered, digest.hexdigest(), found
 
 
@@ -122,8 +122,7 @@ class Online(Protocol):
         self.tasks, order, found = stream(self.stream, spec.suite.name, spec.split, spec.seed, self.pace.rounds)
         if (order, found) != (spec.order, spec.manifests[f"{suite.setting}/{spec.split}"]):
             raise StoreError(f"the tasks of {suite.setting} changed while the cell ran")
-        steps = algorithm.steps or suite.protocol["steps"].value  # who takes none in training may take some now
-        self.steps = int(steps)
+        self.steps = quoted_step(suite, algorithm)
 
     def advance(self, state: Training) -> Iterator[Training]:
         """Trains to the end of the stream, scoring on the way, and yields the updated state after each iteration."""

@@ -13,7 +13,6 @@ from torch import Tensor
 from bench.core import modules, seeds
 from bench.core.call import Statistics
 from bench.core.records import Spec
-from bench.core.task import SuiteTask
 from bench.core.trees import named_leaves, part, shapes_of, to, tree_map
 from bench.core.types import Interactive, Learner, Suite
 from bench.learning.elsewhere import familiar
@@ -22,7 +21,7 @@ from bench.learning.engines.trust_region import CompiledParts
 from bench.learning.outer.descent import Descent, Rule
 from bench.learning.outer.trpo import TRPO, TrustRegion, outer_of
 from bench.learning.train import Gradients, MetaGradient
-from bench.learning.training import Training
+from bench.learning.training import Training, begun
 from bench.learning.views import Views
 
 LOOKS = 3  # at the validation tasks, of which the first being the best is worth a word
@@ -52,7 +51,7 @@ class Protocol(ABC):
         Raises:
             Exception: the checkpoint is not one of this cell.
         """
-        fresh = self.algorithm.init(SuiteTask(self.views.training), seeds.generator(self.spec.seed, "init"))
+        fresh = begun(self.algorithm, self.views.training, seeds.generator(self.spec.seed, "init"))
         if checkpoint is None:
             kept = modules.statistics(self.views.training.skeleton)
             return Training(meta=to(fresh, self.spec.device), kept=to(kept, self.spec.device))

@@ -289,7 +289,7 @@ def _variants(
 ) -> Iterator[Variant]:
     if not algorithm.trains:
         raise BenchError(f"{name} does not train, so that it has no meta-iteration. Leave it out.")
-    own = {field.name for field in fields(algorithm) if field.init}  # pretraining has no inner steps
+    own = {f.name for f in fields(algorithm) if f.init} - algorithm.idle  # pretraining has no inner steps
     algorithm = replace(algorithm, **{k: v for k, v in (("steps", steps), ("meta_batch", tasks)) if k in own})
     operators: list[GradientName | None] = [None]
     if "gradient" in get_type_hints(type(algorithm)):

@@ -249,7 +249,8 @@ def sweeps(found: "list[Sweep]") -> None:
         out.print(
             f"{suite}: for each algorithm {settings.trials} trials of {request.iterations:,} meta-iterations, seeds "
             f"{','.join(map(str, request.seeds))}, in rounds of {settings.batch} by {settings.sampler}{share}; "
-            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} steps"
+            f"scored on {spec.validation_tasks} validation tasks after {here[0].cell.suite.report_steps[-1]} "
+            f"{'points' if spec.protocol == 'online' else 'steps'}"
         )
         for sweep in here:
             ranges = (f"{name} {described(found)}" for name, found in sweep.space.items())

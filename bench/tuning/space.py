@@ -49,12 +49,14 @@ def space(algorithm: Learner, suite: Suite, named: Named, asked: Mapping[str, st
     """
     hints = get_type_hints(type(algorithm), include_extras=True)
     fields = [field.name for field in dataclasses.fields(algorithm)]
-    idle = set() if algorithm.trains else {field.name for field in dataclasses.fields(Learner)}
+    still = set() if algorithm.trains else {field.name for field in dataclasses.fields(Learner)}
+    idle = still | algorithm.idle
     for name in asked:
         if name not in fields:
             raise unknown(f"parameter of {named.name}", name, fields, f"`bench show {named.name}` explains them.")
         if name in named.given or name in idle:
-            why = "which --algos fixes" if name in named.given else "but it does not meta-train"
+            why = "but it does not meta-train" if name in still else "where it means nothing or is fixed"
+            why = "which --algos fixes" if name in named.given else why
             raise BenchError(f"--search looks for {name} of {named}, {why}. Take it out of one of them.")
     found: dict[str, BaseDistribution] = {}
     for name in fields:

@@ -35,11 +35,12 @@ from bench.core import seeds
 from bench.core.discovery import Catalogue, Named, parse
 from bench.core.errors import BenchError, PluginError, StoreError, foreign, unknown
 from bench.core.records import Choices, Record, Trial, Tuning
+from bench.core.stream import Stream
 from bench.core.types import Suite
 from bench.learning.outer.trpo import outer_of
 from bench.learning.views import Views
 from bench.places.execution import Execution
-from bench.planning.plan import Begun, Cell, Request, plan, suite_of
+from bench.planning.plan import LEAST, Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
 from bench.tuning.space import rounded, searched, space, spaced, within
@@ -311,7 +312,9 @@ def sweeps(
 def _sweep(request: Request, settings: Settings, suite: Suite, named: tuple[Named, Named], root: Path | None) -> Sweep:
     if request.preset not in suite.presets:
         raise unknown("preset", request.preset, suite.presets)
-    iterations = request.iterations or max(1, suite.presets[request.preset].iterations // SHARE)
+    budget = suite.presets[request.preset]
+    least = LEAST * budget.validation_tasks if isinstance(suite, Stream) else 1
+    iterations = request.iterations or max(least, budget.iterations // SHARE)
     asked = replace(request, suites=str(named[0]), algos=str(named[1]), iterations=iterations, split="validation")
     sweep = Sweep(plan(asked)[0], named, asked, settings)
     if root:
@@ -383,6 +386,11 @@ def _trials(sweep: Sweep, about: dict[str, Any], folder: Path) -> int:
 
 def _check_rungs(sweep: Sweep) -> None:
     """Refuses to prune where a trial that is cut short is another run than the beginning of the whole."""
+    if isinstance(sweep.cell.suite, Stream) and len(sweep.rungs) > 1:
+        raise BenchError(
+            f"the tasks of {sweep.named[0]} come the faster the fewer meta-iterations there are, so that a pruned "
+            "trial would be another run than the whole one's beginning. Give --pruner none."
+        )
     algorithm = sweep.cell.algorithm
     suite = Views.of(sweep.cell.suite, algorithm).training
     if algorithm.trains and len({repr(outer_of(suite, algorithm, rung)) for rung in sweep.rungs}) > 1:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from bench.core.discovery import Catalogue, build
+from bench.core.discovery import Catalogue, build, parse
 from bench.core.errors import BenchError
 from bench.core.sheet import Sheet
 from bench.core.stream import Stream
@@ -42,7 +42,10 @@ class StreamOf(Stream):
     @cached_property
     def base(self) -> Supervised:
         """The suite, with as many points in a task as the stream gives."""
-        cls = Catalogue.within().load("suite", self.of)
+        named, *others = parse(self.of)
+        if others:
+            raise BenchError(f"of={self.of} is more than one. Give one, such as {named.name}.")
+        cls = Catalogue.within().load("suite", named.name)
         names = {field.name for field in fields(cls)}
         if not issubclass(cls, Supervised) or issubclass(cls, Stream) or "shots" not in names:
             raise BenchError(
@@ -51,9 +54,14 @@ class StreamOf(Stream):
             )
         given: dict[str, Any] = {"shots": self.points + self.unseen}
         if "queries" in names:  # each class has so many
-            ways = build(cls, self.of, {}).ways
+            ways = build(cls, named.name, named.given).ways
             given = {"shots": math.ceil(self.points / ways), "queries": math.ceil(self.unseen / ways)}
-        base: Supervised = build(cls, self.of, given)
+        if set_here := sorted(given.keys() & named.given.keys()):
+            raise BenchError(
+                f"of={self.of} says {' and '.join(set_here)}, which points={self.points} and unseen={self.unseen} of "
+                "the stream decide. Leave them out there."
+            )
+        base: Supervised = build(cls, named.name, named.given | given)
         return base
 
     @property
@@ -104,6 +112,11 @@ class StreamOf(Stream):
     def skeleton(self) -> nn.Module:
         """The suite's."""
         return self.base.skeleton
+
+    @property
+    def head(self) -> frozenset[str]:
+        """The suite's."""
+        return self.base.head
 
     def module(self) -> nn.Module:
         """The suite's."""

@@ -13,17 +13,21 @@ from bench.api import results
 from bench.cells.cell import Deadline, run_cell
 from bench.cells.execute import run_cells
 from bench.cells.watch import Silent
+from bench.certificate.process import hash_there
 from bench.core.discovery import Catalogue, parse
 from bench.core.errors import BenchError
 from bench.core.records import Record
 from bench.core.trees import tree_map
+from bench.learning.evaluate import manifest
 from bench.learning.train import Diverged
 from bench.learning.training import Training
 from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan, planned
 from bench.protocols.online import Online, Pace
+from bench.reporting.costing import cost
 from bench.storage.audit import audit
 from bench.storage.store import Store
+from bench.tuning.sweep import Settings, sweeps
 from reports import figures
 from reports.views import comparisons
 from suites.sinusoid_stream import SinusoidStream
@@ -246,3 +250,55 @@ def test_a_stream_of_somebodys_own_is_met(tmp_path: Path) -> None:
     cells = cells_of("ftml,toe", "lines", plugins=(probe,))
     records = run_cells(cells, Store.create(tmp_path), Silent(), None, (probe,))
     assert [(record.outcome, record.spec.protocol) for record in records] == [("finished", "online")] * 2
+
+
+def test_what_a_drivers_learner_lacks_or_fixes_is_refused_and_not_searched() -> None:
+    [cell] = cells_of("ftml[learner=cnp]")
+    assert isinstance(cell.algorithm, FTML)
+    assert (cell.algorithm.inner_lr, cell.algorithm.steps) == (None, 1)
+    assert planned(cell.spec, Catalogue()).algorithm == cell.algorithm
+    with pytest.raises(BenchError, match=r"inner_lr=0\.1 means nothing to learner=cnp, which has none\. Leave it out"):
+        cells_of("ftml[learner=cnp,inner_lr=0.1]")
+    with pytest.raises(BenchError, match="steps=3 means nothing to learner=cnp, which always has 1"):
+        cells_of("ftml[learner=cnp,steps=3]")
+    searched = {
+        "cnp": {"outer_lr"},
+        "maml[inner_lr=0.3]": {"outer_lr", "steps"},
+        "maml": {"outer_lr", "steps", "inner_lr"},
+    }
+    for learner, names in searched.items():
+        [sweep] = sweeps(Request(suites=SUITE, algos=f"ftml[learner={learner}]", preset="smoke", threads=1), Settings())
+        assert set(sweep.space) == names
+
+
+def test_a_sweep_on_a_stream_gives_each_trial_enough_meta_iterations() -> None:
+    request = Request(suites=SUITE, algos="ftml", preset="smoke", threads=1, engine="eager")
+    [sweep] = sweeps(request, Settings())
+    rounds = sweep.cell.spec.validation_tasks
+    assert sweep.request.iterations == 2 * rounds  # a tenth of the preset's would be fewer
+    with pytest.raises(BenchError, match=rf"for the {rounds} rounds of .* --trial-iterations {2 * rounds} or more"):
+        sweeps(dataclasses.replace(request, iterations=2 * rounds - 1), Settings())
+    with pytest.raises(BenchError, match="a pruned trial would be another run"):
+        sweeps(request, Settings(pruner="median"))
+
+
+def test_the_cost_of_adapting_on_a_stream_is_that_of_the_learners_own_steps() -> None:
+    found = cost(SUITE, "ftml,toe,ftml[learner=cnp],ftml[learner=maml[steps=2]]", steps=(1,), tasks=(2,), threads=1)
+    assert dict(zip(found["algorithm"], found["test_steps"], strict=True)) == {
+        "ftml": 5, "toe": 5, "ftml[learner=cnp]": 1, "ftml[learner=maml[steps=2]]": 2,
+    }  # fmt: skip
+
+
+def test_the_suite_that_comes_as_a_stream_has_brackets_of_its_own() -> None:
+    [cell] = cells_of("ftml", "stream[of=glyphs[ways=3],points=20,unseen=5,shots=3]")
+    assert cell.suite.outputs == 3
+    assert cell.suite.head == {"head.weight", "head.bias"}
+    with pytest.raises(BenchError, match=r"of=glyphs\[shots=2\] says shots, which points=20 and unseen=5"):
+        cells_of("ftml", "stream[of=glyphs[shots=2],points=20,unseen=5,shots=3]")
+
+
+def test_a_stream_of_somebodys_own_suite_is_certified() -> None:
+    example = ROOT / "examples" / "polynomial.py"
+    name = "stream[of=polynomial,unseen=5,points=20]"
+    [cell] = cells_of("ftml", name, plugins=(example,))
+    assert hash_there(cell.suite, "stream", "test") == manifest(cell.suite, "stream", "test")[1]
