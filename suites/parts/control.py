@@ -178,6 +178,14 @@ class Reinforcement(Interactive):
         """The distributions' parameters, [B, H, D]."""
         return self.call(params, data.observations)
 
+    def features(self, params: Params, data: Trajectories) -> Tensor:
+        """What comes before the policy's last layer, [B, H, F]; by its layers, however it is differentiated."""
+        by_paths, self.policy.by_paths = self.policy.by_paths, False
+        try:
+            return super().features(params, data)
+        finally:
+            self.policy.by_paths = by_paths
+
     def answer(self, params: Params, features: Tensor) -> Tensor:
         """The same from features, [B, H, F]; a Gaussian's log-deviations are no part of those, but of `params`."""
         return self.call(params, features, False)

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from algorithms.anil import ANIL
+from algorithms.boil import BOIL
 from algorithms.maml import MAML
 from algorithms.metasgd import MetaSGD
 from bench.core import seeds
@@ -60,6 +62,8 @@ def test_what_again_has_no_part_in_is_computed_once() -> None:
         (Navigation2D(trajectories=4, view="oracle"), MAML(inner_lr=0.5, steps=2, **COMMON)),
         (Navigation2D(trajectories=4, estimator="dice"), MAML(inner_lr=0.5, steps=1, gradient="first_order", **COMMON)),
         (Navigation2D(trajectories=4), MetaSGD(**COMMON)),
+        (Navigation2D(trajectories=4), ANIL(inner_lr=0.5, steps=1, **COMMON)),
+        (Navigation2D(trajectories=4), BOIL(inner_lr=0.5, steps=1, **COMMON)),
     ],
 )
 def test_products_by_paths_are_those_by_layers(suite: Navigation2D, learner: Learner, by_task: bool) -> None:
