@@ -71,14 +71,16 @@ def run_cell(
             log.info("engine %s: %s", cell.spec.engine, cell.reason)
             if cell.why_by_task:
                 log.info("one task after the other: %s", cell.why_by_task)
-            peak = PeakMemory()
+            peak, life = PeakMemory(), None
             try:
-                outcome = _Life(cell, store, hold, watch, deadline).record(peak)
+                life = _Life(cell, store, hold, watch, deadline)
+                outcome = life.record(peak)
             except (BenchError, KeyboardInterrupt):
                 raise
             except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc().encode(errors="backslashreplace").decode())
-                outcome = record_of(cell, "failed", told(error), 0, peak)
+                done, where = life.reached() if life else (0, "")
+                outcome = record_of(cell, "failed", told(error) + where, done, peak)
         if outcome:
             hold.check()
             outcome = store.conclude(outcome)
@@ -93,9 +95,19 @@ class _Life:
         self.cell, self.store, self.hold, self.watch, self.deadline = cell, store, hold, watch, deadline
         self.spec = cell.spec
         self.protocol = protocol_of(cell.spec, cell.suite, cell.algorithm, cell.domain)
+        self.state: Training | None = None
+
+    def reached(self) -> tuple[int, str]:
+        """Meta-iterations done, and in words what came next."""
+        if self.state is None:
+            return 0, ""
+        done = self.state.iteration
+        if done >= self.spec.iterations:
+            return done, " (while the test tasks were scored)"
+        return done, f" (in meta-iteration {done + 1:,} of {self.spec.iterations:,})"
 
     def record(self, peak: "PeakMemory") -> Record | None:
-        state = self._state()
+        self.state = state = self._state()
         self.watch.starts(self.cell, state.iteration)
         try:
             if not self._train(state):

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import bench
+from algorithms.maml import MAML
 from bench.cells.cell import Deadline, run_cell
 from bench.cells.execute import run_cells
 from bench.cells.watch import Silent
@@ -91,6 +92,23 @@ def test_a_diverged_cell_is_recorded_with_its_step_and_the_others_go_on(tmp_path
     diverged, finished = run(tmp_path, "sinusoid", "maml[inner_lr=1e30],maml", iterations=5)
     assert (diverged.outcome, finished.outcome) == ("diverged", "finished")
     assert "meta-iteration" in diverged.message
+
+
+def test_a_failed_cell_is_recorded_with_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def at(learner: MAML, iteration: int) -> MAML:
+        if iteration == 3:
+            raise RuntimeError("boom")
+        return learner
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MAML, "at", at)
+        [training] = run(tmp_path / "training", "sinusoid", "maml", iterations=5)
+    assert (training.outcome, training.stopped_at) == ("failed", 3)
+    assert training.message == "RuntimeError: boom (in meta-iteration 4 of 5)"
+    monkeypatch.setattr("bench.protocols.episodic.Episodic.score", lambda *_: 1 / 0)
+    [scoring] = run(tmp_path / "scoring", "sinusoid", "maml", iterations=5)
+    assert (scoring.outcome, scoring.stopped_at) == ("failed", 5)
+    assert scoring.message.endswith("(while the test tasks were scored)")
 
 
 def test_editing_a_plug_in_makes_its_cells_run_again(tmp_path: Path) -> None:
