@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.func import vmap
 
 from bench.core.task import SuiteTask
-from bench.core.trees import tree_leaves, tree_map
+from bench.core.trees import of_tensors, tree_leaves, tree_map
 from bench.core.types import Data, Episode, Interactive, Learner, Meta, Moment, Params, Role, State, Tasks
 
 
@@ -51,12 +51,19 @@ def adapted(
     generator: Generator,
     device: str = "cpu",
 ) -> Iterator[Stage]:
-    """What is collected after 0..`steps` inner steps, each taken on what the one before it showed; no graph is kept."""
+    """What is collected after 0..`steps` inner steps, each taken on what the one before it showed; no graph is kept.
+
+    Raises:
+        PluginError: a state has other leaves than tensors, which tasks that act at once can't each have their own of.
+    """
+    whose = f"the state that {type(algorithm).__name__} gives from"
     task, where = SuiteTask(suite), device if suite.of_tensors else "cpu"
     tasks = _moved(tasks, where)
     with torch.no_grad():
         count = len(tree_leaves(tasks)[0])
-        state = vmap(lambda t, n: algorithm.start(meta, n), randomness="error")(torch.zeros(count), noise)
+        state = vmap(lambda t, n: of_tensors(algorithm.start(meta, n), f"{whose} start"), randomness="error")(
+            torch.zeros(count), noise
+        )
     for k in range(steps + 1):
         with torch.no_grad():
             role: Role = "support" if k < steps else "query"
@@ -69,7 +76,9 @@ def adapted(
         yield Stage(k, state, data)
         if k < steps:
             with torch.no_grad():
-                state = vmap(lambda s, d, k=k: algorithm.step(meta, s, task, d, k))(state, data)
+                state = vmap(lambda s, d, k=k: of_tensors(algorithm.step(meta, s, task, d, k), f"{whose} step"))(
+                    state, data
+                )
 
 
 def _moved(tree: Any, device: str) -> Any:

@@ -22,8 +22,10 @@ from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
 from bench.learning.evaluate import trace
 from bench.learning.outer.descent import Descent
+from bench.learning.rollouts import episode
 from bench.learning.training import begun
 from bench.planning.networks import why_by_task
+from suites.bandit import Bandit
 
 FIELDS: dict[str, Any] = {"steps": 2, "inner_lr": 0.1, "outer_lr": 0.01, "meta_batch": 3}
 
@@ -175,3 +177,27 @@ def test_a_prediction_that_would_be_broadcast_is_refused(what: Callable[[Tensor]
     data, params = task.example("query"), task.new_params(seeds.generator(0))
     with pytest.raises(PluginError, match=said):
         task.score(what(task.predict(params, data)), data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts(MAML):
+    """MAML that counts its steps, in a number of Python's."""
+
+    def start(self, meta: Meta, noise: Data) -> State:
+        """None yet."""
+        return {"net": meta, "count": 0}
+
+    def step(self, meta: Meta, state: State, task: Task, data: Data, k: int) -> State:
+        """One more."""
+        return {"net": super().step(meta, state["net"], task, data, k), "count": state["count"] + 1}
+
+    def params(self, meta: Meta, state: State) -> Any:
+        """The network's."""
+        return state["net"]
+
+
+def test_a_state_that_acts_is_of_tensors_alone() -> None:
+    suite = Bandit(trajectories=2)
+    meta, tasks = suite.new_params(seeds.generator(0)), suite.sample(2, "train", seeds.generator(1))
+    with pytest.raises(PluginError, match=r"state that Counts gives from start has at /count a int \(0\)"):
+        episode(suite, Counts(**FIELDS), meta, tasks, (), seeds.generator(2), "cpu")
