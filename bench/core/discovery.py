@@ -410,9 +410,10 @@ def _stated(path: Path, name: str | None, attribute: str) -> tuple[str, ...]:
 
 def _home(path: Path, name: str) -> Path:
     """The file that defines a name of one of our files: another of ours where it is imported from there."""
-    for level, module, names in _imports(path.read_bytes()):
-        if not level and name in names and (found := _file(ROOT, module.split("."))):
-            return found
+    tree = _parsed(path.read_bytes())
+    for node in tree.body if tree else ():
+        if isinstance(node, ast.ImportFrom) and not node.level and name in {alias.name for alias in node.names}:
+            return _file(ROOT, str(node.module).split(".")) or path
     return path
 
 
