@@ -9,9 +9,10 @@ from torch import Generator, Tensor
 
 from bench.core import seeds
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Setting, Split
+from bench.core.types import Budget, Split
 from suites import published
-from suites.parts.control import Environment, Reinforcement
+from suites.parts.control import Environment
+from suites.parts.discrete import Discrete
 from suites.parts.hidden import Hidden
 from suites.parts.policies import Categorical
 
@@ -42,7 +43,7 @@ class Arms:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bandit(Reinforcement):
+class Bandit(Discrete):
     """One of the arms pays with probability 0.9, the others with 0.1: the best return is 0.9 per pull."""
 
     arms: Annotated[int, Field(ge=2)] = 5
@@ -56,25 +57,12 @@ class Bandit(Reinforcement):
         "standard": Budget(200),
         "paper": Budget(200),
     }
-    validate_every: ClassVar[int] = 10
-    of_tensors: ClassVar[bool] = True
     manifests: ClassVar[dict[str, str]] = published()["bandit"]
 
     @property
     def setting(self) -> str:
         """How many arms and pulls."""
         return f"{self.arms} arms, {self.pulls} pulls"
-
-    @property
-    def report_steps(self) -> tuple[int, ...]:
-        """Before adaptation, and after one and three steps."""
-        return (0, 1, 3)
-
-    @property
-    def protocol(self) -> dict[str, Setting]:
-        """A choice of this suite."""
-        values = {"inner_lr": 1.0, "steps": 1, "outer_lr": 0.01, "meta_batch": 20}
-        return {name: Setting(value, "a choice of this suite") for name, value in values.items()}
 
     @property
     def floor(self) -> float:

@@ -15,9 +15,10 @@ from torch.nn import functional
 
 from bench.core import seeds
 from bench.core.sheet import Sheet
-from bench.core.types import Budget, Setting, Split
+from bench.core.types import Budget, Split
 from suites import published
-from suites.parts.control import Environment, Reinforcement
+from suites.parts.control import Environment
+from suites.parts.discrete import Discrete
 from suites.parts.hidden import Hidden
 from suites.parts.policies import Categorical
 
@@ -79,7 +80,7 @@ def worths(tasks: Rules, horizon: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TabularMDP(Reinforcement):
+class TabularMDP(Discrete):
     """Find out what pays and what leads there; where all is known, dynamic programming gives the best return."""
 
     states: Annotated[int, Field(ge=1)] = 10
@@ -96,25 +97,12 @@ class TabularMDP(Reinforcement):
         "standard": Budget(200),
         "paper": Budget(1_000),
     }
-    validate_every: ClassVar[int] = 10
-    of_tensors: ClassVar[bool] = True
     manifests: ClassVar[dict[str, str]] = published()["mdp"]
 
     @property
     def setting(self) -> str:
         """How many states, actions and moves."""
         return f"{self.states} states, {self.actions} actions, {self.moves} moves"
-
-    @property
-    def report_steps(self) -> tuple[int, ...]:
-        """Before adaptation, and after one and three steps."""
-        return (0, 1, 3)
-
-    @property
-    def protocol(self) -> dict[str, Setting]:
-        """A choice of this suite."""
-        values = {"inner_lr": 1.0, "steps": 1, "outer_lr": 0.01, "meta_batch": 20}
-        return {name: Setting(value, "a choice of this suite") for name, value in values.items()}
 
     @property
     def floor(self) -> float:

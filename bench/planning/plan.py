@@ -27,7 +27,7 @@ from bench.planning import engines as choose
 from bench.planning import networks
 from bench.protocols.online import stream
 
-LEAST = 2  # meta-iterations of a stream's round
+A_ROUND = 2  # meta-iterations that each round of a stream has at least
 log = logging.getLogger("bench")
 
 
@@ -385,7 +385,7 @@ class _Planner:
         if not isinstance(suite, Stream):
             return ""
         rounds = spec.test_tasks or spec.validation_tasks
-        if spec.iterations < (least := LEAST * rounds):
+        if spec.iterations < (least := A_ROUND * rounds):
             option = "--trial-iterations" if self.request.split == "validation" else "--iterations"
             raise BenchError(
                 f"{spec.iterations} meta-iterations are too few for the {rounds} rounds of {named}: give {option} "

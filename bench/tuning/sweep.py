@@ -40,7 +40,7 @@ from bench.core.types import Suite
 from bench.learning.outer.trpo import outer_of
 from bench.learning.views import Views
 from bench.places.execution import Execution
-from bench.planning.plan import LEAST, Begun, Cell, Request, plan, suite_of
+from bench.planning.plan import A_ROUND, Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
 from bench.tuning.space import rounded, searched, space, spaced, within
@@ -313,7 +313,7 @@ def _sweep(request: Request, settings: Settings, suite: Suite, named: tuple[Name
     if request.preset not in suite.presets:
         raise unknown("preset", request.preset, suite.presets)
     budget = suite.presets[request.preset]
-    least = LEAST * budget.validation_tasks if isinstance(suite, Stream) else 1
+    least = A_ROUND * budget.validation_tasks if isinstance(suite, Stream) else 1
     iterations = request.iterations or max(least, budget.iterations // SHARE)
     asked = replace(request, suites=str(named[0]), algos=str(named[1]), iterations=iterations, split="validation")
     sweep = Sweep(plan(asked)[0], named, asked, settings)
