@@ -25,7 +25,7 @@ def wait_politely(environment: MutableMapping[str, str]) -> None:
     """Lets threads that have nothing to do sleep, unless the environment says how they wait; before torch is imported.
 
     OpenMP's threads spin until the last of them is done. Where another process has that one's core, the others burn a
-    whole slice of time at each of thousands of meetings: beside one busy process a run is several times slower.
+    whole slice of time at each of thousands of meetings: beside one busy process a run can be several times slower.
     """
     if "GOMP_SPINCOUNT" not in environment:
         environment.setdefault("OMP_WAIT_POLICY", "passive")
