@@ -1,4 +1,8 @@
-"""The commands from Python, by their names: the same cells, stores and numbers, as pandas DataFrames."""
+"""The commands from Python, by their names: the same cells, stores and numbers, as pandas DataFrames.
+
+Reports and sweeps are imported by those who want them: seaborn, Optuna and their like take as long as torch,
+and every run would wait for them.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,14 +28,12 @@ from bench.places.execution import RETRIES, Execution
 from bench.planning.elsewhere import elsewhere
 from bench.planning.engines import measured
 from bench.planning.plan import Cell, Choice, Request, plan, planned
-from bench.reporting import report as reporting
 from bench.reporting import reproduce as reproducing
 from bench.reporting.classify import classify
 from bench.storage import audit as audit_
 from bench.storage import merge as merge_
 from bench.storage.store import MARK, META, Store, default_out
-from bench.tuning.sweep import Settings, sweeps
-from bench.tuning.sweep import tune as run_sweeps
+from bench.tuning.settings import Settings
 from bench.tuning.tuned import tuned as with_chosen_values
 from reports.frame import tidy, trials_of
 
@@ -225,6 +227,9 @@ def tune(
     Raises:
         BenchError: as the command, which prints its message.
     """
+    from bench.tuning.sweep import sweeps
+    from bench.tuning.sweep import tune as run_sweeps
+
     execution = Execution(workers=workers, dask=dask, dask_spec=dask_spec, retries=retries)
     settings = Settings(
         trials=trials, sampler=sampler, pruner=pruner, seed=sampler_seed, batch=batch, search=search, storage=storage
@@ -257,6 +262,8 @@ def report(
     Raises:
         BenchError: there is nothing to report on, or no way to write it.
     """
+    from bench.reporting import report as reporting
+
     where, files = Path(out) if out else None, tuple(map(Path, plugins))
     if compare is None:
         return reporting.report(Path(store), where, files)

@@ -440,7 +440,8 @@ def tune(
     from bench.storage.store import default_out
     from bench.terminal import tables
     from bench.terminal.progress import Progress
-    from bench.tuning.sweep import Settings, sweeps
+    from bench.tuning.settings import Settings
+    from bench.tuning.sweep import sweeps
     from bench.tuning.sweep import tune as sweep
 
     settings = Settings(

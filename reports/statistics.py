@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr, stdtrit
 
@@ -316,11 +317,9 @@ def _expanded(replicates: NDArray[np.float64], freedom: float) -> tuple[NDArray[
 
 def _rank_freedom(scores: Scores) -> float:
     """Degrees of freedom of what depends on the order of the scores alone."""
-    from scipy.stats import rankdata
-
     if scores.shape[0] < FEWEST_SEEDS and scores.shape[1] < FEWEST_ORDERED:
         return 0
-    return _freedom(np.asarray(rankdata(scores), dtype=float).reshape(scores.shape))
+    return _freedom(pd.Series(scores.ravel()).rank().to_numpy().reshape(scores.shape))
 
 
 def _quantile(freedom: float) -> float:

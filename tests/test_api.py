@@ -27,7 +27,8 @@ from bench.planning.plan import Request, plan
 from bench.reporting.costing import cost
 from bench.reporting.filming import film
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, sweeps, tune
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import sweeps, tune
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 3}
 TRIAL: dict[str, Any] = {"preset": "smoke", "trial_iterations": 2, "threads": 1}

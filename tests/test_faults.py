@@ -32,7 +32,8 @@ from bench.places import cluster
 from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request, plan
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, sweeps, tune
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import sweeps, tune
 from tests.conftest import ROOT, Forked, PostgreSQL
 from tests.probes import chores
 from tests.tuning.test_sweep import SMALL

@@ -43,6 +43,7 @@ from bench.places.execution import Execution
 from bench.planning.plan import A_ROUND, Begun, Cell, Request, plan, suite_of
 from bench.storage.hold import briefly
 from bench.storage.store import TUNING, Store, default_out, write
+from bench.tuning.settings import Settings
 from bench.tuning.space import rounded, searched, space, spaced, within
 
 SHARE = 10  # of a preset's meta-iterations that a trial gets
@@ -55,19 +56,6 @@ OPTIONS = {  # what a sweep depends on -> what says it
 }
 log = logging.getLogger("bench")
 JOURNAL, ABOUT = "journal.log", "study.json"  # of all sweeps, in the folder of each
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What all algorithms of a sweep have in common; with the request's iterations and seeds, the budget."""
-
-    trials: int = 30
-    sampler: str = "tpe"
-    pruner: str = "none"
-    seed: int = 0  # the sampler's
-    batch: int = 5  # trials proposed at once, and so the most that can run side by side
-    storage: str | None = None  # postgresql://...; a journal file in the run directory by default
-    search: str | None = None  # where to look, instead of where algorithms declare: maml[inner_lr=0.01..1 log]
 
 
 def propose(earlier: list[FrozenTrial], sweep: "Sweep") -> FrozenTrial:

@@ -21,7 +21,8 @@ from bench.planning.forecast import predict
 from bench.planning.plan import Cell, Request, check_device, plan
 from bench.protocols.episodic import Episodic
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, sweeps
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import sweeps
 from tests.conftest import ROOT
 
 PROBES, SIGNS = ROOT / "tests" / "probes", ROOT / "examples" / "signmaml.py"

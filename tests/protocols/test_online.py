@@ -27,7 +27,8 @@ from bench.protocols.online import Online, Pace
 from bench.reporting.costing import cost
 from bench.storage.audit import audit
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, sweeps
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import sweeps
 from reports import figures
 from reports.views import comparisons
 from suites.sinusoid_stream import SinusoidStream

@@ -17,7 +17,8 @@ from bench.planning.plan import Request
 from bench.storage.audit import audit
 from bench.storage.merge import merge
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, sweeps, tune
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import sweeps, tune
 from bench.tuning.tuned import tuned
 
 SMALL: dict[str, Any] = {"preset": "smoke", "iterations": 2, "threads": 1, "engine": "eager"}

@@ -22,7 +22,8 @@ from bench.core.records import Record, Tuning
 from bench.places.execution import Execution
 from bench.planning.plan import Cell, Request
 from bench.storage.store import Store
-from bench.tuning.sweep import Settings, Sweep, propose, sweeps, tune
+from bench.tuning.settings import Settings
+from bench.tuning.sweep import Sweep, propose, sweeps, tune
 from suites.sinusoid import Sinusoid
 from tests.conftest import PostgreSQL, bench
 
