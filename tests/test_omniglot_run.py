@@ -28,7 +28,7 @@ def test_real_omniglot_runs_to_a_table_for_all_algorithms(
 def test_maml_learns_on_real_omniglot(tmp_path: Path, omniglot_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_DATA_DIR", str(omniglot_dir))
     frame: pd.DataFrame = bench.run(
-        "omniglot", ["fomaml[meta_batch=8]", "scratch"], out=tmp_path, preset="smoke", iterations=150
+        "omniglot", ["fomaml[meta_batch=8]", "scratch"], out=tmp_path, preset="smoke", iterations=150, engine="eager"
     )
     rows = frame[(frame["metric"] == "accuracy") & (frame["step"] == 3) & (frame["norm"] == "transductive")]
     means = rows.groupby("algorithm")["value"].mean()

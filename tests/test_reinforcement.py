@@ -95,7 +95,7 @@ def test_navigation_runs_adapts_and_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_and_resumed_equals_left_alone(tmp_path: Path) -> None:
     def command(out: str) -> list[str]:
-        asked = ["--suite", TINY, "--algos", "maml[meta_batch=3]", "--iterations", "40", "--preset", "smoke"]
+        asked = ["--suite", TINY, "--algos", "maml[meta_batch=3]", "--iterations", "15", "--preset", "smoke"]
         return [str(Path(sys.executable).parent / "bench"), "run", *asked, "--threads", "1", "--out", out]
 
     began = time.monotonic()

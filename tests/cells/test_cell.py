@@ -40,7 +40,8 @@ def run(root: Path, suite: str, algos: str, **options: Any) -> list[Record]:
     return run_cells(cells_of(suite, algos, store.specs(), **options), store, Silent(), None, ())
 
 
-@pytest.mark.parametrize(("engine", "cut"), [("eager", 1), ("eager", 64), ("eager", 65), ("learn2learn", 49)])
+@pytest.mark.forms(3)
+@pytest.mark.parametrize(("engine", "cut"), [("eager", 64), ("learn2learn", 49), ("eager", 65), ("eager", 1)])
 def test_an_interrupted_run_ends_with_the_digest_of_an_uninterrupted_one(tmp_path: Path, engine: str, cut: int) -> None:
     options: dict[str, Any] = {"iterations": 70, "engine": engine}
     [whole] = run(tmp_path / "whole", "sinusoid", "metasgd[meta_batch=2]", **options)

@@ -170,9 +170,10 @@ def test_every_algorithm_has_its_verdicts_pinned() -> None:
     assert set(ALGORITHMS) <= {name.partition(", ")[0] for name in NOTHING_SAID}
 
 
+@pytest.mark.forms(4)
 @pytest.mark.slow
-@pytest.mark.parametrize("operator", ["reverse", "mixed", "first_order"])
 @pytest.mark.parametrize("name", ["maml", "metasgd"])
+@pytest.mark.parametrize("operator", ["reverse", "mixed", "first_order"])
 def test_every_operator_is_certified(name: str, operator: str) -> None:
     catalogue = Catalogue()
     named = Named(name, {"gradient": operator, "steps": "3"})
@@ -184,7 +185,7 @@ CLIPPING = ("maml", "fomaml", "metasgd", "finetune", "anil", "boil", "metacurvat
 CLIPPED = [(name, clip) for clip in ("0.3", "2.0") for name in CLIPPING]  # most entries, few
 
 
-@pytest.mark.forms(8)
+@pytest.mark.forms(3)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clip"), [pytest.param(*case, marks=() if case == CLIPPED[0] else pytest.mark.slow) for case in CLIPPED]

@@ -153,7 +153,7 @@ def _key(name: str, operator: str, engine: str) -> str:
 @pytest.mark.parametrize(
     ("name", "operator", "engine"),
     [
-        pytest.param(*case, marks=pytest.mark.slow if case[1:] == ("first_order", "task by task") else ())
+        pytest.param(*case, marks=pytest.mark.forms(0) if case[2] == "task by task" and case[1] != "mixed" else ())
         for case in itertools.product(RUN, OPERATORS, ENGINES[:2])
     ],
 )

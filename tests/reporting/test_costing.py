@@ -140,10 +140,9 @@ def test_the_command_prints_draws_and_writes(tmp_path: Path) -> None:
     assert "x first order" in result.output
     assert "MFLOP/task" in result.output
     assert (tmp_path / "steps.png").stat().st_size > 10_000
-    rows = json.loads(CliRunner().invoke(main, [*arguments, "--out", str(tmp_path), "--json"]).stdout)["tables"][0][
-        "rows"
-    ]
-    assert len(rows) == 2 * 2 * 3
+    fewer = ["cost", "--suite", "sinusoid", "--algos", "maml", "--steps", "1", "--tasks", "2", "--json"]
+    rows = json.loads(CliRunner().invoke(main, [*fewer, "--out", str(tmp_path)]).stdout)["tables"][0]["rows"]
+    assert len(rows) == 3
 
 
 @pytest.mark.parametrize(
