@@ -62,8 +62,11 @@ class Results(pd.DataFrame):
             module: nn.Module = views.training.module()
         try:
             params = algorithm.params(meta, algorithm.start(meta, noise))
-            missing = module.load_state_dict({**params, **running}, strict=False)
-            strangers = missing.unexpected_keys
+            buffers = dict(module.named_buffers())
+            strangers = module.load_state_dict({**params, **running}, strict=False).unexpected_keys
+            for name in buffers.keys() & set(strangers):  # those that a state_dict leaves out
+                buffers[name].copy_(params[name])
+            strangers = [name for name in strangers if name not in buffers]
         except Exception as error:
             strangers = [str(error)]
         if strangers or not set(dict(module.named_parameters())) <= set(params):
