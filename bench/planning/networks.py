@@ -44,15 +44,15 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         return ""
     try:
         trial = _Trial(suite, algorithm)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit):  # of a stranger's code: the cell tells of it, and the others go on
+    except BaseException:  # of a stranger's code: the cell tells of it, and the others go on
         return ""
     try:
         trial.run(by_task=False)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if isinstance(suite, Interactive):
             return _refused(suite, error)
         reason = f"vmap cannot take {culprit(suite, vectorised) or 'what is computed'}: {_short(error)}"
@@ -63,9 +63,9 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         reason = f"vmap computes another meta-gradient than one task after the other, in {where}"
     try:
         trial.run(by_task=True)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         return _refused(suite, error)
     return reason
 
@@ -247,7 +247,7 @@ class _Trial:
         return tree_leaves(meta_gradient(self.suite, self.algorithm, by_task=by_task)(meta, batch))
 
 
-def _refused(suite: Suite, error: Exception | SystemExit) -> str:
+def _refused(suite: Suite, error: BaseException) -> str:
     """Refuses a network that can't be trained; "" where the fault is not the network's, of which the cell will tell.
 
     Raises:
