@@ -376,3 +376,21 @@ def test_what_cannot_be_planned_is_one_message_and_the_others_go_on(
 def test_a_users_own_mistake_still_stops_all_before_anything_runs(tmp_path: Path) -> None:
     refused(run(suite="sinusoid,glyphs", algos="maml,maml[steps=0]", out="store"), "maml does not take steps=0")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("raised", ["RuntimeError('boom')", "SystemExit('boom')", "KeyError('boom')"])
+def test_a_plug_in_that_breaks_when_its_cell_is_taken_up_again_blames_no_checkpoint(
+    tmp_path: Path, raised: str
+) -> None:
+    source = SUITE.format(method="module").replace("RuntimeError", "KeyError")
+    (tmp_path / "mine.py").write_text(source.replace('raise KeyError("boom")', "return super().module()"))
+    made = run("--plugin", "mine.py", suite="mine", out="store")
+    assert made.exit_code == 0, made.output
+    (tmp_path / "mine.py").write_text(source.replace('KeyError("boom")', raised))
+    cell = next((tmp_path / "store" / "cells").iterdir()).name
+    for command in (["score", "store", "--on", "sinusoid_freq"], ["predict", "store", "--cell", cell]):
+        given = ["--support", ".", "--query", "."] if command[0] == "predict" else []
+        result = bench(*command, *given, "--plugin", "mine.py")
+        refused(result, f"{raised.partition('(')[0]}: ", "boom", "in module")
+        assert "checkpoint" not in result.output
+    assert bench("report", "store", "--plugin", "mine.py").exit_code == 0
