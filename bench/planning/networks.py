@@ -136,7 +136,7 @@ def _other(one: Any, again: Any) -> str:
 
 def _built(suite: Suite, seed: int) -> Suite:
     """The suite with a network that is built anew, from a seed."""
-    other = replace(suite)
+    other = replace(suite)  # type: ignore[type-var]  # every suite is a dataclass
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vars(other)["skeleton"] = modules.prepared(suite.module())
