@@ -19,7 +19,7 @@ from bench.cells.restore import finished_cell, label, trained
 from bench.cells.watch import Silent
 from bench.core import seeds as seeds_
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, PluginError
+from bench.core.errors import BenchError, PluginError, foreign
 from bench.core.findings import Audit
 from bench.core.interrupts import passed_on
 from bench.core.records import EngineName, Record
@@ -64,8 +64,11 @@ class Results(pd.DataFrame):
             module: nn.Module = views.training.module()
         try:
             params = algorithm.params(meta, algorithm.start(meta, noise))
-            missing = module.load_state_dict({**params, **running}, strict=False)
-            strangers = missing.unexpected_keys
+            buffers = dict(module.named_buffers())
+            strangers = module.load_state_dict({**params, **running}, strict=False).unexpected_keys
+            for name in buffers.keys() & set(strangers):  # those that a state_dict leaves out
+                buffers[name].copy_(params[name])
+            strangers = [name for name in strangers if name not in buffers]
         except Exception as error:
             strangers = [str(error)]
         if strangers or not set(dict(module.named_parameters())) <= set(params):
@@ -407,10 +410,12 @@ def trained_cells(store: Store, catalogue: Catalogue) -> list[Cell]:
         if record.spec.iterations and not any(path.exists() for path in paths):
             gone = f"{paths[0]} is missing, so that {label(record.spec)} can't be scored"
             raise BenchError(f"{gone}. Move its folder away and run again.")
-    return [
-        planned(record.spec, catalogue, label=label(record.spec), tuning=record.tuning, why_by_task=record.why_by_task)
-        for record in done
-    ]
+    found = []
+    for record in done:
+        name, how = label(record.spec), {"tuning": record.tuning, "why_by_task": record.why_by_task}
+        with foreign(f"{name} can't be scored again"):
+            found.append(planned(record.spec, catalogue, label=name, **how))
+    return found
 
 
 def with_homes(store: Store, records: list[Record]) -> list[Record]:

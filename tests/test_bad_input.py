@@ -154,9 +154,19 @@ def test_a_full_disk_under_the_output_is_no_traceback(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("command", [["list"], ["show", "maml"], ["certify", "maml"]])
-def test_a_plug_in_that_does_not_import_stops_every_command(tmp_path: Path, command: list[str]) -> None:
-    (tmp_path / "mine.py").write_text("import no_such_module")
-    refused(bench(*command, "--plugin", "mine.py"), "mine.py does not import", "no_such_module")
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import no_such_module", "no_such_module"),
+        ("raise type('Panic', (BaseException,), {})('boom')", "Panic: boom"),
+        ("raise SystemExit(5)", "SystemExit: 5"),
+    ],
+)
+def test_a_plug_in_that_does_not_import_stops_every_command(
+    tmp_path: Path, command: list[str], source: str, words: str
+) -> None:
+    (tmp_path / "mine.py").write_text(source)
+    refused(bench(*command, "--plugin", "mine.py"), "mine.py does not import", words)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +175,8 @@ def test_a_plug_in_that_does_not_import_stops_every_command(tmp_path: Path, comm
         ("raise RuntimeError('boom')", "failed: RuntimeError: boom"),
         ("return value.expand(3)", "failed: ValueError: meta_loss must return a scalar"),
         ("return value * float('nan')", "diverged: the loss is nan in meta-iteration 1"),
+        ("raise type('Panic', (BaseException,), {})('boom')", "failed: Panic: boom"),
+        ("raise MemoryError", "failed: MemoryError"),
     ],
 )
 def test_what_goes_wrong_in_a_cell_is_recorded_and_the_others_go_on(tmp_path: Path, body: str, outcome: str) -> None:
@@ -190,13 +202,28 @@ class Mine(Sinusoid):
 """
 
 
-@pytest.mark.parametrize("method", ["sample", "module"])
-def test_a_suite_of_a_plug_in_that_cannot_be_planned_says_where(tmp_path: Path, method: str) -> None:
-    (tmp_path / "mine.py").write_text(SUITE.format(method=method))
-    result = run("--plugin", "mine.py", suite="mine")
-    refused(
-        result, "mine with maml can't be planned: RuntimeError: boom", f"mine.py, line 8, in {method}", "check_suite"
+def test_a_learner_that_is_not_trained_and_whose_prediction_is_refused_is_a_failed_cell(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass\nfrom algorithms.scratch import Scratch\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Mine(Scratch):\n"
+        "    def predict(self, *given):\n        return super().predict(*given).squeeze(-1)\n"
     )
+    result = run("--plugin", "mine.py", algos="mine,maml", out="store")
+    assert result.exit_code == 3, result.output
+    assert "failed: PluginError: a prediction has the shape [N]" in result.output
+    assert "sinusoid · maml · seed 0: finished" in result.output
+
+
+RAISED = {"MemoryError": "MemoryError", "type('Panic', (BaseException,), {})": "Panic"}  # as NumPy, and Rust
+
+
+@pytest.mark.parametrize("method", ["sample", "module"])
+@pytest.mark.parametrize("raised", ["RuntimeError", *RAISED])
+def test_a_suite_of_a_plug_in_that_cannot_be_planned_says_where(tmp_path: Path, method: str, raised: str) -> None:
+    (tmp_path / "mine.py").write_text(SUITE.format(method=method).replace("RuntimeError", raised))
+    result = run("--plugin", "mine.py", suite="mine")
+    name = RAISED.get(raised, raised)
+    refused(result, f"mine with maml can't be planned: {name}: boom", f"mine.py, line 8, in {method}", "check_suite")
 
 
 @pytest.mark.parametrize("method", ["look_up", "predict", "score"])
@@ -349,3 +376,21 @@ def test_what_cannot_be_planned_is_one_message_and_the_others_go_on(
 def test_a_users_own_mistake_still_stops_all_before_anything_runs(tmp_path: Path) -> None:
     refused(run(suite="sinusoid,glyphs", algos="maml,maml[steps=0]", out="store"), "maml does not take steps=0")
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("raised", ["RuntimeError('boom')", "SystemExit('boom')", "KeyError('boom')"])
+def test_a_plug_in_that_breaks_when_its_cell_is_taken_up_again_blames_no_checkpoint(
+    tmp_path: Path, raised: str
+) -> None:
+    source = SUITE.format(method="module").replace("RuntimeError", "KeyError")
+    (tmp_path / "mine.py").write_text(source.replace('raise KeyError("boom")', "return super().module()"))
+    made = run("--plugin", "mine.py", suite="mine", out="store")
+    assert made.exit_code == 0, made.output
+    (tmp_path / "mine.py").write_text(source.replace('KeyError("boom")', raised))
+    cell = next((tmp_path / "store" / "cells").iterdir()).name
+    for command in (["score", "store", "--on", "sinusoid_freq"], ["predict", "store", "--cell", cell]):
+        given = ["--support", ".", "--query", "."] if command[0] == "predict" else []
+        result = bench(*command, *given, "--plugin", "mine.py")
+        refused(result, f"{raised.partition('(')[0]}: ", "boom", "in module")
+        assert "checkpoint" not in result.output
+    assert bench("report", "store", "--plugin", "mine.py").exit_code == 0

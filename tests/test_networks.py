@@ -41,6 +41,33 @@ class Features(nn.Module):
 
     def forward(self, x):
         return self.first(torch.sin(x @ self.frequencies))
+
+class Beside(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x):
+        return x * (self.scale() if callable(self.scale) else self.scale)
+
+class Kept(nn.Module):
+    def __init__(self, scale, persistent=True):
+        super().__init__()
+        self.register_buffer("scale", scale.float(), persistent=persistent)
+
+    def forward(self, x):
+        return x * self.scale
+
+class Averages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x):
+        self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return x - self.mean
+
+AT_IMPORT = torch.randn(8)
 """
 
 
@@ -48,6 +75,7 @@ def plugin(folder: Path, layers: str, norm: str = "") -> Path:
     """examples/polynomial.py with another network."""
     assert OWN in POLYNOMIAL
     text = POLYNOMIAL.replace(OWN, layers).replace("\n\nclass Curves", f"\n{NOISY}\n\nclass Curves", 1)
+    text = text.replace("import torch\n", "import random\nimport numpy as np\nimport torch\n", 1)
     if norm:
         text = text.replace("    kind: ClassVar", f'    norm: str = "{norm}"\n    kind: ClassVar')
     path = folder / "polynomial.py"
@@ -134,6 +162,12 @@ def command(*arguments: object) -> Result:
             "nn.Unflatten(1, (2, 4)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()",
             "the network changes '2.running_mean'",
         ),
+        ("Averages()", "the network changes '1.mean'"),
+        ("Beside(torch.randn(8))", "'1.scale' is drawn in module() that is neither"),
+        ("Beside(torch.randn(()).item())", "'1.scale' is drawn in module() that is neither"),
+        ("Beside(lambda scale=torch.randn(8): scale)", "something is drawn in module() that is neither"),
+        ("Kept(torch.from_numpy(np.random.randn(8)))", "'1.scale' has other values whenever"),
+        ("Kept(torch.tensor(random.random()))", "'1.scale' has other values whenever"),
     ],
 )
 def test_what_cannot_be_done_is_refused_by_the_layers_name_before_anything_trains(
@@ -149,6 +183,42 @@ def test_what_cannot_be_done_is_refused_by_the_layers_name_before_anything_train
     assert not (out / "cells").exists()
     with pytest.raises(AssertionError, match="its network"):
         bench.testing.check_suite(Catalogue((file,)).load("suite", "polynomial")())
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "Beside(torch.arange(8) / 8)",
+        "Kept(torch.from_numpy(np.random.default_rng(0).normal(size=8)))",
+        "Kept(torch.randn(8), persistent=False)",
+    ],
+)
+def test_what_is_the_same_or_the_cell_s_draw_whenever_it_is_built_is_taken_and_loaded(
+    layer: str, tmp_path: Path
+) -> None:
+    file = plugin(tmp_path, FIRST.format(layer))
+    results = trained(file, tmp_path / "runs", 2)
+    model, learner = (call(results.cell[0], plugins=[file]) for call in (results.model, results.learner))
+    x = torch.randn(5, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), learner.adapt((x, x), steps=0)(x))
+
+
+def test_what_a_plug_in_draws_when_it_is_imported_is_found_by_its_certificate(tmp_path: Path) -> None:
+    file = plugin(tmp_path, FIRST.format("Kept(AT_IMPORT)"))
+    with pytest.raises(AssertionError, match="its network built in another process"):
+        bench.testing.check_suite(Catalogue((file,)).load("suite", "polynomial")())
+
+
+def test_a_learner_that_begins_otherwise_each_time_is_refused(tmp_path: Path) -> None:
+    source = "from dataclasses import dataclass\nimport torch\nfrom algorithms.maml import MAML\n\n"
+    source += "@dataclass(frozen=True, kw_only=True)\nclass Mine(MAML):\n    def init(self, task, generator):\n"
+    source += "        return {n: p + torch.rand(()) for n, p in super().init(task, generator).items()}\n"
+    (tmp_path / "mine.py").write_text(source)
+    said = command(
+        "run", "--suite", "sinusoid", "--algos", "mine", "--preset", "smoke", "--plugin", tmp_path / "mine.py"
+    )
+    assert said.exit_code == 2 and "begins with other values of 'layers.0.weight'" in said.output
 
 
 def test_show_says_what_a_network_lacks(tmp_path: Path) -> None:

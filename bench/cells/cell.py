@@ -14,7 +14,7 @@ from bench.cells.outcome import PeakMemory, curve_of, digest, record_of
 from bench.cells.restore import resumed
 from bench.cells.watch import Watch
 from bench.core.discovery import Catalogue
-from bench.core.errors import BenchError, told
+from bench.core.errors import DataError, ManifestError, MissingExtraError, StoreError, told
 from bench.core.interrupts import deferred
 from bench.core.records import Record
 from bench.core.threads import threads
@@ -75,9 +75,9 @@ def run_cell(
             try:
                 life = _Life(cell, store, hold, watch, deadline)
                 outcome = life.record(peak)
-            except (BenchError, KeyboardInterrupt):
+            except (StoreError, DataError, ManifestError, MissingExtraError, KeyboardInterrupt):
                 raise
-            except (Exception, SystemExit) as error:  # a plug-in's mistake must not take the other cells along
+            except BaseException as error:  # a plug-in's mistake must not take the other cells along
                 log.error("%s", traceback.format_exc().encode(errors="backslashreplace").decode())
                 done, where = life.reached() if life else (0, "")
                 outcome = record_of(cell, "failed", told(error) + where, done, peak)

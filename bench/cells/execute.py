@@ -67,12 +67,9 @@ def run_cells(
     for suite, cell in wanted.values():
         try:
             suite.check(cell.spec.split)  # missing data shows before anything is trained
-        except BenchError:
+        except (BenchError, KeyboardInterrupt):
             raise
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # the cell itself will tell of a plug-in's mistake
+        except BaseException as error:  # the cell itself will tell of a plug-in's mistake
             log.debug("the check of %s failed: %s", cell.label, error)
     deadline = Deadline(time.monotonic() + time_limit if time_limit else None)
     records: list[Record] = []

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.core.discovery import Catalogue, Named
-from bench.core.errors import BenchError, StoreError, unknown
+from bench.core.errors import BenchError, StoreError, foreign, unknown
 from bench.core.records import Component, Record, Spec
 from bench.core.task import SuiteTask
 from bench.core.types import Learner, Meta, Params, Suite
@@ -97,14 +97,16 @@ def trained(store: Store, record: Record, catalogue: Catalogue) -> tuple[Views, 
         StoreError: its checkpoint is missing, corrupt or of another cell.
     """
     spec = record.spec
-    suite = suite_of(catalogue, _named(spec.suite))
-    algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
-    protocol = protocol_of(spec, suite, algorithm)
+    with foreign(f"{label(spec)} can't be restored"):
+        suite = suite_of(catalogue, _named(spec.suite))
+        algorithm = algorithm_of(catalogue, _named(spec.algorithm), suite)
+        protocol = protocol_of(spec, suite, algorithm)
+        fresh = protocol.begin(None)  # what breaks now is no fault of the checkpoint
     folders = (store.folder(cell) for cell in (record.cell, spec.home.id))  # the training may be another cell's
     paths = [folder / name for folder in folders for name in (META, "checkpoint.safetensors")]
     path = next((path for path in paths if path.exists()), paths[1])
     advice = f"Move {path.parent} away and run again."
-    state = resumed(protocol, path, advice) if algorithm.trains else protocol.begin(None)
+    state = resumed(protocol, path, advice) if algorithm.trains else fresh
     return protocol.views, algorithm.at(state.iteration), *state.chosen(spec.selection == "best")
 
 

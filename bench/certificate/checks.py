@@ -48,7 +48,9 @@ def checked(name: str, bound: float, measure: Callable[[], float], above: bool =
         figure = measure()
     except NotApplicable as reason:
         return Check(name, "", "", f"n/a: {reason}")
-    except (Exception, SystemExit) as error:  # whatever a stranger's code does, the certificate goes on
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a stranger's code does, the certificate goes on
         return Check(name, type(error).__name__, str(error).splitlines()[0][:100] if str(error) else "", "FAULT")
     right = figure > bound if above else figure <= bound
     return Check(name, f"{figure:.1e}", f"{sign} {bound:.0e}", "pass" if right else "FAULT")

@@ -1,4 +1,4 @@
-"""A suite's frozen tasks as another Python process draws them, whose strings have other hashes."""
+"""A suite's frozen tasks and network as another Python process makes them, whose strings have other hashes."""
 
 import atexit
 import importlib
@@ -14,9 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+import torch
+
 from bench.certificate.checks import NotApplicable
+from bench.core import seeds
 from bench.core.discovery import Catalogue, build, module_of, parameters
 from bench.core.errors import BenchError
+from bench.core.trees import tree_leaves
 from bench.core.types import Split, Suite
 from bench.learning.evaluate import manifest
 
@@ -31,6 +35,29 @@ def hash_there(suite: Suite, name: str, split: Split) -> str:
         NotApplicable: the suite's class can't be made there.
         BenchError: it breaks there.
     """
+    return str(_there(suite, name, split))
+
+
+def network_there(suite: Suite, name: str) -> list[Any]:
+    """As `network`, of the suite as it is made there.
+
+    Raises:
+        NotApplicable: the suite's class can't be made there.
+        BenchError: it breaks there.
+    """
+    return list(_there(suite, name, None))
+
+
+def network(suite: Suite) -> list[Any]:
+    """The network's first values by a certain seed, and what it predicts of an example with them, as arrays."""
+    params = suite.new_params(seeds.generator("certify", "init"))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        predicted = tree_leaves(suite.predict(params, suite.example("query")))
+    return [leaf.to(torch.complex128).numpy() for leaf in (*params.values(), *predicted)]
+
+
+def _there(suite: Suite, name: str, split: Split | None) -> Any:
     cls = type(suite)
     if "<locals>" in cls.__qualname__:
         raise NotApplicable("its class stands within a function, where no other process finds it")
@@ -49,7 +76,7 @@ def hash_there(suite: Suite, name: str, split: Split) -> str:
         raise NotApplicable(f"another process can't import its class ({error})")
     if error:
         raise BenchError(f"in another process: {error}")
-    return str(found)
+    return found
 
 
 def end() -> None:
@@ -92,12 +119,12 @@ def _next(stream: BinaryIO) -> Any:
 
 
 def _drawn(
-    read: tuple[Path, ...], module: str, file: str, qualname: str, name: str, given: dict[str, Any], split: Split
-) -> str:
+    read: tuple[Path, ...], module: str, file: str, qualname: str, name: str, given: dict[str, Any], split: Split | None
+) -> Any:
     for path in read:
         module_of(path)
     suite = build(attrgetter(qualname)(_module(module, file)), name, given)
-    return manifest(suite, name, split)[1]
+    return manifest(suite, name, split)[1] if split else network(suite)
 
 
 def _module(name: str, file: str) -> ModuleType:

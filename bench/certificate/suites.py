@@ -11,11 +11,12 @@ from torch.func import vmap
 from torch.nn.functional import one_hot
 
 from algorithms.maml import MAML
+from bench.certificate import process
 from bench.certificate.checks import ORDER, Check, NotApplicable, checked, different, gap
 from bench.certificate.tasks import task_checks
 from bench.core import seeds
 from bench.core.discovery import build
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, PluginError
 from bench.core.stream import Stream
 from bench.core.task import SuiteTask
 from bench.core.trees import double, tree_flatten, tree_leaves, tree_map, tree_unflatten
@@ -27,14 +28,16 @@ from bench.planning import networks
 
 JUDGED = 500  # tasks on which who knows nothing is scored
 MOST_OFF = 5.0  # standard errors
+SAME = 1e-4  # to which numbers agree that only another number of threads has rounded otherwise
 
 
 def suite_checks(suite: Suite, name: str) -> Iterator[Check]:
     """Frozen tasks, splits and normalisation of a suite."""
     trained = checked("its network, trained by MAML: vmap = one task after the other", ORDER, lambda: _network(suite))
     yield trained
-    if trained.figure == BenchError.__name__:  # a layer that cannot be run at all
+    if trained.figure in (BenchError.__name__, PluginError.__name__):  # a layer that cannot be run at all
         return
+    yield checked("its network built in another process: ‖a − b‖ / ‖b‖", SAME, lambda: _elsewhere(suite, name))
     yield checked("frozen tasks drawn twice: change", 0, lambda: _manifest(suite, name))
     yield from task_checks(suite, name)
     yield checked("shapes: one loss per example, a score per metric", 0, lambda: _shapes(suite))
@@ -66,6 +69,14 @@ def _network(suite: Suite) -> float:
     batch = double(next(episodes(suite, algorithm, lambda: meta, 0, 0)))
     one, other = (meta_gradient(suite, algorithm, by_task=by_task)(meta, batch) for by_task in (False, True))
     return gap(tree_leaves(one), tree_leaves(other))
+
+
+def _elsewhere(suite: Suite, name: str) -> float:
+    """How far the network's first values and its prediction are from those that another process has."""
+    if suite.kind == "control":
+        raise NotApplicable("its data depend on what is done")
+    made = process.network(suite), process.network_there(suite, name)
+    return gap(*([torch.from_numpy(leaf) for leaf in leaves] for leaves in made))
 
 
 def _manifest(suite: Suite, name: str) -> float:

@@ -434,9 +434,9 @@ def _parsed(content: bytes) -> ast.Module | None:
 def _built_in_module(kind: Kind, path: Path) -> ModuleType:
     try:
         return importlib.import_module(f"{FOLDERS[kind]}.{path.stem}")
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise BenchError(
             f"{path} does not import: {type(error).__name__}: {error}. `python -m {FOLDERS[kind]}.{path.stem}` shows "
             "where."
@@ -483,7 +483,9 @@ def _executed(path: Path, content: bytes) -> ModuleType:
     sys.modules[name] = module  # dataclasses look there
     try:
         exec(compile(content, path, "exec", dont_inherit=True), vars(module))
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         del sys.modules[name]
         raise BenchError(
             f"the plug-in {path} does not import: {type(error).__name__}: {error}. `python {path}` shows where."
@@ -494,7 +496,9 @@ def _executed(path: Path, content: bytes) -> ModuleType:
 def _entry(entry: EntryPoint, kind: Kind) -> type[Any]:
     try:
         loaded = entry.load()
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise BenchError(
             f"the installed {kind} {entry.name!r} ({entry.value}) does not import: {type(error).__name__}: {error}. "
             "Mend or uninstall it."

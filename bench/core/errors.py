@@ -61,9 +61,9 @@ def foreign(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (BenchError, MemoryError):
+    except (BenchError, KeyboardInterrupt, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # SystemExit too, and what a library in Rust panics with
         advice = "bench.testing.check_suite and check_algorithm find what is missing."
         raise PluginError(f"{what}: {told(error)} ({_place(error)}). {advice}") from error
 

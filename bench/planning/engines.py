@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from bench.core import seeds
 from bench.core.data import cache_dir
-from bench.core.errors import BenchError, told
+from bench.core.errors import DataError, told
 from bench.core.records import EngineName, Spec
 from bench.core.task import SuiteTask
 from bench.core.threads import threads
@@ -103,9 +103,9 @@ def _measured(case: OpenEngine, paces: Paces) -> tuple[EngineName, str]:
                 return "eager", f"too short to compile: about {seconds:.2g} s"
             log.info("timing %s on %s, eager and compiled, once on this machine", spec.algorithm.name, spec.suite.name)
             timing = _compare(case)
-        except BenchError:
-            raise  # such as missing data, which says what to do
-        except (Exception, SystemExit) as error:  # the cell itself will tell of a plug-in's mistake
+        except (DataError, KeyboardInterrupt):
+            raise  # missing data say what to do
+        except BaseException as error:  # the cell itself will tell of a plug-in's mistake
             return "eager", f"the measurement failed: {told(error)}"
         _keep(_key(spec), timing)
     return timing.choice(spec.iterations)
@@ -116,7 +116,9 @@ def _earns_measuring(case: OpenEngine, paces: Paces) -> bool:
         return False
     try:
         return case.spec.iterations * _pace(case, paces) >= SHORT
-    except (Exception, SystemExit):  # whatever it is, `_measured` will meet it and say so
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # whatever it is, `_measured` will meet it and say so
         return False
 
 

@@ -5,17 +5,17 @@ own is refused, with the layer's name.
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from textwrap import shorten
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core import modules, seeds
 from bench.core.errors import BenchError, PluginError, told
-from bench.core.trees import double, named_leaves, part, tree_leaves, tree_map
+from bench.core.trees import double, named_leaves, part, raw, tree_leaves, tree_map
 from bench.core.types import Interactive, Learner, Suite
 from bench.learning.batches import episodes
 from bench.learning.engines.vectorised import meta_gradient
@@ -38,21 +38,21 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         PluginError: a layer cannot be trained at all.
     """
     refuse(suite)
-    if all(type(one).__module__.partition(".")[0] in OURS for one in (suite, algorithm)) or not algorithm.trains:
+    if _ours(suite, algorithm) or not algorithm.trains:
         return ""
     if isinstance(suite, Interactive) and suite.plain:  # acting takes its time, and there is nothing to be found
         return ""
     try:
         trial = _Trial(suite, algorithm)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit):  # of a stranger's code: the cell tells of it, and the others go on
+    except BaseException:  # of a stranger's code: the cell tells of it, and the others go on
         return ""
     try:
         trial.run(by_task=False)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if isinstance(suite, Interactive):
             return _refused(suite, error)
         reason = f"vmap cannot take {culprit(suite, vectorised) or 'what is computed'}: {_short(error)}"
@@ -63,9 +63,9 @@ def why_by_task(suite: Suite, algorithm: Learner) -> str:
         reason = f"vmap computes another meta-gradient than one task after the other, in {where}"
     try:
         trial.run(by_task=True)
-    except BenchError:
+    except (BenchError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         return _refused(suite, error)
     return reason
 
@@ -74,8 +74,8 @@ def refuse(suite: Suite) -> None:
     """Refuses a network that the suite's tasks cannot be learned with.
 
     Raises:
-        PluginError: running statistics are wanted of layers that keep none, or actions depend on what is drawn or on a
-            batch.
+        PluginError: running statistics are wanted of layers that keep none, actions depend on what is drawn or on a
+            batch, or the network is another whenever it is built.
     """
     layers = modules.batch_norms(suite.skeleton)
     if isinstance(suite, Interactive) and layers:
@@ -93,6 +93,85 @@ def refuse(suite: Suite) -> None:
             f"norm = 'inductive' wants running statistics, and the layer {untracked[0]!r} keeps none. Build it with "
             "track_running_stats=True, or declare norm = 'transductive'."
         )
+    drawn = ""
+    if not _ours(suite):
+        with contextlib.suppress(Exception, SystemExit):  # of a stranger's code, of which whoever needs it tells
+            drawn = _drawn(suite)
+    if drawn:
+        raise PluginError(drawn)
+
+
+def _ours(*some: object) -> bool:
+    return all(type(one).__module__.partition(".")[0] in OURS for one in some)
+
+
+def _drawn(suite: Suite) -> str:
+    """What of the network is drawn such that no seed gives it again, or no checkpoint holds it; "" if nothing is."""
+    params, again = (suite.new_params(seeds.generator("trial")) for _ in range(2))
+    if anew := _other(params, again):
+        return (
+            f"{anew!r} has other values whenever the network is built from one seed, so that no run could be "
+            "repeated. Draw it in module() by torch's global generator, which the cell seeds there (torch.randn, "
+            "nn.init), or by a generator that is seeded there, such as numpy's default_rng(0)."
+        )
+    data, built = suite.example("query"), [_built(suite, seed) for seed in range(2)]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        found = []
+        for one in built:
+            torch.manual_seed(0)  # what is drawn while it runs is another fault
+            found.append(tree_leaves(one.predict(params, data)))
+    if alike(*found):
+        return ""
+    return (
+        f"the network predicts otherwise whenever it is built, by the same parameters and buffers: {_beside(*built)} "
+        "is drawn in module() that is neither, so that no checkpoint holds it. Keep it by self.register_buffer."
+    )
+
+
+def _other(one: Any, again: Any) -> str:
+    """The name of the first leaf of which another tree of the same form has other values; "" if none has."""
+    pairs = zip(named_leaves(one), tree_leaves(again), strict=True)
+    return next((name.strip("/") for (name, old), new in pairs if raw(old) != raw(new)), "")
+
+
+def _built(suite: Suite, seed: int) -> Suite:
+    """The suite with a network that is built anew, from a seed."""
+    other = replace(suite)  # type: ignore[type-var]  # every suite is a dataclass
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vars(other)["skeleton"] = modules.prepared(suite.module())
+    return other
+
+
+def _beside(one: Suite, other: Suite) -> str:
+    """Which attribute of a layer differs, that is no parameter and no buffer."""
+    pairs = zip(one.skeleton.named_modules(), other.skeleton.modules(), strict=False)
+    for (name, layer), same in pairs:
+        for key, value in vars(layer).items():
+            found = vars(same).get(key)
+            if isinstance(value, (Tensor, float)) and not torch.equal(*map(torch.as_tensor, (value, found))):
+                return repr(f"{name}.{key}".lstrip("."))
+    return "something"
+
+
+@contextlib.contextmanager
+def _replaced(suite: Suite) -> Iterator[list[str]]:
+    """The names of the network's buffers in whose place it puts other tensors meanwhile, as it runs."""
+    before: dict[str, Tensor] = {}
+    found: list[str] = []
+
+    def note(net: nn.Module, *_: Any) -> None:
+        before.update(net.named_buffers())
+
+    def compare(net: nn.Module, *_: Any) -> None:
+        found.extend(name for name, buffer in net.named_buffers() if buffer is not before.get(name, buffer))
+
+    handles = [suite.skeleton.register_forward_pre_hook(note), suite.skeleton.register_forward_hook(compare)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class _Trial:
@@ -100,7 +179,12 @@ class _Trial:
 
     def __init__(self, suite: Suite, algorithm: Learner) -> None:
         self.suite, self.algorithm = suite, replace(algorithm, meta_batch=2)
-        self.meta = begun(algorithm, suite, seeds.generator("trial"))
+        self.meta, again = (begun(algorithm, suite, seeds.generator("trial")) for _ in range(2))
+        if anew := _other(self.meta, again):
+            raise PluginError(
+                f"the learner begins with other values of {anew!r} whenever its init is given the same generator, so "
+                "that no run could be repeated. Draw them by that generator."
+            )
 
     def run(self, *, by_task: bool) -> None:
         """Computes them.
@@ -110,7 +194,7 @@ class _Trial:
             Exception: whatever cannot be computed.
         """
         before, drawn = tree_map(torch.clone, self.meta), torch.get_rng_state()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _replaced(self.suite) as replaced:
             self._gradient(lambda x: x, by_task=by_task)
             if not isinstance(self.suite, Interactive):
                 tasks = self.suite.sample(2, "validation", seeds.generator("trial"))
@@ -128,11 +212,9 @@ class _Trial:
                 "that no run could be repeated or resumed. Use nn.Dropout, whose draws are the cell's, or noise of a "
                 "learner."
             )
-        pairs = zip(named_leaves(before), tree_leaves(self.meta), strict=True)
-        changed = [name for (name, old), new in pairs if not torch.equal(old, new)]
-        if changed:
+        if changed := _other(before, self.meta) or next(iter(replaced), ""):
             raise PluginError(
-                f"the network changes {changed[0].strip('/')!r} whenever it is run: a state of its own, which no "
+                f"the network changes {changed!r} whenever it is run: a state of its own, which no "
                 "learner can hold. Take it out, or compute it from the input."
             )
 
@@ -165,7 +247,7 @@ class _Trial:
         return tree_leaves(meta_gradient(self.suite, self.algorithm, by_task=by_task)(meta, batch))
 
 
-def _refused(suite: Suite, error: Exception | SystemExit) -> str:
+def _refused(suite: Suite, error: BaseException) -> str:
     """Refuses a network that can't be trained; "" where the fault is not the network's, of which the cell will tell.
 
     Raises:

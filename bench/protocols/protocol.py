@@ -25,6 +25,7 @@ from bench.learning.training import Training, begun
 from bench.learning.views import Views
 
 LOOKS = 3  # at the validation tasks, of which the first being the best is worth a word
+LEAST = 1e-12  # what began as 0 has not moved by less, since no rounding keeps it there
 log = logging.getLogger("bench")
 
 
@@ -81,7 +82,7 @@ class Protocol(ABC):
         # What is learned beside the network, such as rates of what is not adapted, may have nothing to learn from.
         pairs = zip(named_leaves(fresh), named_leaves(last), strict=True)
         learned = [(name[1:], a, b) for (name, a), (_, b) in pairs if id(a) in network or not network]
-        still = [name for name, before, after in learned if torch.equal(before, after)]
+        still = [name for name, before, after in learned if _stays(before, after)]
         looks = [score for *_, score in state.curve if score is not None]
         found = {}
         if self.domain and (seen := familiar(suite, self.domain)):
@@ -133,3 +134,7 @@ class Protocol(ABC):
     @property
     def _lower(self) -> bool:
         return self.views.tested.metrics[0].better == "lower"
+
+
+def _stays(before: Tensor, after: Tensor) -> bool:
+    return torch.equal(before, after) or (after.is_floating_point() and bool((after - before).abs().max() < LEAST))

@@ -218,8 +218,13 @@ def check_claim(folder: Path, mark: str, what: str) -> None:
     """Refuses a folder that `claim` would refuse, before anything is computed for it.
 
     Raises:
-        StoreError: it is neither new, nor empty, nor marked.
+        StoreError: it is neither new, nor empty, nor marked, or has a place among a run directory's cells.
     """
+    place = folder.resolve()
+    for above in place.parents:
+        kept = place.relative_to(above).parts[0]
+        if (kept == "cells" or (kept == TUNING and mark != MARK)) and (above / MARK).exists():
+            raise StoreError(f"{folder} would lie among the {kept} of {above}. Give another folder with --out.")
     with _writing(folder):
         if not folder.exists():
             return

@@ -34,7 +34,14 @@ class Configured(click.Command):
         """As usual, after the options were written where that was asked for."""
         if found := ctx.meta.get("bench.config"):
             path, text = found
-            path.write_text(text, encoding="utf-8")
+            try:
+                path.write_text(text, encoding="utf-8")
+            except UnicodeEncodeError as error:  # the name of a file need not be text
+                line = text[: error.start].rpartition("\n")[2]
+                raise BenchError(
+                    f"--save-config: TOML is UTF-8 and can't hold {line.partition(' ')[0]}, whose name is in another "
+                    "encoding. Rename that."
+                ) from None
             click.echo(f"options written to {path}", err=True)
         return super().invoke(ctx)
 
@@ -48,7 +55,7 @@ class Configured(click.Command):
     def _given(self, path: Path) -> list[str]:
         """What the file says, as one would type it."""
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
+            found = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise BenchError(

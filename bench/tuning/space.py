@@ -16,17 +16,14 @@ DIGITS = 4  # significant ones of a proposed value, so that people can type it
 FORM = 'Write --search "maml[inner_lr=0.01..1 log, steps=1|3|5]".'
 
 
-def searched(text: str | None, algorithms: list[Named]) -> dict[str, dict[str, str]]:
+def searched(text: str | None) -> dict[str, dict[str, str]]:
     """Algorithm -> field -> the range or the choices typed, as `maml[inner_lr=0.01..1 log, steps=1|3|5]` says.
 
     Raises:
-        BenchError: it is of another form, or names an algorithm that is not tuned.
+        BenchError: it is of another form.
     """
     found: dict[str, dict[str, str]] = {}
     for named in parse(text) if text else []:
-        names = [algorithm.name for algorithm in algorithms]
-        if named.name not in names:
-            raise unknown("algorithm in --search", named.name, names, "Name those of --algos.")
         if not named.given or named.name in found:
             raise BenchError(f"--search says {'nothing of' if not named.given else 'twice'} {named.name}. {FORM}")
         found[named.name] = named.given
@@ -159,7 +156,9 @@ def _range(what: str, hint: Any, low: Any, high: Any, log: bool) -> BaseDistribu
     if not kinds & {int, float} or options(hint):
         raise BenchError(f"{what}, which takes {allowed(hint)} and has no range. List the values to try: a|b.")
     try:
-        if low >= high:
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{low:g} to {high:g} has no end")
+        if not low < high:
             raise ValueError(f"{low:g} is not below {high:g}")
         if int in kinds and float not in kinds:
             return IntDistribution(low, high, log)

@@ -90,7 +90,7 @@ class Sweep:
     def space(self) -> dict[str, BaseDistribution]:
         """Where each hyperparameter is looked for."""
         named = self.named[1]
-        asked = searched(self.settings.search, parse(self.request.algos)).get(named.name, {})
+        asked = searched(self.settings.search).get(named.name, {})
         return space(self.cell.algorithm, self.cell.suite, named, asked)
 
     @property
@@ -281,7 +281,10 @@ def sweeps(
     found: dict[str, Sweep] = {}
     lost: list[PluginError] = []
     catalogue = Catalogue(request.plugins)
-    searched(settings.search, parse(request.algos))
+    names = [algorithm.name for algorithm in parse(request.algos)]
+    for name in searched(settings.search):
+        if name not in names:
+            raise unknown("algorithm in --search", name, names, "Name those of --algos.")
     for suite, algorithm in itertools.product(parse(request.suites), parse(request.algos)):
         try:
             with foreign(f"{suite} with {algorithm} can't be planned"):

@@ -230,6 +230,10 @@ def test_a_folder_with_files_of_other_people_is_refused_and_left_as_it_is(
 def test_a_report_is_not_written_among_the_cells_and_only_over_a_report(runs: Path, tmp_path: Path) -> None:
     assert called(runs, "--out", str(runs)).exit_code == 2
     assert not (runs / "index.html").exists()
+    for within in ("cells/report", "tuning", "tuning/report", "report/../tuning"):
+        said = called(runs, "--out", runs / within)
+        assert said.exit_code == 2 and "would lie among the" in said.output
+        assert not (runs / within).exists()
     folder = tmp_path / "report"
     folder.mkdir()
     for _ in range(2):  # an empty folder, then our own

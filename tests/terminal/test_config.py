@@ -1,5 +1,6 @@
 """A file says what the command line says: every option of it, and nothing else."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,15 @@ def test_a_value_in_the_file_is_held_to_what_one_that_is_typed_is() -> None:
     Path("study.toml").write_text("iterations = 0\n")
     assert "'0' is no whole number from 1" in bench("run", *RUN, "--config", "study.toml", code=2).output
     assert "can't be read: No such file" in bench("run", *RUN, "--config", "nowhere.toml", code=2).output
+
+
+def test_a_name_that_is_no_utf_8_is_refused_and_a_file_of_an_editor_that_marks_it_is_read() -> None:
+    out = os.fsdecode(b"r\xff")
+    said = bench("run", *RUN, "--out", out, "--save-config", "study.toml", code=2).output
+    assert "can't hold out, whose name is in another encoding" in said
+    assert not Path(out).exists()
+    Path("study.toml").write_bytes(b"\xef\xbb\xbfiterations = 0\r\n")
+    assert "'0' is no whole number from 1" in bench("run", *RUN, "--config", "study.toml", code=2).output
 
 
 def test_a_run_by_file_is_the_run_by_command() -> None:

@@ -286,6 +286,8 @@ def test_the_command_says_what_it_does_and_draws_what_it_found(tmp_path: Path) -
         (["--search", "maml[steps=1|x]"], ["maml does not take steps=x", "int >= 1"]),
         (["--search", "maml[steps=0..3]"], ["maml does not take steps=0"]),
         (["--search", "maml[inner_lr=1..0.1]"], ["which is no range", "1 is not below 0.1"]),
+        (["--search", "maml[inner_lr=1..inf]"], ["which is no range", "1 to inf has no end"]),
+        (["--search", "maml[steps=1..5|7]"], ["maml does not take steps=1..5"]),
         (["--search", "maml[inner_lr=1]"], ["is neither a range nor choices", "--algos: maml[inner_lr=1]"]),
         (["--search", "maml[gradient=a..b]"], ["maml does not take gradient=a", "Allowed: ", "reverse"]),
         (["--search", "maml[gradient=reverse..mixed]"], ["has no range", "List the values"]),
@@ -442,6 +444,14 @@ def test_ranges_and_categories_typed_are_searched_instead_and_what_is_chosen_can
     assert "maml" in bench(*RUN, "--iterations", "1", "--algos", "maml[meta_batch=2]", "--tuned").output
 
 
+def test_each_algorithm_is_searched_where_it_was_typed_and_the_others_where_they_declare() -> None:
+    asked_for = replace(SMALL, algos="maml,fomaml,metasgd")
+    typed = "maml[steps=1|3], metasgd[outer_lr=0.1..1]"
+    maml, fomaml, metasgd = sweeps(asked_for, Settings(search=typed))
+    assert (maml.space["steps"].choices, metasgd.ranges["outer_lr"]) == ((1, 3), (0.1, 1.0, False))
+    assert fomaml.ranges == sweeps(replace(SMALL, algos="fomaml"), Settings())[0].ranges
+
+
 @pytest.mark.parametrize(
     ("field", "words"),
     [
@@ -449,6 +459,8 @@ def test_ranges_and_categories_typed_are_searched_instead_and_what_is_chosen_can
         ("rate: Annotated[float, Search()] = 0.1", "Declare Search(low, high)"),
         ("rate: Annotated[float, Field(gt=0), Search(0, 1)] = 0.1", "which takes float > 0"),
         ("rate: Annotated[float, Search(1, 0.1)] = 0.1", "which is no range"),
+        ("rate: Annotated[float, Search(1, float('inf'))] = 1.0", "has no end"),
+        ("rate: Annotated[float, Search(float('nan'), 1)] = 0.1", "has no end"),
         ("flag: Annotated[bool, Search(0, 1)] = True", "which takes true | false"),
         ('name: Annotated[str, Search(choices=("a", 3))] = "a"', "which takes str"),
     ],
