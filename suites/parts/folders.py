@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from bench.core.data import cached_array, zip_entries
 from bench.core.errors import DataError
-from bench.core.images import SUFFIXES, read
+from bench.core.images import IMAGES, read
 from bench.core.types import Split
 
 WORDS: dict[str, Split] = {
@@ -31,7 +31,6 @@ WORDS: dict[str, Split] = {
     **{"test": "test", "testing": "test"},
 }
 COLUMNS = {"path": ("path", "file", "filename", "image"), "class": ("class", "label", "category")}
-IMAGES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MOST = 8 * 2**30  # bytes of pixels, and of what a zip unpacks to
 SHOWN = 3  # of many, in a message
 

@@ -15,6 +15,7 @@ from PIL import Image
 import bench
 from bench.core import seeds
 from bench.core.errors import DataError
+from reports.sheet import draw
 from suites.images import OwnImages
 from tests.conftest import bench as command
 
@@ -254,6 +255,37 @@ def test_the_command_says_what_would_be_used_and_refuses_before_anything_trains(
     assert "no folder was given" in command("run", "--suite", "images", "--algos", "maml", code=2).output
     command("show", "images[folder=photos,ways=2,queries=2,size=16]", "--sheet", "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1_000
+
+
+def test_unbalanced_queries_are_as_many_as_small_classes_have_room_for(tmp_path: Path) -> None:
+    found = suite(folders(tmp_path / "photos"), queries="dirichlet")
+    tasks = found.sample(20, "test", seeds.generator("test"))
+    counts = torch.stack([(tasks.labels == label).sum(1) for label in range(2)])
+    room = int(found.pools["test"].counts.min()) - 1
+    assert room >= counts.max() > counts.min()
+    every = torch.cat([tasks.drawings.flatten(1), tasks.shown], 1)
+    assert all(len(set(own)) == len(own) for own in every.tolist())
+    with pytest.raises(DataError, match="at least 3 images each .* larger shares validation and test"):
+        _ = suite(tmp_path / "photos", queries="dirichlet", split="within").pools
+
+
+def test_an_image_to_be_named_is_seen_as_those_of_the_folder_are(tmp_path: Path) -> None:
+    root = folders(tmp_path / "photos")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(3, 1).save(root / "kind 03" / "0.webp", exif=turned, lossless=True)
+    found = suite(root)
+    seen = found.picture(root / "kind 03" / "0.webp")
+    known = torch.from_numpy(found.pixels[found.found[0].files.index("kind 03/0.webp")])
+    torch.testing.assert_close(seen, known.float() / 255)
+
+
+def test_a_sheet_s_title_is_whole_however_long(tmp_path: Path) -> None:
+    title = f"images[{','.join(f'parameter{i}=value' for i in range(12))}]"
+    draw(suite(folders(tmp_path / "photos")).sheet(), title, tmp_path / "sheet.png")
+    top = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[:60]
+    assert top.min() < 128
+    assert top[:, -8:].min() == 255
 
 
 @pytest.mark.slow
