@@ -209,7 +209,8 @@ def _from_list(where: _Place, read: Callable[[str], bytes]) -> list[Listed]:
             raise DataError(
                 f"{where.path if name == where.path.name else name} has no header with a column for the path "
                 f"({', '.join(COLUMNS['path'])}) and one for the class ({', '.join(COLUMNS['class'])}); its first line "
-                f"is {','.join(rows.fieldnames or ['empty'])[:80]!r}. Write path,class above the rows, with commas between."
+                f"is {','.join(rows.fieldnames or ['empty'])[:80]!r}. Write path,class above the rows, with commas "
+                "between."
             )
         return list(_rows(where, inside, rows, columns, heads.get("split")))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -225,7 +226,8 @@ def _rows(
         given = (row.get(split) or "").strip().lower() if split else ""
         if not path or not label or (given and given not in WORDS):
             raise DataError(
-                f"line {number} of the list has path {path[:80]!r}, class {label[:80]!r}, split {given[:80]!r}. Mend it."
+                f"line {number} of the list has path {path[:80]!r}, class {label[:80]!r}, split {given[:80]!r}. "
+                "Mend it."
             )
         relative = os.path.normpath(inside / path)
         if Path(path).is_absolute() or relative.startswith(".."):
