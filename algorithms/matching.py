@@ -17,6 +17,8 @@ from torch.nn import functional
 from algorithms.parts.classes import belongs, undecided
 from bench.core.types import Data, Family, Kind, Learner, Params, Prediction, Search, State, Task
 
+LEAST = -1e9  # in place of -inf, of which a sum over nothing has no gradient
+
 
 @dataclass(frozen=True, kw_only=True)
 class Matching(Learner):
@@ -44,5 +46,9 @@ class Matching(Learner):
         keys, of = state
         alike = self.scale * functional.normalize(features, dim=-1) @ keys.mT  # [Q, N]
         # By class, and normalised after: whoever is absent belongs to none.
-        by_class = alike.unsqueeze(-1).masked_fill(~of, -torch.inf).logsumexp(-2)
+        by_class = alike.unsqueeze(-1).masked_fill(~of, LEAST).logsumexp(-2)
+        # A class without an example is attended to as the average example is, lest its loss be infinite.
+        there = of.any(-1).to(alike.dtype)
+        average = (alike @ there / there.sum().clamp(min=1)).unsqueeze(-1)
+        by_class = torch.where(of.any(-2), by_class, average)
         return torch.log_softmax(by_class, -1)

@@ -1,11 +1,14 @@
 """A look at a suite's data: a contact sheet of images, or curves."""
 
+import textwrap
 from pathlib import Path
 
 import matplotlib.figure
 import seaborn as sns
 
 from bench.core.sheet import Sheet
+
+TITLE = 100  # characters of a line
 
 
 def draw(sheet: Sheet, title: str, path: Path) -> None:
@@ -26,5 +29,5 @@ def draw(sheet: Sheet, title: str, path: Path) -> None:
             axes.plot(sheet.x, curve, color=colour)
         axes.set(xlabel="x", ylabel="y")
         sns.despine(ax=axes)
-    axes.set_title(title, loc="left")
+    figure.suptitle(textwrap.fill(title, TITLE), x=0.01, ha="left")
     figure.savefig(path, dpi=120)

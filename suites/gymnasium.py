@@ -195,9 +195,15 @@ class Vector:
             control = np.clip(low + share * (high - low), space.low, space.high).astype(space.dtype)
         seen, reward, terminated, truncated, _ = self.vector.step(control)
         done = torch.from_numpy(terminated | truncated)
+        self._check(reward, "a reward")
         return self._observed(seen), torch.from_numpy(reward).float().view(self.shape), done.view(self.shape)
 
+    def _check(self, values: Any, what: str) -> None:
+        if not np.isfinite(values).all():
+            raise BenchError(f"{self.suite.id} gave {what} that is no finite number. Mend it, or vary less.")
+
     def _observed(self, seen: Any) -> Tensor:
+        self._check(seen, "an observation")
         flat = torch.from_numpy(np.asarray(seen, dtype=np.float32)).reshape(*self.shape, -1)
         return torch.cat([flat, self.told], -1) if self.suite.view == "oracle" else flat.clone()
 

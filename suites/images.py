@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from bench.core.data import data_dir
 from bench.core.errors import DataError
+from bench.core.images import decode
 from bench.core.sheet import Sheet
 from bench.core.types import Budget, Split
 from suites.parts.fewshot import Classes, Queries
@@ -116,15 +117,47 @@ class OwnImages(ColourImages):
         return self.found[0].names
 
     @property
+    def drawings_per_class(self) -> int:  # type: ignore[override]
+        """Images of the middle class of the split that has the fewest, by which unbalanced queries go."""
+        if not self.folder:
+            return super().drawings_per_class
+        sizes = [sorted(map(len, own.values())) for own in self.parted.values() if own]
+        return min((each[len(each) // 2] for each in sizes), default=0)
+
+    @property
     def needed(self) -> int:
-        """Images of a class in a task."""
-        return self.shots + self.per_class_queries
+        """Images of a class in a task; where classes are not equally frequent, one more than on average."""
+        return self.shots + self.per_class_queries + (self.queries == "dirichlet")
 
     @property
     def few(self) -> list[str]:
         """The classes that have too few images for a task."""
         kept = {int(number) for pool in self.pools.values() for number in pool.classes}
         return [name for number, name in enumerate(self.found[0].names) if number not in kept]
+
+    @property
+    def said(self) -> set[Split]:
+        """The splits that folders or a list name."""
+        return {split for split in self.found[0].splits if split}
+
+    @property
+    def shares(self) -> dict[Split, float]:
+        """Of which share of the others each split is that nobody names."""
+        shares: dict[Split, float] = {"test": self.test, "validation": self.validation}
+        return {split: share for split, share in shares.items() if split not in self.said}
+
+    @cached_property
+    def parted(self) -> dict[Split, dict[int, list[int]]]:
+        """The images of each class in each split, before classes are divided and left out."""
+        about, shares = self.found[0], self.shares
+        by: dict[Split, dict[int, list[int]]] = {split: {} for split in SPLITS}
+        for image, (label, split) in enumerate(zip(about.labels, about.splits, strict=True)):
+            by[split or "train"].setdefault(label, []).append(image)
+        for label, images in list(by["train"].items()) if self.split == "within" else ():
+            for split, some in _divided(images, shares, lambda image: about.files[image]).items():
+                by[split][label] = sorted(some)
+            by["train"][label] = sorted(set(images) - {i for split in shares for i in by[split][label]})
+        return by
 
     @cached_property
     def pools(self) -> dict[Split, Pool]:
@@ -133,23 +166,12 @@ class OwnImages(ColourImages):
         Raises:
             DataError: a split has fewer classes than a task.
         """
-        about = self.found[0]
-        said = {split for split in about.splits if split}
-        shares: dict[Split, float] = {"test": self.test, "validation": self.validation}
-        by: dict[Split, dict[int, list[int]]] = {split: {} for split in SPLITS}
-        for image, (label, split) in enumerate(zip(about.labels, about.splits, strict=True)):
-            by[split or "train"].setdefault(label, []).append(image)
+        about, by = self.found[0], self.parted
         if self.split == "classes":
             by = {split: {k: v for k, v in own.items() if len(v) >= self.needed} for split, own in by.items()}
-        shares = {split: share for split, share in shares.items() if split not in said}
-        if self.split == "classes":
             own = by["train"]
-            for split, labels in _divided(list(own), shares, lambda label: about.names[label]).items():
+            for split, labels in _divided(list(own), self.shares, lambda label: about.names[label]).items():
                 by[split] |= {label: own.pop(label) for label in labels}
-        for label, images in list(by["train"].items()) if self.split == "within" else ():
-            for split, some in _divided(images, shares, lambda image: about.files[image]).items():
-                by[split][label] = sorted(some)
-            by["train"][label] = sorted(set(images) - {i for split in shares for i in by[split][label]})
         if self.split == "classes" and (twice := (by["train"].keys() & (by["test"].keys() | by["validation"].keys()))):
             names = [about.names[label] for label in sorted(twice)]
             raise DataError(
@@ -158,17 +180,21 @@ class OwnImages(ColourImages):
             )
         pools = {split: _pool(found, self.needed) for split, found in by.items()}
         if any(len(pool.classes) < self.ways for pool in pools.values()):
-            raise DataError(self._too_few(pools, said))
+            raise DataError(self._too_few(pools))
         return pools
 
-    def _too_few(self, pools: dict[Split, Pool], said: set[Split]) -> str:
+    def _too_few(self, pools: dict[Split, Pool]) -> str:
         about = self.found[0]
         where = "that are left for each split" if self.split == "within" else ""
         counts = ", ".join(f"{len(pools[split].classes)} {split}" for split in SPLITS)
         ways = (
             "Give fewer ways, or lower queries or shots, so that more classes have enough images"
-            + ("" if self.split == "within" else "; or split=within, which tests other images of the same classes")
-            + ("" if said else "; or folders train/, validation/ and test/ of your own choice")
+            + (
+                "; or larger shares validation and test"
+                if self.split == "within"
+                else "; or split=within, which tests other images of the same classes"
+            )
+            + ("" if self.said else "; or folders train/, validation/ and test/ of your own choice")
         )
         lost = f" {len(about.dropped)} files were left out ({_some(_whys(about.dropped))})." if about.dropped else ""
         return (
@@ -194,6 +220,15 @@ class OwnImages(ColourImages):
     def images(self, tasks: Classes | Unbalanced, drawings: Tensor) -> Tensor:
         """[T, W, S] numbers of images -> [T, W S, 3, H, W], from 0 to 1."""
         return self._tensor[drawings].flatten(1, 2).float() / 255
+
+    def picture(self, path: Path) -> Tensor:
+        """An image file as the network sees those of the folder, [3, H, W], from 0 to 1.
+
+        Raises:
+            DataError: it is no image.
+        """
+        seen = decode(path, (self.size, self.size), "RGB", upright=True)
+        return torch.from_numpy(seen.copy()).movedim(-1, 0).float() / 255
 
     def stand_in(self) -> Self:
         """Random pixels in place of images; of a hundred classes where no folder was given."""

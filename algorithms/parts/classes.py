@@ -18,9 +18,14 @@ def belongs(task: Task, data: Data) -> Tensor:
 
 
 def means(features: Tensor, of: Tensor) -> Tensor:
-    """The mean features of each class, [W, F], of features [N, F] and `belongs`; each has an example."""
+    """The mean features of each class, [W, F], of features [N, F] and `belongs`.
+
+    A class without an example, as in a stream that has not shown it yet, is taken to be like the average of the others.
+    """
     weights = of.to(features.dtype)
-    return weights.mT @ features / weights.sum(0).unsqueeze(-1)
+    counts = weights.sum(0).unsqueeze(-1)
+    own = weights.mT @ features / counts.clamp(min=1)
+    return torch.where(counts > 0, own, own.sum(0) / (counts > 0).sum().clamp(min=1))
 
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:

@@ -71,8 +71,12 @@ def foreign(what: str) -> Iterator[None]:
 def told(error: BaseException) -> str:
     """An exception in one line, of characters that every file and terminal can take."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    first = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in first)
-    return f"{type(error).__name__}: {first}".rstrip(": ").rstrip(".")
+    return f"{type(error).__name__}: {printable(first)}".rstrip(": ").rstrip(".")
+
+
+def printable(text: str) -> str:
+    """The text with whatever moves a cursor, colours a terminal or fits no encoding written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _place(error: BaseException) -> str:

@@ -9,19 +9,20 @@ from numpy.typing import NDArray
 
 from bench.core.errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+SUFFIXES = (".jpg", ".jpeg", ".png")  # of data sets that are published
+IMAGES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".webp")  # of what people have
 
 
-def image_files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Iterator[Path]:
     """The images in a folder and below, sorted; what is hidden is none."""
     for path in sorted(folder.rglob("*")):
         hidden = any(name.startswith(".") for name in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden:
+        if path.suffix.lower() in suffixes and not hidden:
             yield path
 
 
 def decode(
-    file: Path | BinaryIO, size: tuple[int, int], mode: Literal["L", "RGB"], what: str = ""
+    file: Path | BinaryIO, size: tuple[int, int], mode: Literal["L", "RGB"], what: str = "", upright: bool = False
 ) -> NDArray[np.uint8]:
     """An image file as uint8 [H, W], or [H, W, 3] in colour; resized where it is not of that size, on white paper.
 
@@ -30,6 +31,7 @@ def decode(
         size: height and width in pixels.
         mode: grey or colour.
         what: how it is called in errors; its path by default.
+        upright: turned as the camera noted.
 
     Raises:
         DataError: it is no image, or damaged.
@@ -37,7 +39,7 @@ def decode(
     from PIL import Image
 
     try:
-        return read(file, size, mode)
+        return read(file, size, mode, upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # of broken PNG chunks, too
         raise DataError(f"cannot read the image {what or file} ({error}). Get an intact copy.") from None
 

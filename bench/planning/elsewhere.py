@@ -6,6 +6,7 @@ from dataclasses import replace
 from bench.core.discovery import Catalogue, Named, parameters, parse, source_hash
 from bench.core.errors import BenchError, foreign
 from bench.core.records import Component, Domain
+from bench.core.stream import Stream
 from bench.core.types import Suite
 from bench.learning.elsewhere import misfit, pairs
 from bench.learning.evaluate import manifest
@@ -53,10 +54,16 @@ def _domain(cell: Cell, named: Named, suite: Suite, catalogue: Catalogue) -> Dom
         view(each, cell.algorithm.test_view, cell.spec.algorithm.name, catalogue) for each in (cell.suite, suite)
     )
     if why := misfit(tested, there):
-        raise BenchError(
-            f"what is trained on {cell.spec.suite.label} can't be scored on {named}: {why}. Name a suite with the same "
-            f"inputs and outputs, or give it parameters: `bench show {named.name}` lists them."
-        )
+        if isinstance(cell.suite, Stream):
+            advice = "Train on a suite that is no stream."
+        elif isinstance(suite, Stream):
+            advice = "Name a suite that is no stream."
+        else:
+            advice = (
+                "Name a suite with the same inputs and outputs, or give it parameters: "
+                f"`bench show {named.name}` lists them."
+            )
+        raise BenchError(f"what is trained on {cell.spec.suite.label} can't be scored on {named}: {why}. {advice}")
     return Domain(
         suite=Component(
             name=named.name,

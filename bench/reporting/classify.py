@@ -8,7 +8,7 @@ import torch
 from bench.cells.adapt import learner
 from bench.core.discovery import Catalogue
 from bench.core.errors import BenchError
-from bench.core.images import SUFFIXES, image_files
+from bench.core.images import IMAGES, image_files
 from bench.core.types import Normal
 from bench.storage.store import Store
 
@@ -57,9 +57,9 @@ def classify(root: Path, cell: str, support: Path, query: Path, plugins: tuple[P
             f"tells {suite.outputs} apart. Give {suite.outputs} folders, or a cell of another number of ways."
         )
     shown = [(path, label) for label, files in enumerate(classes.values()) for path in files]
-    asked = list(image_files(_folder(query)))
+    asked = list(image_files(_folder(query), IMAGES))
     if not asked:
-        raise BenchError(f"{query} holds no image to name. Put files there: {', '.join(SUFFIXES)}.")
+        raise BenchError(f"{query} holds no image to name. Put files there: {', '.join(IMAGES)}.")
     adapted = trained.adapt((_pictures(suite, [p for p, _ in shown]), torch.tensor([label for _, label in shown])))
     prediction = adapted(_pictures(suite, asked))
     values = prediction.mean if isinstance(prediction, Normal) else prediction
@@ -84,7 +84,7 @@ def _pictures(suite: Any, files: list[Path]) -> torch.Tensor:
 def _classes(support: Path) -> dict[str, list[Path]]:
     """Class -> its images, sorted by name."""
     found: dict[str, list[Path]] = {}
-    for path in image_files(_folder(support)):
+    for path in image_files(_folder(support), IMAGES):
         first, *rest = path.relative_to(support).parts
         if not rest:
             raise BenchError(f"{path} is in no class's folder. Put it into one: {support}/CLASS/{first}.")

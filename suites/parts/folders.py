@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.data import cached_array, zip_entries
-from bench.core.errors import DataError
-from bench.core.images import SUFFIXES, read
+from bench.core.errors import DataError, printable
+from bench.core.images import IMAGES, read
 from bench.core.types import Split
 
 WORDS: dict[str, Split] = {
@@ -31,7 +31,6 @@ WORDS: dict[str, Split] = {
     **{"test": "test", "testing": "test"},
 }
 COLUMNS = {"path": ("path", "file", "filename", "image"), "class": ("class", "label", "category")}
-IMAGES = (*SUFFIXES, ".bmp", ".gif", ".tif", ".tiff", ".webp")
 MOST = 8 * 2**30  # bytes of pixels, and of what a zip unpacks to
 SHOWN = 3  # of many, in a message
 
@@ -85,7 +84,7 @@ class _Place:
                 f"there is no {path}. Give a folder of class folders, a zip of one, or a CSV of path,class."
             )
         self.root = path if path.is_dir() else path.parent
-        self.entries: dict[str, zipfile.ZipInfo] = {}
+        self.entries: dict[str, zipfile.ZipInfo] | None = None  # of a zip, which may be empty
         if path.is_file() and path.suffix.lower() == ".zip":
             self.entries = {entry.filename: entry for entry in zip_entries(path, MOST) if not entry.is_dir()}
         elif path.is_file() and path.suffix.lower() != ".csv":
@@ -94,7 +93,7 @@ class _Place:
     @cached_property
     def names(self) -> list[str]:
         """Paths below the root of all that is there and not hidden, sorted."""
-        if self.entries:
+        if self.entries is not None:
             found = list(self.entries)
         else:
             found = [p.relative_to(self.root).as_posix() for p in self.root.rglob("*") if p.is_file()]
@@ -105,7 +104,7 @@ class _Place:
         """What changes when what lies there does, without reading it."""
         if self.path.is_file():
             known = self.path.stat()
-            return [known.st_size, known.st_mtime_ns, *([] if self.entries else self._stats())]
+            return [known.st_size, known.st_mtime_ns, *(self._stats() if self.entries is None else [])]
         return self._stats()
 
     def _stats(self) -> list[Any]:
@@ -122,15 +121,21 @@ class _Place:
         loose = len({PurePosixPath(name).parent for name in images}) < 2  # no class folders
         return lists[0] if len(lists) == 1 and loose else None
 
+    def _read_file(self, name: str) -> bytes:
+        path = self.root / name
+        if not path.is_file():  # a list may name a pipe, which has no end
+            raise FileNotFoundError(name)
+        return path.read_bytes()
+
     def reader(self) -> tuple[Callable[[str], bytes], Callable[[], None]]:
         """What gives the bytes of a path, and what closes it."""
-        if not self.entries:
-            return (lambda name: (self.root / name).read_bytes()), (lambda: None)
+        if (entries := self.entries) is None:
+            return self._read_file, (lambda: None)
         archive = zipfile.ZipFile(self.path)
 
         def read(name: str) -> bytes:
-            with archive.open(self.entries[name]) as file:
-                return file.read(self.entries[name].file_size)  # bounded: what an entry claims may be a lie
+            with archive.open(entries[name]) as file:
+                return file.read(entries[name].file_size)  # bounded: what an entry claims may be a lie
 
         return read, archive.close
 
@@ -171,7 +176,8 @@ def _read(where: _Place, size: int) -> tuple[NDArray[np.uint8], Collection]:
     names = sorted({image.label for image in kept})
     number = {name: i for i, name in enumerate(names)}
     labels, splits = [number[image.label] for image in kept], [image.split for image in kept]
-    return pixels[: len(kept)], Collection(names, labels, splits, [_name(k) for k in kept], total.hexdigest(), dropped)
+    said, why = [printable(name) for name in names], {printable(path): reason for path, reason in dropped.items()}
+    return pixels[: len(kept)], Collection(said, labels, splits, [_name(k) for k in kept], total.hexdigest(), why)
 
 
 def _from_folders(where: _Place, dropped: dict[str, str]) -> list[Listed]:
@@ -196,14 +202,15 @@ def _from_list(where: _Place, read: Callable[[str], bytes]) -> list[Listed]:
     name = where.list or ""
     inside = PurePosixPath(name).parent
     try:
-        rows = csv.DictReader(io.StringIO(read(name).decode("utf-8-sig"), newline=""))
+        rows = csv.DictReader(io.StringIO(read(name).decode("utf-8-sig").lstrip("\r\n"), newline=""))
         heads = {(head or "").strip().lower(): head for head in rows.fieldnames or ()}
         columns = {what: next((heads[head] for head in some if head in heads), None) for what, some in COLUMNS.items()}
         if None in columns.values():
             raise DataError(
                 f"{where.path if name == where.path.name else name} has no header with a column for the path "
                 f"({', '.join(COLUMNS['path'])}) and one for the class ({', '.join(COLUMNS['class'])}); its first line "
-                f"is {','.join(rows.fieldnames or ['empty'])[:80]!r}. Write path,class above the rows."
+                f"is {','.join(rows.fieldnames or ['empty'])[:80]!r}. Write path,class above the rows, with commas "
+                "between."
             )
         return list(_rows(where, inside, rows, columns, heads.get("split")))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -213,17 +220,24 @@ def _from_list(where: _Place, read: Callable[[str], bytes]) -> list[Listed]:
 def _rows(
     where: _Place, inside: PurePosixPath, rows: "csv.DictReader[str]", columns: dict[str, str | None], split: str | None
 ) -> Iterator[Listed]:
+    known: dict[str, Listed] = {}
     for number, row in enumerate(rows, 2):
         path, label = ((row.get(columns[what] or "") or "").strip() for what in ("path", "class"))
         given = (row.get(split) or "").strip().lower() if split else ""
         if not path or not label or (given and given not in WORDS):
-            raise DataError(f"line {number} of the list has path {path!r}, class {label!r}, split {given!r}. Mend it.")
+            raise DataError(
+                f"line {number} of the list has path {path[:80]!r}, class {label[:80]!r}, split {given[:80]!r}. "
+                "Mend it."
+            )
         relative = os.path.normpath(inside / path)
         if Path(path).is_absolute() or relative.startswith(".."):
             raise DataError(
                 f"line {number} of the list leads out of its folder: {path!r}. Put the list above all its images."
             )
-        yield Listed(Path(relative).as_posix(), label, WORDS[given] if given else None)
+        image = Listed(Path(relative).as_posix(), label, WORDS[given] if given else None)
+        if known.setdefault(image.path, image) != image:  # or it would be trained and tested on
+            raise DataError(f"line {number} of the list has {path[:80]!r} again, of another class or split. Keep one.")
+    yield from known.values()
 
 
 def _name(image: Listed) -> str:

@@ -19,7 +19,7 @@ from bench.certificate.beds import Clusters, Curved, Pairs
 from bench.core import seeds
 from bench.core.outer import Adam, Steps
 from bench.core.task import SuiteTask
-from bench.core.trees import tree_map
+from bench.core.trees import tree_leaves, tree_map
 from bench.core.types import Data, Episode, Learner, Meta, Params, Prediction, State, Task
 from suites.glyphs import Glyphs
 
@@ -178,6 +178,18 @@ def test_absent_examples_have_no_say(method: type[Learner]) -> None:
     padded = Masked(torch.where(there.unsqueeze(1), one.support.x, 1e3), one.support.y, there)
     expected = one.after(tree_map(lambda x: x[there], one.support))
     torch.testing.assert_close(one.after(padded), expected)  # 12 and 9 examples: three batches of 4 either way
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_class_without_an_example_is_possible_and_has_a_gradient(method: type[Learner]) -> None:
+    one = scene(method)
+    some = tree_map(lambda leaf: leaf[one.support.y > 0], one.support)
+
+    def loss(meta: Meta) -> Tensor:
+        return one.task.losses(one._replace(meta=meta).after(some), one.query).mean()
+
+    assert loss(one.meta) < 100
+    assert all(leaf.isfinite().all() for leaf in tree_leaves(grad(loss)(one.meta)))
 
 
 @pytest.mark.parametrize("method", METHODS)

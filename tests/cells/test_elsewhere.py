@@ -120,6 +120,8 @@ def test_refusals_name_what_is_wrong_and_leave_nothing_behind(tmp_path: Path) ->
         run("sinusoid", "maml", out=tmp_path / "a", score_on="glyphs", **SMALL)
     with pytest.raises(BenchError, match="its scores are there without"):
         run("sinusoid", "maml", out=tmp_path / "a", score_on="sinusoid", **SMALL)
+    with pytest.raises(BenchError, match=r"own rounds. Name a suite that is no stream"):
+        run("sinusoid", "maml", out=tmp_path / "a", score_on="sinusoid_stream", **SMALL)
     assert not (tmp_path / "a").exists()
     run("sinusoid", "maml", out=tmp_path / "b", **SMALL)
     [record] = Store.open(tmp_path / "b").records()

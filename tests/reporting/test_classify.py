@@ -138,6 +138,8 @@ def test_other_sizes_and_kinds_of_files_and_hidden_ones_do_no_harm(
     clear.putalpha(Image.eval(ink, lambda value: 255 - value))  # black ink on nothing
     clear.save(query / "a3.PNG")
     assert json.loads(predict(trained, *folders, "--json"))["tables"] == before
+    Image.open(query / "c3.PNG").save(query / "c3.bmp")
+    (query / "c3.PNG").unlink()
     Image.open(query / "b3.PNG").convert("RGB").resize((84, 60)).save(query / "b3.PNG")
     assert len(json.loads(predict(trained, *folders, "--json"))["tables"][0]["rows"]) == 10
 

@@ -120,6 +120,17 @@ def test_the_floor_of_an_episode_of_known_length_is_what_chance_earns() -> None:
     assert suite("gymnasium[id=Count-v0,vary=goal.0:0-4]").floor == 3.0
 
 
+def test_what_an_environment_says_that_is_no_number_is_told_before_anything_runs() -> None:
+    class Lost(Target):
+        def step(self, action: Any) -> Any:
+            seen, _, *rest = super().step(action)
+            return seen, float("nan"), *rest
+
+    gymnasium.register("Lost-v0", Lost, max_episode_steps=8)
+    with pytest.raises(BenchError, match="Lost-v0 gave a reward that is no finite number"):
+        _ = suite("gymnasium[id=Lost-v0,vary=goal.0:0-4]").floor
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -1,5 +1,6 @@
 """Images of somebody's own: whatever the layout, they are read alike; what is broken is left out and told."""
 
+import os
 import struct
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from PIL import Image
 import bench
 from bench.core import seeds
 from bench.core.errors import DataError
+from reports.sheet import draw
 from suites.images import OwnImages
 from tests.conftest import bench as command
 
@@ -187,11 +189,34 @@ def test_what_cannot_be_read_and_classes_with_too_little_are_left_out_and_told(t
     assert "1 of 13 classes left out, with too few images (few); 4 files left out (" in found.caveat
 
 
+def test_what_a_list_says_twice_counts_once(tmp_path: Path) -> None:
+    root = folders(tmp_path / "photos")
+    os.mkfifo(root / "pipe.gif")
+    rows = listed(root).read_text().splitlines()[1:]
+    again = written(root / "again.csv", "\n".join(["\npath,class", *rows, rows[0], "pipe.gif,few"]))
+    found = suite(again).found[0]
+    assert len(found.labels) == CLASSES * EACH
+    assert found.dropped == {"pipe.gif": "not there"}
+
+
+def test_the_name_of_a_class_says_nothing_to_a_terminal(tmp_path: Path) -> None:
+    root = folders(tmp_path / "photos")
+    (root / "kind 00").rename(root / "kind\n\x1b[31m")
+    assert r"kind\n\x1b[31m" in suite(root).kinds
+
+
 def hostile(path: Path, name: str, size: int | None = None) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, b"x")
         if size:
             archive.filelist[0].file_size = size
+    return path
+
+
+def hollow(path: Path) -> Path:
+    """An empty zip among images."""
+    folders(path.parent)
+    zipfile.ZipFile(path, "w").close()
     return path
 
 
@@ -225,12 +250,17 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a text": (lambda t: written(t / "a.txt", "x"), "neither a folder nor"),
     "no zip": (lambda t: written(t / "a.zip", "x"), "truncated, damaged or no zip"),
     "a zip that climbs out": (lambda t: hostile(t / "a.zip", "../c/a.png"), "climbs out of its folder"),
+    "a zip of nothing": (lambda t: hollow(t / "a.zip"), "no image in a class folder"),
     "a zip bomb": (lambda t: hostile(t / "a.zip", "c/a.png", 2**40), "unpacks to|damaged"),
     "a list without a header": (lambda t: written(t / "a.csv", "c/a.png,cat\n"), "has no header .* Write path,class"),
     "an empty list": (lambda t: written(t / "a.csv", ""), "has no header"),
     "a list that leads out": (lambda t: written(t / "a.csv", "path,class\n../a.png,cat\n"), "leads out of its folder"),
     "a list with an absolute path": (lambda t: written(t / "a.csv", "path,class\n/a.png,cat\n"), "leads out"),
     "a list with a hole": (lambda t: written(t / "a.csv", "path,class\na.png,\n"), "line 2 of the list"),
+    "a list with an image of two classes": (
+        lambda t: written(t / "a.csv", "path,class\na.png,cat\n./a.png,dog\n"),
+        "line 3 of the list has './a.png' again",
+    ),
     "a list of what is not there": (lambda t: written(t / "a.csv", "path,class\na.png,cat\n"), "has 0 classes"),
     "the same classes in each split": (lambda t: overlapping(t / "a"), "more than one split .*split=within"),
 }
@@ -254,6 +284,37 @@ def test_the_command_says_what_would_be_used_and_refuses_before_anything_trains(
     assert "no folder was given" in command("run", "--suite", "images", "--algos", "maml", code=2).output
     command("show", "images[folder=photos,ways=2,queries=2,size=16]", "--sheet", "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1_000
+
+
+def test_unbalanced_queries_are_as_many_as_small_classes_have_room_for(tmp_path: Path) -> None:
+    found = suite(folders(tmp_path / "photos"), queries="dirichlet")
+    tasks = found.sample(20, "test", seeds.generator("test"))
+    counts = torch.stack([(tasks.labels == label).sum(1) for label in range(2)])
+    room = int(found.pools["test"].counts.min()) - 1
+    assert room >= counts.max() > counts.min()
+    every = torch.cat([tasks.drawings.flatten(1), tasks.shown], 1)
+    assert all(len(set(own)) == len(own) for own in every.tolist())
+    with pytest.raises(DataError, match=r"at least 3 images each .* larger shares validation and test"):
+        _ = suite(tmp_path / "photos", queries="dirichlet", split="within").pools
+
+
+def test_an_image_to_be_named_is_seen_as_those_of_the_folder_are(tmp_path: Path) -> None:
+    root = folders(tmp_path / "photos")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture(3, 1).save(root / "kind 03" / "0.webp", exif=turned, lossless=True)
+    found = suite(root)
+    seen = found.picture(root / "kind 03" / "0.webp")
+    known = torch.from_numpy(found.pixels[found.found[0].files.index("kind 03/0.webp")])
+    torch.testing.assert_close(seen, known.float() / 255)
+
+
+def test_a_sheet_s_title_is_whole_however_long(tmp_path: Path) -> None:
+    title = f"images[{','.join(f'parameter{i}=value' for i in range(12))}]"
+    draw(suite(folders(tmp_path / "photos")).sheet(), title, tmp_path / "sheet.png")
+    top = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))[:60]
+    assert top.min() < 128
+    assert top[:, -8:].min() == 255
 
 
 @pytest.mark.slow
