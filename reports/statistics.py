@@ -319,7 +319,7 @@ def _rank_freedom(scores: Scores) -> float:
     """Degrees of freedom of what depends on the order of the scores alone."""
     if scores.shape[0] < FEWEST_SEEDS and scores.shape[1] < FEWEST_ORDERED:
         return 0
-    return _freedom(pd.Series(scores.ravel()).rank().to_numpy().reshape(scores.shape))
+    return _freedom(np.asarray(pd.Series(scores.ravel()).rank(), dtype=float).reshape(scores.shape))
 
 
 def _quantile(freedom: float) -> float:
