@@ -20,11 +20,12 @@ def marked(name: str) -> re.Pattern[str]:
 
 
 def page(root: Path) -> str:
-    """All methods on all suites, and a table for each suite."""
+    """All methods on all suites, and a table for each suite; of other results than the main ones, a level lower."""
     store = Store.open(root)
     records = [record for record in store.records() if record.outcome == "finished"]
     scores = frame.tidy((record, store.read_table(record.cell, "scores.parquet")) for record in records)
-    return "\n".join(view.markdown() for view in views.comparisons(scores, records))
+    tables = "\n".join(view.markdown() for view in views.comparisons(scores, records))
+    return tables if root == RESULTS else re.sub(r"^## ", "### ", tables, flags=re.M)
 
 
 @pytest.mark.parametrize("name", STORES)
