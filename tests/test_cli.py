@@ -48,6 +48,14 @@ def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_run_waits_for_nothing_that_reports_and_sweeps_need() -> None:
+    arguments = ["run", "--suite", "sinusoid", "--algos", "scratch", "--preset", "smoke", "--threads", "1"]
+    code = f"import sys; from bench.cli import main; main({arguments}, standalone_mode=False); "
+    code += "print([name for name in ('seaborn', 'matplotlib', 'optuna', 'sqlalchemy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["list"]])
 def test_help_and_list_are_quick(arguments: list[str]) -> None:
     def seconds(code: str, *arguments: str) -> float:
