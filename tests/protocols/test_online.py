@@ -285,9 +285,9 @@ def test_a_sweep_on_a_stream_gives_each_trial_enough_meta_iterations() -> None:
 
 
 def test_the_cost_of_adapting_on_a_stream_is_that_of_the_learners_own_steps() -> None:
-    found = cost(SUITE, "toe,ftml[learner=cnp],ftml[learner=maml[steps=2]]", steps=(1,), tasks=(2,), threads=1)
+    found = cost(SUITE, "ftml,toe,ftml[learner=cnp],ftml[learner=maml[steps=2]]", steps=(1,), tasks=(2,), threads=1)
     assert dict(zip(found["algorithm"], found["test_steps"], strict=True)) == {
-        "toe": 5, "ftml[learner=cnp]": 1, "ftml[learner=maml[steps=2]]": 2,
+        "ftml": 5, "toe": 5, "ftml[learner=cnp]": 1, "ftml[learner=maml[steps=2]]": 2,
     }  # fmt: skip
 
 
